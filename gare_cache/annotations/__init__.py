@@ -1,0 +1,1 @@
+"""Annotation files as published -> one record form."""

@@ -1,0 +1,1 @@
+"""The feature cache: zarr arrays that are written once, journalled and checked."""

@@ -1,0 +1,122 @@
+"""Which row holds which video or caption, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gare_cache.cache import journal
+from gare_cache.cache.schema import TABLES, Kind
+from gare_cache.files import canonical_digest, write_parquet
+
+# The first column after the row number is the id; a row is taken again only where all the
+# columns of KEY are equal: a changed file or sentence takes a new row.
+SOURCE_COLUMNS: dict[Kind, pa.Schema] = {
+    "video": pa.schema(
+        [
+            ("video_id", pa.string()),
+            ("path", pa.string()),
+            ("start_seconds", pa.float64()),
+            ("end_seconds", pa.float64()),
+            ("size_bytes", pa.int64()),
+            ("mtime_ns", pa.int64()),
+        ]
+    ),
+    "text": pa.schema([("caption_id", pa.string()), ("caption", pa.string())]),
+}
+KEYS: dict[Kind, tuple[str, ...]] = {
+    "video": ("video_id", "size_bytes", "mtime_ns"),
+    "text": ("caption_id", "caption"),
+}
+ID: dict[Kind, str] = {"video": "video_id", "text": "caption_id"}
+_OUTCOME_COLUMNS = [
+    ("status", pa.string()),  # ok, failed, pending
+    ("reason", pa.string()),
+    ("decoder", pa.string()),
+    ("switch_reason", pa.string()),
+    ("digest", pa.string()),
+]
+
+
+@dataclass
+class RowTable:
+    """The rows of one kind: sources in row order, outcomes by row, checksums by unit."""
+
+    kind: Kind
+    sources: list[dict[str, Any]]
+    outcomes: dict[int, journal.RowOutcome] = field(default_factory=dict)
+    checksums: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def allocate(self, sources: Sequence[dict[str, Any]]) -> list[int]:
+        """Return the row of each source; one that is new takes the next row."""
+        rows = {self._key(source): row for row, source in enumerate(self.sources)}
+        columns = SOURCE_COLUMNS[self.kind].names
+        for source in sources:
+            key = self._key(source)
+            if key not in rows:
+                rows[key] = len(self.sources)
+                self.sources.append({name: source[name] for name in columns})
+        return [rows[self._key(source)] for source in sources]
+
+    def latest(self) -> dict[str, int]:
+        """Return the last row of every id."""
+        return {source[ID[self.kind]]: row for row, source in enumerate(self.sources)}
+
+    def note(self, record: journal.UnitRecord) -> None:
+        """Take a finished unit into account."""
+        self.outcomes.update({outcome.row: outcome for outcome in record.outcomes})
+        self.checksums[record.unit] = dict(record.checksums)
+
+    def status(self, row: int) -> str:
+        """Return ``ok``, ``failed`` or ``pending``."""
+        if row not in self.outcomes:
+            return "pending"
+        return "ok" if self.outcomes[row].reason is None else "failed"
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the ids, their states and the chunks' checksums."""
+        rows = [
+            [row, source[ID[self.kind]], self.status(row)]
+            for row, source in enumerate(self.sources)
+        ]
+        return canonical_digest([rows, sorted(self.checksums.items())])
+
+    def write(self, folder: Path) -> None:
+        """Write the table as Parquet, by rename."""
+        rows = [self._row(row) for row in range(len(self.sources))]
+        schema = pa.schema([("row", pa.int64()), *SOURCE_COLUMNS[self.kind], *_OUTCOME_COLUMNS])
+        write_parquet(folder / TABLES[self.kind], pa.Table.from_pylist(rows, schema=schema))
+
+    def _row(self, row: int) -> dict[str, Any]:
+        outcome = self.outcomes.get(row)
+        known = {
+            name: getattr(outcome, name, None) for name in ("reason", "decoder", "switch_reason")
+        }
+        digest = getattr(outcome, "digest", None)
+        return {
+            "row": row,
+            **self.sources[row],
+            "status": self.status(row),
+            **known,
+            "digest": digest,
+        }
+
+    def _key(self, source: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(source[name] for name in KEYS[self.kind])
+
+
+def read_rows(folder: Path, records: Sequence[journal.UnitRecord]) -> dict[Kind, RowTable]:
+    """Read both tables of a cache and apply its journal; a missing table is an empty one."""
+    tables: dict[Kind, RowTable] = {}
+    for kind, schema in SOURCE_COLUMNS.items():
+        path = folder / TABLES[kind]
+        sources = pq.read_table(path, columns=schema.names).to_pylist() if path.exists() else []
+        tables[kind] = RowTable(kind, sources)
+    for record in records:
+        tables[record.kind].note(record)
+    return tables

@@ -1,0 +1,96 @@
+"""What lies where in a cache folder, and how large a unit is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from gare_cache.errors import CacheError
+
+FORMAT_VERSION = 1
+# Raised whenever a fix changes features, so that old and new ones never share a folder.
+EXTRACTOR_REVISION = 1
+
+Kind = Literal["video", "text"]
+KINDS: tuple[Kind, ...] = ("video", "text")
+
+FEATURES = "features.zarr"
+JOURNAL = "journal"
+LOCK = "lock"
+HEAD_START = "encoder_init.safetensors"
+THUMBNAILS = "thumbnails"
+TABLES: dict[Kind, str] = {"video": "items.parquet", "text": "captions.parquet"}
+
+_UNIT_BYTES = 4 * 2**20
+_MOST_ROWS: dict[Kind, int] = {"video": 256, "text": 4096}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a cache: its name in the group, the shape of a row, dtype and fill."""
+
+    name: str
+    row_shape: tuple[int, ...]
+    dtype: str
+    fill: float | int
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row."""
+        return int(np.prod(self.row_shape, dtype=int)) * np.dtype(self.dtype).itemsize
+
+    def empty(self, rows: int) -> np.ndarray[Any, np.dtype[Any]]:
+        """Return ``rows`` rows of fill."""
+        return np.full((rows, *self.row_shape), self.fill, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shapes of a cache.
+
+    Attributes:
+        max_frames: frames F kept per video.
+        dim: width D of the features.
+    """
+
+    max_frames: int
+    dim: int
+
+    def arrays(self, kind: Kind) -> tuple[ArraySpec, ...]:
+        """Return the arrays of a kind; their rows are in step."""
+        nan = float("nan")
+        if kind == "video":
+            return (
+                ArraySpec("video/frames", (self.max_frames, self.dim), "<f2", nan),
+                ArraySpec("video/times", (self.max_frames,), "<f4", nan),
+                ArraySpec("video/num_frames", (), "<i4", 0),
+            )
+        return (ArraySpec("text/features", (self.dim,), "<f2", nan),)
+
+    def unit_rows(self, kind: Kind) -> int:
+        """Return the rows of a unit: a power of two that fills some 4 MB, within bounds."""
+        row_bytes = max(spec.row_bytes for spec in self.arrays(kind))
+        fitting = max(1, _UNIT_BYTES // row_bytes)
+        return min(_MOST_ROWS[kind], int(2 ** (fitting.bit_length() - 1)))
+
+    def to_json(self) -> dict[str, int]:
+        """Return the layout as stored in the group's attributes."""
+        return {"max_frames": self.max_frames, "dim": self.dim}
+
+
+def check_format(attributes: dict[str, Any], folder: object) -> None:
+    """Refuse a group that is no cache, or one of another format.
+
+    Raises:
+        CacheError: with the versions found and known.
+    """
+    found = attributes.get("format_version")
+    if found is None:
+        raise CacheError(f"{folder} is no feature cache; run `gare-cache extract`")
+    if found != FORMAT_VERSION:
+        raise CacheError(
+            f"{folder} has cache format {found}; this version reads {FORMAT_VERSION}: install the "
+            "gare-cache that wrote it, or extract anew into another root"
+        )

@@ -1,0 +1,237 @@
+"""params.yaml -> typed, frozen settings; every tunable with its default and range."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gare_cache.errors import ConfigError, unknown_name
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, no unknown keys, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DatasetSettings(Settings):
+    """Which videos and captions."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    reader: str = "generic"
+    annotations: str
+    video_roots: Annotated[list[str], Field(min_length=1)]
+    val_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.1
+
+
+class EncoderSettings(Settings):
+    """Which frozen encoder."""
+
+    model: str
+    pretrained: str | None = None
+    quick_gelu: bool | None = None
+    trust_checkpoint: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    context_length: Count | None = None
+
+
+class ExtractSettings(Settings):
+    """Which frames, and how they are encoded."""
+
+    sampler: Literal["fps_then_uniform", "segment_centre"] = "fps_then_uniform"
+    max_frames: Count = 12
+    batch_frames: Count = 128
+    batch_captions: Count = 256
+    max_failed_percent: Annotated[float, Field(ge=0, le=100)] = 5.0
+
+
+class AggregatorSettings(Settings):
+    """Temporal aggregator; layers and init belong to the transformer."""
+
+    name: Literal["mean", "lstm", "transformer"] = "transformer"
+    layers: Count | None = None
+    init: Literal["encoder", "random"] | None = None
+
+
+class PoolingSettings(Settings):
+    """How frames become the scored video; the temperature belongs to text_conditioned."""
+
+    name: Literal["mean", "text_conditioned"] = "text_conditioned"
+    temperature: Positive | None = None
+
+
+class GapSettings(Settings):
+    """GARE's gap module psi."""
+
+    heads: Count = 1
+    dropout: Fraction = 0.3
+    init: Literal["normal", "identity"] = "normal"
+
+
+class HeadSettings(Settings):
+    """The retrieval head."""
+
+    projection: Literal["none", "linear"] = "none"
+    aggregator: AggregatorSettings = AggregatorSettings()
+    pooling: PoolingSettings = PoolingSettings()
+    gap: GapSettings | None = GapSettings()
+    reference_padding: bool = False
+
+
+class BottleneckSettings(Settings):
+    """L_ib."""
+
+    weight: NonNegative = 1e-4
+    reduction: Literal["sum", "mean"] = "sum"
+
+
+class SpreadSettings(Settings):
+    """L_eps."""
+
+    weight: NonNegative = 0.01
+    bound: Positive = 0.5
+
+
+class DirectionSettings(Settings):
+    """L_dir."""
+
+    weight: NonNegative = 0.01
+    alpha: Positive = 2.0
+
+
+class LossSettings(Settings):
+    """The objective."""
+
+    contrastive: Literal["info_nce"] = "info_nce"
+    ib: BottleneckSettings = BottleneckSettings()
+    eps: SpreadSettings = SpreadSettings()
+    dir: DirectionSettings = DirectionSettings()
+
+
+class TrainSettings(Settings):
+    """The optimisation."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0)] = 0
+    epochs: Count = 5
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    optimizer: Literal["bert_adam", "adamw"] = "bert_adam"
+    learning_rate: Positive = 1e-4
+    logit_scale_learning_rate: NonNegative = 1e-7
+    weight_decay: NonNegative = 0.2
+    weight_decay_on: Literal["weights", "all_but_bias"] = "weights"
+    warmup: Fraction = 0.1
+    max_grad_norm: Positive = 1.0
+    loss: LossSettings = LossSettings()
+
+
+class EvaluateSettings(Settings):
+    """What is scored, and how."""
+
+    split: Literal["train", "val", "test"] = "test"
+    v2t_convention: Literal["best_caption_of_all", "best_caption_group"] = "best_caption_of_all"
+    resamples: Count = 10_000
+
+
+class ReportSettings(Settings):
+    """What the report shows."""
+
+    examples: Annotated[int, Field(ge=0, le=50)] = 6
+
+
+class Params(Settings):
+    """The whole of params.yaml."""
+
+    dataset: DatasetSettings
+    encoder: EncoderSettings
+    extract: ExtractSettings = ExtractSettings()
+    head: HeadSettings = HeadSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _no_idle_setting(self) -> Params:
+        loss = self.train.loss
+        active = [name for name in ("ib", "eps", "dir") if getattr(loss, name).weight > 0]
+        if self.head.gap is None and active:
+            weights = ", ".join(f"train.loss.{name}.weight" for name in active)
+            raise ValueError(
+                f"head.gap is null, so there is no increment to regularise; set {weights} to 0, "
+                "or give head.gap its settings"
+            )
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, or a setting is unknown, of a wrong type or out
+            of range; every fault is named with its place.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; give the settings with --params FILE")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(err).split())}") from err
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no settings")
+    return parse_params(values, where=str(path))
+
+
+def parse_params(values: dict[str, Any], *, where: str) -> Params:
+    """Check settings given as plain values.
+
+    Raises:
+        ConfigError: as ``load_params``.
+    """
+    try:
+        return Params.model_validate(values)
+    except ValidationError as err:
+        faults = "; ".join(_fault(fault) for fault in err.errors())
+        raise ConfigError(f"{where}: {faults}") from err
+
+
+def _fault(fault: Any) -> str:
+    place = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        *parents, name = fault["loc"]
+        section = ".".join(map(str, parents)) or "params"
+        return unknown_name(f"setting of {section}", str(name), _known_keys(parents))
+    message = re.sub(r"^Value error, ", "", fault["msg"])
+    if fault["type"] == "value_error":
+        return message
+    if fault["type"] == "missing":
+        return f"{place} is missing"
+    hint = ""
+    if isinstance(fault["input"], str) and "number" in message:
+        hint = " (YAML reads 1e-3 as text: write 0.001)"
+    return f"{place} is {fault['input']!r}: {message[0].lower()}{message[1:]}{hint}"
+
+
+def _known_keys(parents: list[Any]) -> Iterator[str]:
+    model: type[BaseModel] = Params
+    for name in parents:
+        annotation = model.model_fields[str(name)].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return iter(model.model_fields)
+
+
+def resolve(project: Path, path: str) -> Path:
+    """Return a path of params.yaml, relative ones seen from the project's folder."""
+    return Path(os.path.normpath(project / Path(path).expanduser()))

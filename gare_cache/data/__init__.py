@@ -1,0 +1,1 @@
+"""A split of the cache in memory, and its batches."""

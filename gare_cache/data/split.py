@@ -1,0 +1,115 @@
+"""One split's features, captions and pairs, in memory or on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gare_cache.cache.reader import FeatureCache
+from gare_cache.errors import CacheError, ConfigError
+from gare_cache.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class FeatureSplit:
+    """Everything that training and evaluation need of one split.
+
+    Attributes:
+        name: ``train``, ``val`` or ``test``.
+        video_ids: V ids, the rows of ``frames``.
+        caption_ids: T ids, the rows of ``text``.
+        captions: T sentences.
+        frames: (V, F, D) float32, zero on padding.
+        mask: (V, F) bool, True where a frame is real; every video has one.
+        text: (T, D) float32 sentence features.
+        video_of_text: (T,) int64, row of each caption's video.
+        num_videos_listed: videos of the split in the manifest, missing and failed ones included.
+        num_captions_listed: their captions.
+    """
+
+    name: str
+    video_ids: Sequence[str]
+    caption_ids: Sequence[str]
+    captions: Sequence[str]
+    frames: Tensor
+    mask: Tensor
+    text: Tensor
+    video_of_text: Tensor
+    num_videos_listed: int
+    num_captions_listed: int
+
+    @property
+    def coverage(self) -> str:
+        """Say how much of the split has features."""
+        return (
+            f"{len(self.video_ids):,} of {self.num_videos_listed:,} {self.name} videos, "
+            f"{len(self.caption_ids):,} of {self.num_captions_listed:,} captions"
+        )
+
+    def one_caption_per_video(self) -> FeatureSplit:
+        """Return the split with each video's first caption alone, in the order of the videos."""
+        first: dict[int, int] = {}
+        for row, video in enumerate(self.video_of_text.tolist()):
+            first.setdefault(video, row)
+        rows = [first[video] for video in range(len(self.video_ids))]
+        return FeatureSplit(
+            name=self.name,
+            video_ids=self.video_ids,
+            caption_ids=[self.caption_ids[row] for row in rows],
+            captions=[self.captions[row] for row in rows],
+            frames=self.frames,
+            mask=self.mask,
+            text=self.text[rows],
+            video_of_text=self.video_of_text[rows],
+            num_videos_listed=self.num_videos_listed,
+            num_captions_listed=self.num_videos_listed,
+        )
+
+
+def load_split(
+    cache: FeatureCache, manifest: Manifest, name: str, *, device: torch.device
+) -> FeatureSplit:
+    """Load a split whole; videos without features are left out together with their captions.
+
+    Args:
+        cache: the features.
+        manifest: which ids belong to the split.
+        name: ``train``, ``val`` or ``test``.
+        device: where the tensors go.
+
+    Raises:
+        ConfigError: the manifest has no video in the split.
+        CacheError: the cache lacks an item, or no item of the split has features.
+    """
+    videos = [row for row in manifest.videos.to_pylist() if row["split"] == name]
+    captions = [row for row in manifest.captions.to_pylist() if row["split"] == name]
+    if not videos:
+        raise ConfigError(f"the manifest has no {name} videos; see dataset in params.yaml")
+    present = [row["video_id"] for row in videos if row["path"] is not None]
+    features = cache.videos(present)
+    kept = features.num_frames > 0
+    if not kept.any():
+        raise CacheError(f"none of the {len(videos)} {name} videos has features in {cache.folder}")
+    video_ids = [id_ for id_, keep in zip(present, kept, strict=True) if keep]
+    video_row = {id_: row for row, id_ in enumerate(video_ids)}
+    captions_listed = len(captions)
+    captions = [row for row in captions if row["video_id"] in video_row]
+    caption_ids = [row["caption_id"] for row in captions]
+    num_frames = torch.from_numpy(features.num_frames[kept])
+    mask = torch.arange(features.frames.shape[1])[None, :] < num_frames[:, None]
+    frames = torch.from_numpy(features.frames[kept]).float().masked_fill(~mask[..., None], 0.0)
+    return FeatureSplit(
+        name=name,
+        video_ids=video_ids,
+        caption_ids=caption_ids,
+        captions=[row["caption"] for row in captions],
+        frames=frames.to(device),
+        mask=mask.to(device),
+        text=torch.from_numpy(cache.captions(caption_ids)).float().to(device),
+        video_of_text=torch.tensor([video_row[row["video_id"]] for row in captions], device=device),
+        num_videos_listed=len(videos),
+        num_captions_listed=captions_listed,
+    )

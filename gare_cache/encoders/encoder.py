@@ -1,0 +1,188 @@
+"""Frames and captions -> pooled features of one frozen model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gare_cache.encoders.loading import PRECISIONS, ModelSource, load_model, load_tokenizer
+from gare_cache.encoders.open_clip_import import import_open_clip
+from gare_cache.encoders.text_tower import can_cut, encode_cut, head_start, text_tower
+from gare_cache.errors import ConfigError
+from gare_cache.files import canonical_digest
+
+_PROBE_CAPTIONS = ("a dog", "two people talk while a red car drives past them in the rain")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen CLIP with its own preprocessing, tokenizer and identity.
+
+    Attributes:
+        identity: what the features depend on: model configuration, digest of the weights,
+            QuickGELU, preprocessing, precision, text context.
+        dim: width D of the features.
+        context_length: tokens a caption may have, start and end included.
+        cuts_text: whether captions are encoded only up to the longest of a batch.
+    """
+
+    identity: dict[str, Any]
+    dim: int
+    context_length: int
+    cuts_text: bool
+    _model: Any
+    _tokenizer: Any
+    _transform: Any
+    _device: torch.device
+    _dtype: torch.dtype
+
+    @property
+    def encoder_id(self) -> str:
+        """SHA-256 (hex) of the identity."""
+        return canonical_digest(self.identity)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of a preprocessed frame, in pixels."""
+        size = self.identity["preprocess"]["size"]
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def preprocess(self, frames: npt.NDArray[np.uint8]) -> Tensor:
+        """Resize, crop and normalise as the model's own evaluation transform does.
+
+        Args:
+            frames: (F, H, W, 3) RGB.
+
+        Returns:
+            (F, 3, height, width) float32 on the CPU.
+        """
+        return torch.stack([self._transform(Image.fromarray(frame)) for frame in frames])
+
+    @torch.inference_mode()
+    def encode_frames(self, images: Tensor) -> Tensor:
+        """Encode preprocessed frames.
+
+        Args:
+            images: (B, 3, height, width) float32.
+
+        Returns:
+            (B, D) float32 on the CPU, projected CLS features, not normalised.
+        """
+        images = images.to(self._device, self._dtype)
+        return torch.as_tensor(self._model.encode_image(images)).float().cpu()
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Return (B, context_length) token ids; longer captions are cut."""
+        return torch.as_tensor(self._tokenizer(list(captions), context_length=self.context_length))
+
+    def count_cut(self, captions: Sequence[str]) -> int | None:
+        """Count captions longer than the context; None where the tokenizer cannot tell."""
+        if not hasattr(self._tokenizer, "encode"):
+            return None
+        room = self.context_length - 2  # start and end of text
+        return sum(len(self._tokenizer.encode(caption)) > room for caption in captions)
+
+    @torch.inference_mode()
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Encode tokenized captions.
+
+        Args:
+            tokens: (B, context_length) ids.
+
+        Returns:
+            (B, D) float32 on the CPU, pooled features (EOT for CLIP), not normalised.
+        """
+        tokens = tokens.to(self._device)
+        if self.cuts_text:
+            return encode_cut(text_tower(self._model), tokens).float().cpu()
+        return torch.as_tensor(self._model.encode_text(tokens)).float().cpu()
+
+    def head_start(self) -> dict[str, Tensor]:
+        """Return what heads start from, see ``text_tower.head_start``."""
+        return head_start(self._model, dim=self.dim)
+
+
+def load_encoder(
+    source: ModelSource,
+    *,
+    precision: str = "fp32",
+    device: torch.device | None = None,
+    context_length: int | None = None,
+) -> Encoder:
+    """Load a model with everything that belongs to it.
+
+    Args:
+        source: model and weights.
+        precision: ``fp32``, ``bf16`` or ``fp16``; part of the identity.
+        device: where to run; None is the CPU.
+        context_length: tokens a caption may have; None is the model's own context.
+
+    Raises:
+        ConfigError: unknown names, or a context longer than the model's.
+        EncoderError: the weights cannot be loaded.
+        EnvironmentFailure: the weights cannot be downloaded.
+    """
+    device = device or torch.device("cpu")
+    loaded = load_model(source, precision=precision, device=device)
+    model = loaded.model
+    cuts_text = _cuts_text(source, model, device)
+    context = _context_length(source, context_length, own=model.context_length, cuts=cuts_text)
+    open_clip = import_open_clip()
+    preprocess = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+    identity = {
+        "model_config": loaded.config,
+        "weights_sha256": weights_digest(model),
+        "quick_gelu": loaded.quick_gelu,
+        "preprocess": {**asdict(preprocess), "kind": "exact"},
+        "precision": precision,
+        "context_length": context,
+    }
+    return Encoder(
+        identity=identity,
+        dim=int(loaded.config["embed_dim"]),
+        context_length=context,
+        cuts_text=cuts_text,
+        _model=model,
+        _tokenizer=load_tokenizer(source, context),
+        _transform=open_clip.transform.image_transform_v2(preprocess, is_train=False),
+        _device=device,
+        _dtype=PRECISIONS[precision],
+    )
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return the SHA-256 of all weights by name, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{name}:{array.dtype}:{tuple(array.shape)};".encode())
+        digest.update(array.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _cuts_text(source: ModelSource, model: Any, device: torch.device) -> bool:
+    tokenizer = load_tokenizer(source, model.context_length)
+    tokens = torch.as_tensor(tokenizer(list(_PROBE_CAPTIONS), context_length=model.context_length))
+    with torch.inference_mode():
+        return can_cut(model, tokens.to(device))
+
+
+def _context_length(source: ModelSource, asked: int | None, *, own: int, cuts: bool) -> int:
+    if asked is None or asked == own:
+        return own
+    if not cuts:
+        raise ConfigError(
+            f"encoder.context_length is {asked}, but the text tower of {source.model!r} needs its "
+            f"whole context of {own}; set it to null"
+        )
+    if not 3 <= asked <= own:
+        raise ConfigError(f"encoder.context_length is {asked}; {source.model!r} allows 3 to {own}")
+    return asked

@@ -1,0 +1,92 @@
+"""A causal text tower cut at the batch's longest caption: the same features, less work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Largest relative difference between the cut and the whole tower that counts as rounding.
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def text_tower(model: Any) -> Any:
+    """Return the module that holds the text weights: ``model.text``, or the model itself."""
+    return model.text if isinstance(getattr(model, "text", None), nn.Module) else model
+
+
+def encode_cut(tower: Any, tokens: Tensor) -> Tensor:
+    """Encode tokens cut behind the longest caption of the batch.
+
+    Nothing behind a token reaches it through a causal mask, so the feature at EOT does not depend
+    on the padding. EOT is the largest id, as in CLIP's vocabulary.
+
+    Args:
+        tower: a text tower of CLIP's kind, see ``can_cut``.
+        tokens: (B, context) ids, padded with zeros.
+
+    Returns:
+        (B, D) projected features at EOT, not normalised.
+    """
+    eot = tokens.argmax(dim=-1)
+    length = int(eot.max()) + 1
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(tokens[:, :length]).to(dtype)
+    x = x + tower.positional_embedding[:length].to(dtype)
+    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length].to(x.device))
+    x = tower.ln_final(x)[torch.arange(len(x), device=x.device), eot]
+    projection = tower.text_projection
+    if projection is None:
+        return torch.as_tensor(x)
+    return torch.as_tensor(projection(x) if isinstance(projection, nn.Linear) else x @ projection)
+
+
+def can_cut(model: Any, tokens: Tensor) -> bool:
+    """Tell whether ``encode_cut`` gives this model's own features, by trying it.
+
+    Args:
+        model: the open_clip model.
+        tokens: (B, context) ids of captions of different length, in the model's own context.
+
+    Returns:
+        True for a causal tower pooled at EOT whose cut features equal the whole ones up to
+        rounding; False for every other tower.
+    """
+    tower = text_tower(model)
+    pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+    mask = getattr(tower, "attn_mask", None)
+    if pooling != "argmax" or mask is None or getattr(tower, "cls_emb", None) is not None:
+        return False
+    if not all(hasattr(tower, name) for name in ("token_embedding", "text_projection")):
+        return False
+    whole = model.encode_text(tokens).float()
+    difference = (encode_cut(tower, tokens).float() - whole).norm() / whole.norm()
+    return bool(difference <= _TOLERANCE[tower.transformer.get_cast_dtype()])
+
+
+def head_start(model: Any, *, dim: int, blocks: int = 4) -> dict[str, Tensor]:
+    """Return what retrieval heads start from, in float32 on the CPU.
+
+    Args:
+        model: the open_clip model.
+        dim: width of the features.
+        blocks: text blocks taken from the bottom.
+
+    Returns:
+        ``logit_scale`` (the logarithm) and, where the model has it, ``logit_bias``; for a text
+        tower of CLIP's kind as wide as the features also ``text.positional_embedding`` (context,
+        dim) and ``text.transformer.resblocks.{i}.*``.
+    """
+    start = {"logit_scale": model.logit_scale}
+    if getattr(model, "logit_bias", None) is not None:
+        start["logit_bias"] = model.logit_bias
+    tower = text_tower(model)
+    residual_blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
+    positions = getattr(tower, "positional_embedding", None)
+    if residual_blocks is not None and positions is not None and positions.shape[-1] == dim:
+        start["text.positional_embedding"] = positions
+        for i, block in enumerate(residual_blocks[:blocks]):
+            for name, value in block.state_dict().items():
+                start[f"text.transformer.resblocks.{i}.{name}"] = value
+    return {name: value.detach().float().cpu().contiguous() for name, value in start.items()}

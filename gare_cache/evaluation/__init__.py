@@ -1,0 +1,1 @@
+"""Similarities -> ranks, metrics and their uncertainty."""

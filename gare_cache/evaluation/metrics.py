@@ -1,0 +1,128 @@
+"""Ranks and recall with ties, in both directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.errors import ConfigError, GareCacheError, unknown_name
+
+RECALL_AT = (1, 5, 10, 50)
+# How a video's several captions are ranked when the video is the query.
+V2T_CONVENTIONS = ("best_caption_of_all", "best_caption_group")
+
+Scores = npt.NDArray[np.floating]
+
+
+class NonFiniteScores(GareCacheError, ValueError):
+    """A similarity holds NaN or infinity."""
+
+
+@dataclass(frozen=True)
+class QueryRanks:
+    """Where each query's best true item stands.
+
+    Attributes:
+        ahead: (Q,) number of false items scored higher.
+        ties: (Q,) number of false items scored exactly as high.
+    """
+
+    ahead: npt.NDArray[np.int64]
+    ties: npt.NDArray[np.int64]
+
+    @property
+    def expected(self) -> npt.NDArray[np.float64]:
+        """(Q,) mean rank over the orders that the ties allow; 1 is best."""
+        return self.ahead + self.ties / 2 + 1
+
+    def hits(self, k: int) -> npt.NDArray[np.float64]:
+        """(Q,) probability of a rank of at most ``k`` when ties are broken at random."""
+        return np.clip((k - self.ahead) / (self.ties + 1), 0.0, 1.0)
+
+
+def rank_queries(scores: Scores, is_true: npt.NDArray[np.bool_]) -> QueryRanks:
+    """Rank each query's best true item among the items that are not true for it.
+
+    With scores ``[[.9, .5], [.7, .7]]`` and the diagonal true, query 0 has 0 items ahead and no
+    tie, query 1 has 0 ahead and 1 tie: an expected rank of 1.5.
+
+    Args:
+        scores: (Q, G) higher is better.
+        is_true: (Q, G) True where the item answers the query; at least one a row.
+
+    Raises:
+        NonFiniteScores: with the number of rows that hold NaN or infinity.
+    """
+    check_finite(scores)
+    best = np.where(is_true, scores, -np.inf).max(axis=1, keepdims=True)
+    false = ~is_true
+    return QueryRanks(
+        ahead=((scores > best) & false).sum(axis=1),
+        ties=((scores == best) & false).sum(axis=1),
+    )
+
+
+def text_to_video(similarity: Scores, video_of_text: npt.NDArray[np.int64]) -> QueryRanks:
+    """Rank each caption's video: every caption is a query.
+
+    Args:
+        similarity: (T, V), texts are rows.
+        video_of_text: (T,) column of each text's video.
+    """
+    return rank_queries(similarity, _own(similarity, video_of_text))
+
+
+def video_to_text(
+    similarity: Scores, video_of_text: npt.NDArray[np.int64], *, convention: str
+) -> QueryRanks:
+    """Rank each video's captions: every video that has a caption is a query.
+
+    ``best_caption_of_all`` ranks a video's best own caption among the captions of other videos;
+    ``best_caption_group`` ranks the video's captions as one item, scored by their best, among the
+    groups of the other videos (CLIP4Clip). R@1 is the same where nothing ties.
+
+    Args:
+        similarity: (T, V), texts are rows.
+        video_of_text: (T,) column of each text's video.
+        convention: one of ``V2T_CONVENTIONS``.
+    """
+    if convention not in V2T_CONVENTIONS:
+        raise ConfigError(unknown_name("v2t convention", convention, V2T_CONVENTIONS))
+    videos = np.unique(video_of_text)
+    if convention == "best_caption_of_all":
+        own = _own(similarity, video_of_text)
+        return rank_queries(similarity.T[videos], own.T[videos])
+    check_finite(similarity)
+    order = np.argsort(video_of_text, kind="stable")
+    starts = np.searchsorted(video_of_text[order], videos)
+    groups = np.maximum.reduceat(similarity[order], starts, axis=0)
+    return rank_queries(groups.T[videos], np.eye(len(videos), dtype=bool))
+
+
+def retrieval_metrics(ranks: QueryRanks) -> dict[str, float]:
+    """Return R@1, 5, 10, 50 in percent, and median and mean of the expected rank."""
+    expected = ranks.expected
+    recalls = {f"R@{k}": 100 * float(ranks.hits(k).mean()) for k in RECALL_AT}
+    return {**recalls, "MdR": float(np.median(expected)), "MnR": float(expected.mean())}
+
+
+def check_finite(scores: Scores) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        NonFiniteScores: with the number of rows that hold one.
+    """
+    bad = int((~np.isfinite(scores)).any(axis=1).sum())
+    if bad:
+        raise NonFiniteScores(
+            f"{bad} of {len(scores)} rows of the similarity hold NaN or infinity; a score cannot "
+            "be computed from them"
+        )
+
+
+def _own(similarity: Scores, video_of_text: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    own = np.zeros(similarity.shape, dtype=bool)
+    own[np.arange(len(video_of_text)), video_of_text] = True
+    return own

@@ -1,0 +1,1 @@
+"""Retrieval heads on encoded features: aggregators, pooling, GARE's gap module, exact scoring."""

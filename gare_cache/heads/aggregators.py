@@ -1,0 +1,265 @@
+"""Temporal aggregators: frame features that know of their neighbours in time."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.heads.settings import require_count, with_defaults
+
+INITS = ("encoder", "random")
+_PADDING_BIAS = -1e6
+_NORM_EPS = 1e-12
+
+
+class MeanAggregator(nn.Module):
+    """Return the frames as they are; the pooling that follows does the averaging."""
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Return ``frames`` (V, F, D) unchanged."""
+        return frames
+
+
+class LstmAggregator(nn.Module):
+    """Add a one-layer unidirectional LSTM's output to the frames.
+
+    out = f + m * LSTM(f). Source: the reference code of GARE, arXiv:2505.12499. The reference
+    packs the sequences by length; a unidirectional LSTM gives the same values on a prefix of real
+    frames without packing, and its output is set to 0 on padding.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(dim, dim, batch_first=True)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Aggregate.
+
+        Args:
+            frames: (V, F, D).
+            mask: (V, F) bool, True on real frames, which come first in every row.
+
+        Returns:
+            (V, F, D).
+        """
+        hidden: Tensor = self.lstm(frames)[0]
+        return frames + hidden.masked_fill(~mask[..., None], 0.0)
+
+
+class QuickGELU(nn.Module):
+    """x sigmoid(1.702 x), the activation of CLIP (Radford et al., arXiv:2103.00020, code)."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Apply elementwise."""
+        return inputs * torch.sigmoid(1.702 * inputs)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with an additive bias on the keys; parameters named as CLIP's."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, inputs: Tensor, key_bias: Tensor) -> Tensor:
+        """Attend: ``inputs`` (V, F, D), ``key_bias`` (V, F), added to the scores of each key."""
+        projected = F.linear(inputs, self.in_proj_weight, self.in_proj_bias)
+        split = projected.reshape(*inputs.shape[:2], 3, self.heads, -1)
+        query, key, value = split.permute(2, 0, 3, 1, 4)  # each (V, heads, F, D / heads)
+        bias = key_bias.to(query.dtype)[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class ResidualBlock(nn.Module):
+    """A pre-LayerNorm transformer block of CLIP's kind: x + attn(ln_1 x), then x + mlp(ln_2 x)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.attn = SelfAttention(dim, heads)
+        self.ln_1 = nn.LayerNorm(dim, eps=_NORM_EPS)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(dim, 4 * dim), gelu=QuickGELU(), c_proj=nn.Linear(4 * dim, dim)
+            )
+        )
+        self.ln_2 = nn.LayerNorm(dim, eps=_NORM_EPS)
+
+    def forward(self, inputs: Tensor, key_bias: Tensor) -> Tensor:
+        """Map (V, F, D) to (V, F, D)."""
+        attended = inputs + self.attn(self.ln_1(inputs), key_bias)
+        out: Tensor = attended + self.mlp(self.ln_2(attended))
+        return out
+
+
+class TransformerAggregator(nn.Module):
+    """Add a small transformer's output to the frames.
+
+    out = f + blocks(f + position), pre-LN blocks of CLIP's kind (QuickGELU, LayerNorm eps 1e-12),
+    an additive -1e6 on padded keys. Source: the reference code of GARE, arXiv:2505.12499.
+    Weights start at N(0, 0.02) with biases 0; with ``init: encoder`` they are meant to be replaced
+    by the first text blocks and positions of the encoder (``initialise_from_encoder``).
+    """
+
+    def __init__(
+        self, dim: int, *, max_frames: int, layers: int, heads: int | None, init: str
+    ) -> None:
+        """Build the blocks.
+
+        Args:
+            dim: width D.
+            max_frames: number of positions; more frames than that are an error.
+            layers: number of blocks.
+            heads: attention heads; None for D // 64, at least 1.
+            init: ``"encoder"`` or ``"random"``.
+
+        Raises:
+            ConfigError: a value is out of range, or the heads do not divide the width.
+        """
+        super().__init__()
+        require_count("aggregator.layers", layers)
+        require_count("max_frames", max_frames)
+        if init not in INITS:
+            raise ConfigError(unknown_name("aggregator.init", str(init), INITS))
+        self.heads = max(1, dim // 64) if heads is None else heads
+        require_count("aggregator.heads", self.heads)
+        if dim % self.heads:
+            raise ConfigError(
+                f"the transformer aggregator cannot split dim = {dim} into {self.heads} heads; "
+                "set aggregator.heads to a divisor of dim"
+            )
+        self.init = init
+        self.positional_embedding = nn.Parameter(torch.empty(max_frames, dim))
+        self.resblocks = nn.ModuleList(ResidualBlock(dim, self.heads) for _ in range(layers))
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Aggregate.
+
+        Args:
+            frames: (V, F, D), F at most ``max_frames``.
+            mask: (V, F) bool, True on real frames.
+
+        Returns:
+            (V, F, D).
+
+        Raises:
+            ConfigError: there are more frames than positions.
+        """
+        num_frames, max_frames = frames.shape[1], self.positional_embedding.shape[0]
+        if num_frames > max_frames:
+            raise ConfigError(
+                f"the videos have {num_frames} frame slots, but the transformer aggregator was "
+                f"built with max_frames = {max_frames}; build it with max_frames >= {num_frames}"
+            )
+        padding_bias = max(_PADDING_BIAS, torch.finfo(frames.dtype).min)
+        key_bias = torch.zeros_like(mask, dtype=frames.dtype).masked_fill(~mask, padding_bias)
+        hidden = frames + self.positional_embedding[:num_frames]
+        for block in self.resblocks:
+            hidden = block(hidden, key_bias)
+        return frames + hidden
+
+    def load_encoder(self, state: Mapping[str, Tensor]) -> None:
+        """Start from the text tower of a CLIP.
+
+        Args:
+            state: ``text.positional_embedding`` (context, D) and
+                ``text.transformer.resblocks.{i}.*`` in CLIP's naming, i below the number of layers.
+
+        Raises:
+            ConfigError: a block or the positions are missing or of another shape.
+        """
+        prefix = "text.transformer.resblocks."
+        own = self.state_dict()
+        for name, target in own.items():
+            key = re.sub(r"^resblocks\.", prefix, name)
+            key = "text.positional_embedding" if name == "positional_embedding" else key
+            source = state.get(key)
+            if source is None:
+                raise ConfigError(
+                    f"the encoder has no {key!r} to start the transformer aggregator from; "
+                    "use fewer aggregator.layers or set aggregator.init: random"
+                )
+            if name == "positional_embedding":
+                source = source[: target.shape[0]]
+            if source.shape != target.shape:
+                raise ConfigError(
+                    f"the encoder's {key!r} has shape {tuple(source.shape)}, the transformer "
+                    f"aggregator needs {tuple(target.shape)}; set aggregator.init: random"
+                )
+            own[name] = source
+        self.load_state_dict(own)
+
+
+def _mean(dim: int, max_frames: int) -> nn.Module:
+    return MeanAggregator()
+
+
+def _lstm(dim: int, max_frames: int) -> nn.Module:
+    return LstmAggregator(dim)
+
+
+AGGREGATORS: dict[str, Callable[..., nn.Module]] = {
+    "mean": _mean,
+    "lstm": _lstm,
+    "transformer": TransformerAggregator,
+}
+AGGREGATOR_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "lstm": {},
+    "transformer": {"layers": 4, "heads": None, "init": "encoder"},
+}
+
+
+def complete_aggregator_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Check an aggregator's settings and fill in the defaults.
+
+    Args:
+        settings: ``name`` and the settings of that aggregator.
+
+    Returns:
+        All settings of that aggregator, ``name`` included.
+
+    Raises:
+        ConfigError: the name or a setting is unknown.
+    """
+    name = str(settings.get("name", "transformer"))
+    if name not in AGGREGATORS:
+        raise ConfigError(unknown_name("aggregator", name, AGGREGATORS))
+    defaults = {"name": name, **AGGREGATOR_DEFAULTS[name]}
+    return with_defaults(f"aggregator {name!r}", settings, defaults)
+
+
+def build_aggregator(settings: Mapping[str, Any], *, dim: int, max_frames: int) -> nn.Module:
+    """Build an aggregator from plain values.
+
+    Args:
+        settings: ``name`` (a key of ``AGGREGATORS``) and its settings; the transformer has
+            ``layers``, ``heads`` (None for D // 64) and ``init`` (``encoder`` or ``random``).
+        dim: width D of the frames.
+        max_frames: the most frames of a video.
+
+    Returns:
+        A module (frames (V, F, D), mask (V, F)) -> (V, F, D).
+
+    Raises:
+        ConfigError: the name or a setting is unknown or out of range.
+    """
+    complete = complete_aggregator_settings(settings)
+    constructor = AGGREGATORS[complete.pop("name")]
+    return constructor(dim, max_frames=max_frames, **complete)

@@ -1,0 +1,105 @@
+"""The report as Markdown: the page's words and numbers, without its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gare_cache.reports.content import Epoch, QueryExample, ReportContent
+from gare_cache.reports.tables import escape_markdown, format_rank, markdown_grid, markdown_table
+
+
+def render_markdown(content: ReportContent) -> str:
+    """Render a report as GitHub-flavoured Markdown.
+
+    Args:
+        content: everything on the page.
+
+    Returns:
+        The document; sections that would be empty are left out.
+    """
+    sections = [
+        f"# {escape_markdown(content.title)}\n",
+        f"## Results\n\n{markdown_table(content.rows)}",
+        _bullets("Differences", content.differences),
+        _bullets("Notes", content.notes),
+        _section("Facts", ("Fact", "Value"), content.facts, num_left=2),
+        _training(content),
+        _queries("Best answered queries", content.best),
+        _queries("Worst answered queries", content.worst),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def epoch_grid(
+    epochs: Sequence[Epoch], best_epoch: int
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Lay out the training curves as header and rows of cells.
+
+    Args:
+        epochs: training curves, in order.
+        best_epoch: its row's epoch is marked "kept".
+
+    Returns:
+        Header and rows, unescaped; a value that an epoch lacks is a dash.
+    """
+    losses = list(dict.fromkeys(name for epoch in epochs for name in epoch.losses))
+    metrics = list(dict.fromkeys(name for epoch in epochs for name in epoch.validation))
+    header = (
+        "Epoch",
+        *(f"loss {name}" for name in losses),
+        *(f"validation {name}" for name in metrics),
+        "learning rate factor",
+    )
+    rows = [
+        (
+            f"{epoch.epoch} (kept)" if epoch.epoch == best_epoch else str(epoch.epoch),
+            *(_cell(epoch.losses.get(name), ".4f") for name in losses),
+            *(_cell(epoch.validation.get(name), ".1f") for name in metrics),
+            f"{epoch.learning_rate:.3g}",
+        )
+        for epoch in epochs
+    ]
+    return header, rows
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "—" if value is None else format(value, form)
+
+
+def _training(content: ReportContent) -> str:
+    if not content.epochs:
+        return "## Training\n\nNothing was trained.\n"
+    header, rows = epoch_grid(content.epochs, content.best_epoch)
+    return _section("Training", header, rows)
+
+
+def _queries(title: str, examples: Sequence[QueryExample]) -> str:
+    rows = [
+        (
+            example.caption,
+            ", ".join(_retrieved(example)),
+            format_rank(example.true_rank),
+        )
+        for example in examples
+    ]
+    return _section(title, ("Caption", "Retrieved", "Rank of its video"), rows, num_left=2)
+
+
+def _retrieved(example: QueryExample) -> list[str]:
+    return [
+        f"{format_rank(video.rank)}. {video.video_id} ({video.score:.3f}"
+        f"{', true' if video.is_true else ''})"
+        for video in example.retrieved
+    ]
+
+
+def _section(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1
+) -> str:
+    return f"## {title}\n\n{markdown_grid(header, rows, num_left)}" if rows else ""
+
+
+def _bullets(title: str, sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    return f"## {title}\n\n" + "".join(f"* {escape_markdown(line)}\n" for line in sentences)

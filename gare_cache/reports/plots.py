@@ -1,0 +1,253 @@
+"""Plots of training and results, as inline SVG."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from gare_cache.reports.content import DIRECTIONS, Epoch, ResultRow
+from gare_cache.reports.figure import FIRST, INK, SECOND, styled_figure, to_svg
+from gare_cache.reports.tables import DIRECTION_TITLES
+
+DIRECTION_COLOURS = {"t2v": FIRST, "v2t": SECOND}
+RANK_BOUNDS = (1, 5, 10, 50)
+MAX_VIDEOS_SHOWN = 128
+
+
+def validation_curve(epochs: Sequence[Epoch], best_epoch: int) -> str:
+    """Draw validation R@1 of each direction over the epochs, with the kept epoch marked.
+
+    Args:
+        epochs: training curves, in order.
+        best_epoch: the epoch whose weights were kept.
+
+    Returns:
+        An SVG element.
+    """
+    description = f"Validation R@1 in percent over {len(epochs)} epochs; epoch {best_epoch} kept."
+    with styled_figure() as figure:
+        axes = _epoch_axes(figure, "validation R@1 (%)")
+        _draw_kept_epoch(axes, best_epoch)
+        curves = validation_recalls(epochs)
+        for direction, curve in curves.items():
+            axes.plot(
+                list(curve),
+                list(curve.values()),
+                "-" if direction == "t2v" else "--",
+                color=DIRECTION_COLOURS[direction],
+                label=DIRECTION_TITLES[direction],
+            )
+        _mark_kept(axes, curves, best_epoch)
+        figure.legend(loc="outside upper center", ncols=2)
+        return to_svg(figure, "validation", description)
+
+
+def validation_recalls(epochs: Sequence[Epoch]) -> dict[str, dict[int, float]]:
+    """Collect ``{direction: {epoch: R@1}}`` of the directions that were validated.
+
+    An entry of ``Epoch.validation`` counts where its name holds ``R@1`` and ``t2v`` or ``v2t``.
+    """
+    curves: dict[str, dict[int, float]] = {}
+    for epoch in epochs:
+        for name, value in epoch.validation.items():
+            direction = next((known for known in DIRECTIONS if known in name), None)
+            if direction and re.search(r"R@1(?!\d)", name):
+                curves.setdefault(direction, {})[epoch.epoch] = value
+    return curves
+
+
+def loss_curve(epochs: Sequence[Epoch], term: str, best_epoch: int) -> str:
+    """Draw one loss term, mean over each epoch, with the kept epoch marked."""
+    values = [epoch.losses.get(term, np.nan) for epoch in epochs]
+    return _single_curve(f"loss {term}", epochs, values, best_epoch)
+
+
+def learning_rate_curve(epochs: Sequence[Epoch], best_epoch: int) -> str:
+    """Draw the schedule's factor of the learning rate, with the kept epoch marked."""
+    values = [epoch.learning_rate for epoch in epochs]
+    return _single_curve("learning rate factor", epochs, values, best_epoch)
+
+
+def recall_intervals(rows: Sequence[ResultRow]) -> str:
+    """Draw R@1 of every method with its 95 % interval, text to video above video to text."""
+    names = ", ".join(row.name for row in rows)
+    labels = [textwrap.fill(row.name, 24) for row in rows] * len(DIRECTIONS)
+    num_lines = max(label.count("\n") + 1 for label in labels)
+    height = max(3.2, 0.9 + (0.14 + 0.17 * num_lines) * (len(labels) + 1))
+    with styled_figure(height) as figure:
+        axes = figure.subplots()
+        axes.grid(visible=False, axis="y")
+        positions: list[float] = []
+        for index, direction in enumerate(DIRECTIONS):
+            places = [index * (len(rows) + 0.7) + place for place in range(len(rows))]
+            positions += places
+            _draw_intervals(axes, rows, direction, places)
+        axes.set_yticks(positions, labels)
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(max(positions) + 0.6, -0.6)
+        axes.set_xlabel("R@1 (%) and its 95 % interval")
+        figure.legend(loc="outside upper center", ncols=2)
+        return to_svg(figure, "intervals", f"R@1 with 95 % intervals of {names}.")
+
+
+def similarity_matrix(
+    similarity: npt.NDArray[np.float32],
+    true_video: npt.NDArray[np.int64],
+    max_videos: int = MAX_VIDEOS_SHOWN,
+) -> str:
+    """Draw the similarity with the true pairs on the diagonal.
+
+    Args:
+        similarity: (T, V) scores.
+        true_video: (T,) column of each text's video.
+        max_videos: more videos than these are sub-sampled evenly.
+
+    Returns:
+        An SVG element that holds the matrix as a PNG data URI.
+    """
+    shown = diagonal_subset(similarity, true_video, max_videos)
+    description = f"Similarity of {len(shown)} texts and their videos; true pairs on the diagonal."
+    with styled_figure(4.2) as figure:
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        image = axes.imshow(shown, cmap="cividis", interpolation="none")
+        axes.set_xlabel("videos")
+        axes.set_ylabel("texts, in the order of their videos")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        bar = figure.colorbar(image, ax=axes, shrink=0.8)
+        bar.set_label("cosine similarity")
+        bar.outline.set_visible(False)
+        return to_svg(figure, "similarity", description)
+
+
+def diagonal_subset(
+    similarity: npt.NDArray[np.float32], true_video: npt.NDArray[np.int64], max_videos: int
+) -> npt.NDArray[np.float32]:
+    """Take the first text of each video, in the videos' order, sub-sampled evenly.
+
+    Returns:
+        (N, N) scores, N at most ``max_videos``; entry (i, i) is a true pair. For texts of videos
+        ``[1, 0, 1]`` the rows are texts 1 and 0.
+    """
+    videos, texts = np.unique(true_video, return_index=True)
+    if len(videos) > max_videos:
+        kept = np.linspace(0, len(videos) - 1, max_videos).round().astype(np.int64)
+        videos, texts = videos[kept], texts[kept]
+    return similarity[np.ix_(texts, videos)]
+
+
+def rank_histogram(similarity: npt.NDArray[np.float32], true_video: npt.NDArray[np.int64]) -> str:
+    """Draw how many texts find their video at which rank, a tie counted at its middle.
+
+    Args:
+        similarity: (T, V) scores.
+        true_video: (T,) column of each text's video.
+
+    Returns:
+        An SVG element.
+    """
+    num_texts, num_videos = similarity.shape
+    labels, counts = _rank_bins(true_ranks(similarity, true_video), num_videos)
+    described = ", ".join(f"{label}: {count}" for label, count in zip(labels, counts, strict=True))
+    with styled_figure(4.2) as figure:
+        axes = figure.subplots()
+        axes.grid(visible=False, axis="x")
+        bars = axes.bar(labels, 100 * counts / num_texts, color=FIRST, width=0.75)
+        axes.bar_label(bars, [f"{count:,}" for count in counts], padding=2)
+        axes.margins(y=0.1)
+        axes.set_xlabel(f"rank of the true video among {num_videos:,}")
+        axes.set_ylabel(f"share of {num_texts:,} texts (%)")
+        return to_svg(figure, "ranks", f"Texts by the rank of their video; {described}.")
+
+
+def true_ranks(
+    similarity: npt.NDArray[np.float32], true_video: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Rank each text's video: 1 + the videos above it + half of those level with it.
+
+    Returns:
+        (T,) ranks. Row ``[.1, .5, .5]`` with its video in column 1 has rank 1.5.
+    """
+    own = np.take_along_axis(similarity, true_video[:, None], axis=1)
+    above = (similarity > own).sum(axis=1)
+    level = (similarity == own).sum(axis=1) - 1
+    ranks: npt.NDArray[np.float64] = 1 + above + level / 2
+    return ranks
+
+
+def _epoch_axes(figure: Figure, label: str) -> Axes:
+    axes = figure.subplots()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    return axes
+
+
+def _single_curve(
+    label: str, epochs: Sequence[Epoch], values: Sequence[float], best_epoch: int
+) -> str:
+    numbers = [epoch.epoch for epoch in epochs]
+    description = f"{label} over {len(epochs)} epochs; epoch {best_epoch} kept."
+    with styled_figure() as figure:
+        axes = _epoch_axes(figure, label.split()[0] if label.startswith("loss") else "factor")
+        axes.plot(numbers, values, color=FIRST, marker="." if len(epochs) == 1 else None)
+        _draw_kept_epoch(axes, best_epoch)
+        return to_svg(figure, label, description)
+
+
+def _draw_kept_epoch(axes: Axes, best_epoch: int) -> None:
+    axes.axvline(best_epoch, color=INK, linewidth=1, linestyle=(0, (2, 3)))
+
+
+def _mark_kept(axes: Axes, curves: Mapping[str, Mapping[int, float]], best_epoch: int) -> None:
+    """Mark the kept epoch on each curve; the lowest value is written below, the others above."""
+    kept = [
+        (curve[best_epoch], DIRECTION_COLOURS[direction])
+        for direction, curve in curves.items()
+        if best_epoch in curve
+    ]
+    for index, (value, colour) in enumerate(sorted(kept)):
+        axes.plot([best_epoch], [value], "o", color=colour, markersize=6)
+        axes.annotate(
+            f"{value:.1f}",
+            (best_epoch, value),
+            xytext=(0, 6 if index else -6),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if index else "top",
+        )
+    axes.margins(y=0.15)
+
+
+def _draw_intervals(
+    axes: Axes, rows: Sequence[ResultRow], direction: str, places: Sequence[float]
+) -> None:
+    centres = [row.metrics[direction]["R@1"] for row in rows]
+    bounds = [row.intervals[direction]["R@1"] for row in rows]
+    colour = DIRECTION_COLOURS[direction]
+    axes.hlines(places, *zip(*bounds, strict=True), color=colour, linewidth=2)
+    marker = "o" if direction == "t2v" else "s"
+    label = DIRECTION_TITLES[direction]
+    axes.plot(centres, places, marker, color=colour, markersize=6, label=label)
+
+
+def _rank_bins(
+    ranks: npt.NDArray[np.float64], num_videos: int
+) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Count ranks at 1, 2-5, 6-10, 11-50 and beyond; bins past the gallery are left out."""
+    bounds = [bound for bound in RANK_BOUNDS if bound < num_videos] + [num_videos]
+    counts = np.bincount(np.searchsorted(bounds, ranks), minlength=len(bounds))
+    starts = [1, *(bound + 1 for bound in bounds[:-1])]
+    labels = [
+        f"{start:,}" if start == end else f"{start:,}-{end:,}"
+        for start, end in zip(starts, bounds, strict=True)
+    ]
+    return labels, counts

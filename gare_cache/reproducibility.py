@@ -1,0 +1,112 @@
+"""Seeds, threads, device, and the record of where a result came from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gare_cache.errors import ConfigError, EnvironmentFailure
+from gare_cache.files import canonical_digest, file_digest
+
+if TYPE_CHECKING:
+    import torch
+
+_RECORDED_PACKAGES = ("gare-cache", "torch", "open_clip_torch", "numpy", "zarr", "av", "decord")
+
+
+def make_deterministic(*, seed: int, threads: int) -> None:
+    """Seed every generator and ask torch for deterministic kernels.
+
+    Equal seed, machine, versions and thread count give equal bytes.
+
+    Args:
+        seed: for Python, numpy and torch.
+        threads: torch's intra-operator threads; 0 keeps torch's own choice.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    set_threads(threads)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - a user's own head may draw from the global generator
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
+
+
+def set_threads(threads: int) -> None:
+    """Set torch's intra-operator threads; 0 keeps torch's own choice."""
+    import torch
+
+    if threads > 0:
+        torch.set_num_threads(threads)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device.
+
+    Raises:
+        ConfigError: the name is none of these.
+        EnvironmentFailure: CUDA is asked for and not there.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and not (name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit())):
+        raise ConfigError(f"unknown device {name!r}; give auto, cpu, cuda or cuda:N")
+    if name.startswith("cuda"):
+        index = int(name[5:] or 0)
+        if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+            raise EnvironmentFailure(
+                f"device {name!r} is not on this machine "
+                f"({torch.cuda.device_count()} CUDA devices seen); use --device cpu"
+            )
+    return torch.device(name)
+
+
+def provenance() -> dict[str, Any]:
+    """Return package versions, Python, platform, processor and threads of this process."""
+    import torch
+
+    versions: dict[str, str | None] = {}
+    for package in _RECORDED_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def source_digest(folders: Iterable[Path]) -> str:
+    """Return the SHA-256 over the Python files of some folders, by name and content."""
+    sources = {
+        f"{folder.name}/{path.relative_to(folder)}": file_digest(path)
+        for folder in folders
+        for path in folder.rglob("*.py")
+    }
+    return canonical_digest(sources)
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""The steps of the pipeline: read inputs, call the library, write outputs."""

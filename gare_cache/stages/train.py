@@ -1,0 +1,143 @@
+"""Stage train: cached features -> trained head."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gare_cache.cache.reader import FeatureCache
+from gare_cache.config import HeadSettings, Params
+from gare_cache.data.batches import num_batches
+from gare_cache.data.split import FeatureSplit, load_split
+from gare_cache.files import canonical_digest, write_json, write_text
+from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_from_encoder
+from gare_cache.losses.objective import Objective
+from gare_cache.manifest import read_manifest
+from gare_cache.reproducibility import make_deterministic, provenance, resolve_device, source_digest
+from gare_cache.stages.progress import progress, say
+from gare_cache.stages.workspace import Workspace, open_features
+from gare_cache.training.checkpoint import save_checkpoint
+from gare_cache.training.loop import TrainingState, train_head
+from gare_cache.training.optimizers import build_optimizer
+
+# The code that decides what a training gives; a change of it starts the training anew.
+_TRAINING_ROOMS = ("data", "heads", "losses", "training")
+
+
+def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
+    """Train a head and write ``run/{head.safetensors, train_log.jsonl, record.json}``.
+
+    Its state after each epoch is kept under ``.gare/state/<run key>/``; a run that was stopped
+    continues there.
+
+    Args:
+        workspace: the project.
+        device: where to train.
+
+    Returns:
+        The content of ``record.json``.
+
+    Raises:
+        ConfigError: settings do not fit the data.
+        CacheError: the features are missing or changed.
+    """
+    params = workspace.params
+    settings = params.train
+    make_deterministic(seed=settings.seed, threads=settings.threads)
+    target = resolve_device(device)
+    cache, features = open_features(workspace)
+    manifest = read_manifest(workspace.manifest)
+    train_split = load_split(cache, manifest, "train", device=target)
+    val_split = load_split(cache, manifest, "val", device=target)
+    head = new_head(params.head, cache).to(target)
+    objective = Objective(**settings.loss.model_dump())
+    optimizer = build_optimizer(
+        head,
+        name=settings.optimizer,
+        learning_rate=settings.learning_rate,
+        logit_scale_learning_rate=settings.logit_scale_learning_rate,
+        weight_decay=settings.weight_decay,
+        weight_decay_on=settings.weight_decay_on,
+    )
+    record = _record(params, features, train_split, val_split, target)
+    state_folder = workspace.state / record["run_key"]
+    steps = num_batches(len(train_split.text), settings.batch_size)
+
+    with progress("train", settings.epochs * steps) as advance:
+        state = train_head(
+            head,
+            objective,
+            optimizer,
+            train=train_split,
+            validation=val_split,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            warmup=settings.warmup,
+            max_grad_norm=settings.max_grad_norm,
+            seed=settings.seed,
+            state_file=state_folder / "training.pt",
+            on_batch=lambda: advance(1),
+            on_epoch=lambda state: _write_log(state_folder / "train_log.jsonl", state),
+        )
+    record |= {"best_epoch": state.best_epoch, "validation_score": state.best_score}
+    _write_log(workspace.run / "train_log.jsonl", state)
+    save_checkpoint(
+        workspace.run / "head.safetensors", head, encoder_id=cache.encoder_id, record=record
+    )
+    write_json(workspace.run / "record.json", record)
+    say(
+        f"best epoch {state.best_epoch} of {settings.epochs}: validation R@1 "
+        f"{state.best_score:.1f} (mean of both directions, {len(val_split.video_ids):,} videos)"
+    )
+    return record
+
+
+def new_head(settings: HeadSettings, cache: FeatureCache) -> RetrievalHead:
+    """Build a head for a cache's features and start it from the encoder."""
+    head = build_head(
+        dim=cache.layout.dim,
+        max_frames=cache.layout.max_frames,
+        projection=settings.projection,
+        aggregator=settings.aggregator.model_dump(exclude_none=True),
+        pooling=settings.pooling.model_dump(exclude_none=True),
+        gap=None if settings.gap is None else settings.gap.model_dump(),
+        reference_padding=settings.reference_padding,
+    )
+    initialise_from_encoder(head, cache.head_start())
+    return head
+
+
+def _record(
+    params: Params,
+    features: dict[str, Any],
+    train_split: FeatureSplit,
+    val_split: FeatureSplit,
+    device: torch.device,
+) -> dict[str, Any]:
+    data = {
+        split.name: canonical_digest([split.video_ids, split.caption_ids, split.captions])
+        for split in (train_split, val_split)
+    }
+    package = Path(__file__).parents[1]
+    settings = {"head": params.head.model_dump(), "train": params.train.model_dump()}
+    origin = {
+        "settings": settings,
+        "encoder_id": features["encoder_id"],
+        "extraction_id": features["extraction_id"],
+        "content_digest": features["content_digest"],
+        "data": data,
+        "device": str(device),
+        "source": source_digest(package / room for room in _TRAINING_ROOMS),
+        "provenance": provenance(),
+    }
+    coverage = {split.name: split.coverage for split in (train_split, val_split)}
+    return {**origin, "run_key": canonical_digest(origin)[:16], "coverage": coverage}
+
+
+def _write_log(path: Path, state: TrainingState) -> None:
+    lines = [json.dumps(asdict(record), sort_keys=True) for record in state.history]
+    write_text(path, "\n".join(lines) + "\n")

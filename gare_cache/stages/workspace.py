@@ -1,0 +1,93 @@
+"""Where a project keeps its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gare_cache.cache.identity import cache_root
+from gare_cache.cache.reader import FeatureCache, open_cache
+from gare_cache.config import Params, load_params
+from gare_cache.errors import CacheError, FingerprintMismatch
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A project: the folder of its params.yaml, the settings, and the folder of its outputs."""
+
+    project: Path
+    params: Params
+    outputs: Path
+
+    @property
+    def manifest(self) -> Path:
+        """Folder of the manifest's tables."""
+        return self.outputs / "manifest"
+
+    @property
+    def features(self) -> Path:
+        """What extraction leaves for the later stages: identities, counts, content digest."""
+        return self.outputs / "features.json"
+
+    @property
+    def run(self) -> Path:
+        """Folder of the trained head."""
+        return self.outputs / "run"
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of metrics and ranks."""
+        return self.outputs / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the report."""
+        return self.outputs / "report"
+
+    @property
+    def cache_root(self) -> Path:
+        """Folder of all feature caches."""
+        return cache_root(self.project)
+
+    @property
+    def state(self) -> Path:
+        """Folder of what must survive between runs and is no output: unfinished trainings."""
+        return self.project / ".gare" / "state"
+
+
+def open_workspace(params_file: Path, outputs: Path | None = None) -> Workspace:
+    """Read the settings; outputs lie in ``outputs/`` beside them unless another folder is given.
+
+    Raises:
+        ConfigError: the settings are faulty.
+    """
+    project = params_file.parent
+    return Workspace(project, load_params(params_file), outputs or project / "outputs")
+
+
+def open_features(workspace: Workspace) -> tuple[FeatureCache, dict[str, Any]]:
+    """Open the cache that ``features.json`` names and check that it still is the same.
+
+    Returns:
+        The cache and the content of ``features.json``.
+
+    Raises:
+        CacheError: nothing was extracted, or the folder is gone.
+        FingerprintMismatch: the folder holds other features than when it was extracted.
+    """
+    if not workspace.features.is_file():
+        raise CacheError(f"{workspace.features} does not exist; run `gare-cache extract` first")
+    features = json.loads(workspace.features.read_text(encoding="utf-8"))
+    cache = open_cache(workspace.cache_root / features["folder"])
+    for name, found in (
+        ("extraction_id", cache.extraction_id),
+        ("content_digest", cache.content_digest),
+    ):
+        if found != features[name]:
+            raise FingerprintMismatch(
+                f"{cache.folder} has {name} {found[:12]}, but {workspace.features} was written for "
+                f"{features[name][:12]}; run `gare-cache extract` again"
+            )
+    return cache, features

@@ -1,0 +1,1 @@
+"""Train a head from tensors: optimisers, loop, checkpoints."""

@@ -1,0 +1,73 @@
+"""A trained head in one safetensors file, with everything that is needed to build it again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from gare_cache.errors import ConfigError, FingerprintMismatch
+from gare_cache.files import replacing
+from gare_cache.heads.retrieval import RetrievalHead, build_head
+
+_METADATA_KEY = "gare_cache"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A head and where it comes from.
+
+    Attributes:
+        head: the head with its weights, in evaluation mode.
+        encoder_id: identity of the encoder whose features it was trained on.
+        record: settings, seed, epoch, validation score and provenance of its training.
+    """
+
+    head: RetrievalHead
+    encoder_id: str
+    record: dict[str, Any]
+
+
+def save_checkpoint(
+    path: Path, head: RetrievalHead, *, encoder_id: str, record: dict[str, Any]
+) -> None:
+    """Write a head by rename; its settings, encoder and record stand in the file's metadata."""
+    metadata = {"head": head.settings, "encoder_id": encoder_id, "record": record}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Build the head of a checkpoint.
+
+    Raises:
+        ConfigError: the file is missing or no checkpoint of this project.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no trained head at {path}; run `gare-cache train`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
+    except (KeyError, SafetensorError) as err:
+        raise ConfigError(f"{path} is no head that gare-cache trained ({err})") from err
+    head = build_head(**metadata["head"])
+    head.load_state_dict(load_file(path))
+    return Checkpoint(head.eval(), metadata["encoder_id"], metadata["record"])
+
+
+def require_encoder(checkpoint: Checkpoint, encoder_id: str, *, where: object) -> None:
+    """Refuse a cache of another encoder; any data set of the same encoder is fine.
+
+    Raises:
+        FingerprintMismatch: the head was trained on another encoder's features.
+    """
+    if checkpoint.encoder_id != encoder_id:
+        raise FingerprintMismatch(
+            f"the head was trained on encoder {checkpoint.encoder_id[:12]}, but {where} holds "
+            f"features of encoder {encoder_id[:12]}; extract with the head's encoder, or train anew"
+        )

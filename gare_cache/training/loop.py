@@ -1,0 +1,222 @@
+"""The training loop: seeded, validated every epoch, resumable to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gare_cache.data.batches import epoch_batches, num_batches
+from gare_cache.data.split import FeatureSplit
+from gare_cache.errors import ConfigError
+from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
+from gare_cache.files import replacing
+from gare_cache.heads.retrieval import RetrievalHead
+from gare_cache.losses.objective import Objective
+from gare_cache.training.optimizers import set_learning_rate, warmup_cosine
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What an epoch did.
+
+    Attributes:
+        epoch: counted from 1.
+        losses: mean of the loss and of its terms over the epoch's batches.
+        validation: ``t2v`` and ``v2t`` R@1 in percent on one caption a video, and ``score``, their
+            mean, by which the epoch is selected.
+        learning_rate: of the epoch's last update, for the parameters of the first group.
+        scale: logit scale after the epoch.
+    """
+
+    epoch: int
+    losses: Mapping[str, float]
+    validation: Mapping[str, float]
+    learning_rate: float
+    scale: float
+
+
+@dataclass
+class TrainingState:
+    """Where a run stands after an epoch; saved and restored whole."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_score: float = -1.0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    history: list[EpochRecord] = field(default_factory=list)
+
+
+def train_head(
+    head: RetrievalHead,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    *,
+    train: FeatureSplit,
+    validation: FeatureSplit,
+    epochs: int,
+    batch_size: int,
+    warmup: float,
+    max_grad_norm: float,
+    seed: int,
+    state_file: Path,
+    on_batch: Callable[[], None],
+    on_epoch: Callable[[TrainingState], None],
+) -> TrainingState:
+    """Train a head; the weights of the best epoch end in it.
+
+    A run that was stopped continues behind its last whole epoch, with the same result as if it
+    had not been stopped. Best is the highest mean of t2v and v2t R@1 on the validation split with
+    one caption a video; of equal epochs the first.
+
+    Args:
+        head: changed in place, on the device of the splits.
+        objective: the loss.
+        optimizer: over the head's parameters, with ``base_lr`` in every group.
+        train: pairs to learn from.
+        validation: videos to select by.
+        epochs: passes over the captions.
+        batch_size: pairs a batch.
+        warmup: share of the updates in which the learning rate rises.
+        max_grad_norm: bound of the gradient's norm over all parameters together.
+        seed: of the order of the pairs.
+        state_file: where the state is kept between epochs.
+        on_batch: called after every update, also for those of a resumed run's past epochs.
+        on_epoch: called after every epoch of this call.
+
+    Returns:
+        The final state.
+
+    Raises:
+        ConfigError: the split is smaller than a batch, or the loss is no longer finite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    steps = num_batches(len(train.text), batch_size)
+    state = _restore(state_file, head, optimizer, generator) or TrainingState()
+    for _ in range(state.epoch * steps):
+        on_batch()
+    one_caption = validation.one_caption_per_video()
+    while state.epoch < epochs:
+        losses = _train_epoch(
+            head,
+            objective,
+            optimizer,
+            split=train,
+            batches=list(epoch_batches(len(train.text), batch_size, generator)),
+            factors=[
+                warmup_cosine(state.epoch * steps + i, epochs * steps, warmup=warmup)
+                for i in range(steps)
+            ],
+            max_grad_norm=max_grad_norm,
+            on_batch=on_batch,
+        )
+        state.epoch += 1
+        scores = validation_scores(head, one_caption)
+        rate = float(optimizer.param_groups[0]["lr"])
+        scale = float(head.scale.detach())
+        state.history.append(EpochRecord(state.epoch, losses, scores, rate, scale))
+        if scores["score"] > state.best_score:
+            state.best_epoch, state.best_score = state.epoch, scores["score"]
+            state.best_weights = {k: v.detach().clone() for k, v in head.state_dict().items()}
+        _save(state_file, state, head, optimizer, generator)
+        on_epoch(state)
+    head.load_state_dict(state.best_weights)
+    return state
+
+
+def validation_scores(head: RetrievalHead, split: FeatureSplit) -> dict[str, float]:
+    """Return t2v and v2t R@1 and their mean, ``score``, on a split of one caption a video."""
+    similarity = head.similarity(split.text, split.frames, split.mask).cpu().numpy()
+    video_of_text = split.video_of_text.cpu().numpy()
+    t2v = retrieval_metrics(text_to_video(similarity, video_of_text))["R@1"]
+    v2t_ranks = video_to_text(similarity, video_of_text, convention="best_caption_of_all")
+    v2t = retrieval_metrics(v2t_ranks)["R@1"]
+    return {"t2v R@1": t2v, "v2t R@1": v2t, "score": (t2v + v2t) / 2}
+
+
+def _train_epoch(
+    head: RetrievalHead,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    *,
+    split: FeatureSplit,
+    batches: list[Tensor],
+    factors: list[float],
+    max_grad_norm: float,
+    on_batch: Callable[[], None],
+) -> dict[str, float]:
+    head.train()
+    sums: dict[str, Tensor] = {}
+    for batch, factor in zip(batches, factors, strict=True):
+        set_learning_rate(optimizer, factor)
+        terms = _update(head, objective, optimizer, split, batch, max_grad_norm)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        on_batch()
+    head.eval()
+    losses = {name: float(value) / len(batches) for name, value in sums.items()}
+    if not all(torch.isfinite(torch.tensor(value)) for value in losses.values()):
+        raise ConfigError(f"the loss is no longer finite ({losses}); lower train.learning_rate")
+    return losses
+
+
+def _update(
+    head: RetrievalHead,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    split: FeatureSplit,
+    batch: Tensor,
+    max_grad_norm: float,
+) -> dict[str, Tensor]:
+    batch = batch.to(split.text.device)
+    videos = split.video_of_text[batch]
+    scores = head(split.text[batch], split.frames[videos], split.mask[videos])
+    loss = objective(scores.similarity, scores.delta, head.scale)
+    optimizer.zero_grad(set_to_none=True)
+    loss.total.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(head.parameters(), max_grad_norm)
+    optimizer.step()
+    head.limit_scale()
+    return {"total": loss.total.detach(), **loss.terms}
+
+
+def _save(
+    path: Path,
+    state: TrainingState,
+    head: RetrievalHead,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> None:
+    saved = {
+        "state": {**vars(state), "history": [vars(record) for record in state.history]},
+        "head": head.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "order": generator.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    with replacing(path) as partial:
+        torch.save(saved, partial)
+
+
+def _restore(
+    path: Path,
+    head: RetrievalHead,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> TrainingState | None:
+    if not path.exists():
+        return None
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    head.load_state_dict(saved["head"])
+    optimizer.load_state_dict(saved["optimizer"])
+    generator.set_state(saved["order"])
+    torch.set_rng_state(saved["torch"])
+    if saved["cuda"]:
+        torch.cuda.set_rng_state_all(saved["cuda"])
+    history = [EpochRecord(**record) for record in saved["state"].pop("history")]
+    return TrainingState(history=history, **saved["state"])

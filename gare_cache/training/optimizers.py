@@ -1,0 +1,156 @@
+"""Optimisers, their parameter groups and the schedule of the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gare_cache.errors import ConfigError, unknown_name
+
+WEIGHT_DECAY_RULES = ("weights", "all_but_bias")
+
+
+class BertAdam(torch.optim.Optimizer):
+    """Adam without bias correction, as GARE's and CLIP4Clip's reference code trains.
+
+    ``m = b1 m + (1 - b1) g``, ``v = b2 v + (1 - b2) g^2``,
+    ``p -= lr (m / (sqrt(v) + eps) + weight_decay p)``; each tensor's gradient is first clipped to
+    norm ``max_grad_norm``. The schedule is applied from outside to ``lr``.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate.
+        betas: decay of the two moments.
+        eps: added outside the root.
+        weight_decay: decoupled, times the scheduled rate.
+        max_grad_norm: largest norm of one tensor's gradient.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-6,
+        weight_decay: float = 0.2,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "max_grad_norm": max_grad_norm,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update every parameter that has a gradient."""
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["m"] = torch.zeros_like(parameter)
+            state["v"] = torch.zeros_like(parameter)
+        nn.utils.clip_grad_norm_(parameter, group["max_grad_norm"])
+        gradient = parameter.grad
+        assert gradient is not None
+        beta1, beta2 = group["betas"]
+        state["m"].mul_(beta1).add_(gradient, alpha=1 - beta1)
+        state["v"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        update = state["m"] / (state["v"].sqrt() + group["eps"])
+        if group["weight_decay"]:
+            update.add_(parameter, alpha=group["weight_decay"])
+        parameter.sub_(update, alpha=group["lr"])
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "bert_adam": BertAdam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+def build_optimizer(
+    head: nn.Module,
+    *,
+    name: str,
+    learning_rate: float,
+    logit_scale_learning_rate: float,
+    weight_decay: float,
+    weight_decay_on: str,
+) -> torch.optim.Optimizer:
+    """Build an optimiser with a group for the logit scale and weight decay by rule.
+
+    Args:
+        head: its trained parameters.
+        name: ``bert_adam`` or ``adamw`` (betas .9, .98 and eps 1e-6 in both).
+        learning_rate: of everything but the logit scale.
+        logit_scale_learning_rate: of the logit scale, which is never decayed.
+        weight_decay: coefficient.
+        weight_decay_on: ``weights`` leaves out biases and LayerNorms; ``all_but_bias`` leaves out
+            names with ``bias`` only, as the reference code does.
+
+    Raises:
+        ConfigError: an unknown name or rule.
+    """
+    if name not in OPTIMIZERS:
+        raise ConfigError(unknown_name("optimizer", name, OPTIMIZERS))
+    if weight_decay_on not in WEIGHT_DECAY_RULES:
+        raise ConfigError(
+            unknown_name("train.weight_decay_on", weight_decay_on, WEIGHT_DECAY_RULES)
+        )
+    decayed, plain, scale = [], [], []
+    for path, parameter in head.named_parameters():
+        if path == "logit_scale":
+            scale.append(parameter)
+        elif _is_decayed(path, parameter, weight_decay_on):
+            decayed.append(parameter)
+        else:
+            plain.append(parameter)
+    groups = [
+        {"params": decayed, "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": plain, "lr": learning_rate, "weight_decay": 0.0},
+        {"params": scale, "lr": logit_scale_learning_rate, "weight_decay": 0.0},
+    ]
+    used = [{**group, "base_lr": group["lr"]} for group in groups if group["params"]]
+    return OPTIMIZERS[name](used, betas=(0.9, 0.98), eps=1e-6)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to its base rate times ``factor``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def warmup_cosine(step: int, total: int, *, warmup: float) -> float:
+    """Return the schedule's factor at a step counted from 0.
+
+    With ``x = step / total``: ``x / warmup`` while ``x < warmup``, then ``(1 + cos(pi x)) / 2``,
+    x not rescaled. The first update has factor 0.
+
+    Args:
+        step: updates done before.
+        total: updates of the whole run.
+        warmup: share of the run, in [0, 1).
+    """
+    x = step / total
+    if x < warmup:
+        return x / warmup
+    return 0.5 * (1 + math.cos(math.pi * x))
+
+
+def _is_decayed(path: str, parameter: Tensor, rule: str) -> bool:
+    if rule == "all_but_bias":
+        return "bias" not in path
+    return parameter.ndim > 1

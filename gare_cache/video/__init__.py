@@ -1,0 +1,1 @@
+"""Path and sampling rule to upright RGB frames at known times."""

@@ -1,0 +1,227 @@
+"""Two decoders behind one call, and the rule that chooses between them.
+
+Both return the frames as FFmpeg's swscale converts them to 8-bit RGB: alpha is dropped, samples
+that are not square stay so, and frames of another size are scaled to that of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from gare_cache.errors import DecodeError
+from gare_cache.video.containers import ISO_MEDIA, MATROSKA, open_video
+from gare_cache.video.probing import VideoProbe
+
+Frames = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
+Decoder = Callable[[Path, VideoProbe, Indices], Frames]
+
+DECORD_CODECS = frozenset({"h264", "hevc", "vp9", "mpeg4"})
+DECORD_CONTAINERS = frozenset({ISO_MEDIA, MATROSKA})
+
+
+def choose_decoder(probe: VideoProbe, *, decord_available: bool) -> str:
+    """Choose by a rule on the file, so that features do not depend on luck.
+
+    Args:
+        probe: the properties of the file.
+        decord_available: whether decord can be imported.
+
+    Returns:
+        ``"decord"`` or ``"pyav"``.
+    """
+    return "decord" if decord_available and decord_objection(probe) is None else "pyav"
+
+
+def decord_objection(probe: VideoProbe) -> str | None:
+    """Say why a file is not for decord 0.6, or None.
+
+    decord fails on AV1, reports hidden frames, and its colours of 10-bit samples are 3 grey levels
+    off. Without an error it returns other frames than asked from MPEG-TS, and behind keyframes at
+    which decoding may not begin: open groups of pictures, as x265 and MPEG-4 with B-frames write
+    them, and intra refresh.
+    """
+    objections = {
+        f"its codec is {probe.codec}": probe.codec not in DECORD_CODECS,
+        f"its container is {probe.container}": probe.container not in DECORD_CONTAINERS,
+        f"it has {probe.bit_depth} bits a sample": probe.bit_depth > 8,
+        "its frame rate varies": not probe.constant_rate,
+        "it has an edit list": probe.has_edit_list,
+        "it is rotated or mirrored": probe.rotation != 0 or probe.mirrored,
+        f"it has {probe.num_video_streams} video streams": probe.num_video_streams != 1,
+        "its keyframes are not independent": not probe.clean_keyframes or probe.pts is None,
+        "its first frame is damaged": probe.damaged_start,
+    }
+    return next((reason for reason, applies in objections.items() if applies), None)
+
+
+def import_decord() -> ModuleType | None:
+    """Import decord, silenced; None where it has no wheel or does not load."""
+    try:
+        import decord
+    except (ImportError, OSError):
+        return None
+    decord.logging.set_level(decord.logging.QUIET)
+    module: ModuleType = decord
+    return module
+
+
+def decode_with_decord(path: Path, probe: VideoProbe, indices: Indices) -> Frames:
+    """Decode frames with decord, on one thread.
+
+    Args:
+        path: a local file.
+        probe: its probe.
+        indices: (F,) ascending indices of presented frames.
+
+    Returns:
+        (F, H, W, 3) uint8 RGB.
+
+    Raises:
+        DecodeError: decord is absent, or counts or times the frames differently.
+        Exception: whatever decord raises.
+    """
+    decord = import_decord()
+    if decord is None:
+        raise DecodeError("decord is not installed")
+    reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1)
+    try:
+        if len(reader) != len(probe.times):
+            raise DecodeError(f"decord counts {len(reader)} frames, not {len(probe.times)}")
+        # decord counts from the first frame, in float32.
+        stamps = np.asarray(reader.get_frame_timestamp(indices), np.float64)[:, 0]
+        if np.abs(stamps - (probe.times[indices] - probe.times[0])).max() > 0.5 / probe.fps:
+            raise DecodeError("decord gives other times to the frames")
+        frames = reader.get_batch(indices.tolist()).asnumpy().copy()
+    finally:
+        del reader  # it goes on decoding in the background, into memory, while it lives
+    return np.ascontiguousarray(frames, np.uint8)
+
+
+def decode_with_pyav(path: Path, probe: VideoProbe, indices: Indices) -> Frames:
+    """Decode frames with PyAV, on one thread, each found by its timestamp.
+
+    Where decoding may begin at every keyframe, the one before a wanted frame is sought and checked
+    by its timestamp; if a frame is not found that way, the stream is decoded from its start.
+
+    A frame is refused where FFmpeg marks it as corrupt, and where a packet failed between the
+    last keyframe and it: neither a neighbour nor a guess stands in for it.
+
+    Args:
+        path: a local file.
+        probe: its probe.
+        indices: (F,) ascending indices of presented frames.
+
+    Returns:
+        (F, H, W, 3) uint8 RGB, upright (H and W swapped by quarter turns).
+
+    Raises:
+        DecodeError: a frame cannot be decoded.
+    """
+    keys = indices if probe.pts is None else probe.pts[indices]
+    wanted = [int(key) for key in keys]
+    may_seek = probe.clean_keyframes and probe.pts is not None and not probe.has_edit_list
+    found = _seek_and_decode(path, probe, wanted) if may_seek else {}
+    if missing := [key for key in wanted if key not in found]:
+        with open_video(path, probe.stream_index) as (container, stream):
+            found |= _decode_run(container, stream, probe, missing)
+    for index, key in zip(indices, wanted, strict=True):
+        if key not in found:
+            raise DecodeError(
+                f"{path} is damaged: the frame at {probe.times[index]:.3f} s "
+                f"(number {index} of {len(probe.times)}) cannot be decoded"
+            )
+    return _upright(np.stack([found[key] for key in wanted]), probe)
+
+
+def _seek_and_decode(path: Path, probe: VideoProbe, wanted: list[int]) -> dict[int, Frames]:
+    found: dict[int, Frames] = {}
+    with suppress(DecodeError), open_video(path, probe.stream_index) as (container, stream):
+        for keyframe, run in _runs(probe.keyframe_pts, wanted):
+            container.seek(keyframe, stream=stream)
+            found |= _decode_run(container, stream, probe, run, begin=keyframe)
+    return found
+
+
+def _runs(keyframe_pts: Indices, wanted: list[int]) -> list[tuple[int, list[int]]]:
+    """Group wanted timestamps by the last keyframe at or before each."""
+    runs: dict[int, list[int]] = {}
+    for pts in wanted:
+        keyframe = int(keyframe_pts[np.searchsorted(keyframe_pts, pts, side="right") - 1])
+        runs.setdefault(keyframe, []).append(pts)
+    return list(runs.items())
+
+
+def _decode_run(
+    container: InputContainer,
+    stream: VideoStream,
+    probe: VideoProbe,
+    wanted: list[int],
+    begin: int | None = None,
+) -> dict[int, Frames]:
+    """Decode onwards until the wanted frames are found; leave out those that are damaged.
+
+    Args:
+        container: where to read.
+        stream: what to decode.
+        probe: its probe.
+        wanted: timestamps, or frame numbers where the probe has no timestamps.
+        begin: the timestamp that the first packet must have, after a seek.
+
+    Returns:
+        (H, W, 3) frames by timestamp or number.
+    """
+    found: dict[int, Frames] = {}
+    for key, frame in _intact_frames(container, stream, probe, begin):
+        if key in wanted:
+            rgb = frame.to_ndarray(format="rgb24", width=probe.width, height=probe.height)
+            found[key] = np.asarray(rgb, np.uint8)
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+def _intact_frames(
+    container: InputContainer, stream: VideoStream, probe: VideoProbe, begin: int | None
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Yield the frames that no failed packet can have touched, with their timestamp or number."""
+    count = 0
+    damaged = False
+    intact: set[int | None] = set()
+    for position, packet in enumerate(container.demux(stream)):
+        if position == 0 and begin is not None and packet.pts != begin:
+            return
+        if packet.is_keyframe and probe.clean_keyframes:
+            damaged = False
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            damaged, frames = True, []
+        if not damaged:
+            intact.add(packet.pts)
+        for frame in frames:
+            key = count if probe.pts is None else frame.pts
+            sound = not damaged if probe.pts is None else frame.pts in intact
+            count += 1
+            if key is not None and sound and not frame.is_corrupt:
+                yield key, frame
+
+
+def _upright(frames: Frames, probe: VideoProbe) -> Frames:
+    """Mirror and turn (F, H, W, 3) frames as a viewer sees them."""
+    if probe.mirrored:
+        frames = frames[:, :, ::-1]
+    return np.ascontiguousarray(np.rot90(frames, k=-(probe.rotation // 90), axes=(1, 2)))
+
+
+DECODERS: dict[str, Decoder] = {"decord": decode_with_decord, "pyav": decode_with_pyav}

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import make_project, make_tiny_encoder
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(1)  # the tensors of the tests are too small to share
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir() -> Path:
+    """Reference values of the GARE computation, beside the repository."""
+    if not (SHARED / "fixtures").is_dir():
+        pytest.skip("../shared/fixtures is not on this machine")
+    return SHARED / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def shared_data_dir() -> Path:
+    """Real videos, annotations and features, beside the repository."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("../shared/data is not on this machine")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP with random weights, 32 x 32 px, width 64, loadable as local-dir."""
+    return make_tiny_encoder(tmp_path_factory.mktemp("encoder"), seed=0)
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_encoder_dir: Path) -> Path:
+    """A project folder with 14 real videos, annotations and params.yaml."""
+    return make_project(tmp_path / "project", tiny_encoder_dir)

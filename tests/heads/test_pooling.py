@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from gare_cache.errors import ConfigError
+from gare_cache.heads.pooling import (
+    build_pooling,
+    masked_softmax,
+    mean_pool,
+    pool,
+    text_conditioned_pool,
+)
+from tests.heads import slow
+
+
+def test_mean_pool_by_hand():
+    frames = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]]])
+    mask = torch.tensor([[True, True, False]])
+    assert mean_pool(frames, mask).tolist() == [[2.0, 4.0]]
+    reference = mean_pool(frames, mask, reference_padding=True)
+    torch.testing.assert_close(reference, torch.tensor([[13 / 3, 17 / 3]]))
+
+
+@pytest.mark.parametrize("reference_padding", [False, True])
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_text_conditioned_pool_matches_the_loop(inputs, temperature, reference_padding):
+    text, frames, mask = inputs()
+    pooled, weights = text_conditioned_pool(
+        text, frames, mask, temperature=temperature, reference_padding=reference_padding
+    )
+    for i in range(len(text)):
+        for j in range(len(frames)):
+            expected = slow.pooled(text[i], frames[j], mask[j], temperature, reference_padding)
+            torch.testing.assert_close(pooled[i, j], expected)
+    assert weights.shape == (5, 4, 6)
+    assert (weights[:, ~mask] == 0).all()
+
+
+def test_pooled_videos_have_the_reference_direction(reference):
+    values = reference("similarity_7x5")
+    pooled, _ = text_conditioned_pool(values["text"], values["frames"], values["mask"].bool())
+    expected = values["eval.pooled"]
+    cosine = torch.cosine_similarity(pooled, expected, dim=-1)
+    assert (cosine - 1).abs().max() < 1e-5
+    unnormalised, _ = text_conditioned_pool(
+        values["text"], values["frames"], values["mask"].bool(), reference_padding=True
+    )
+    assert (unnormalised - expected).abs().max() < 1e-5
+
+
+def test_real_weights_sum_to_one_and_reference_padding_shrinks_them(inputs):
+    text, frames, mask = inputs()
+    _, weights = text_conditioned_pool(text, frames, mask)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(5, 4, dtype=torch.float64))
+    _, shrunk = text_conditioned_pool(text, frames, mask, reference_padding=True)
+    assert (shrunk.sum(-1)[:, ~mask.all(1)] < 1).all()
+
+
+@pytest.mark.parametrize("reference_padding", [False, True])
+def test_no_real_frame_gives_zero_and_finite_gradients(inputs, reference_padding):
+    text, frames, mask = inputs()
+    mask[1] = False
+    frames.requires_grad_()
+    pooled, weights = text_conditioned_pool(text, frames, mask, reference_padding=reference_padding)
+    assert (pooled[:, 1] == 0).all()
+    assert (weights[:, 1] == 0).all()
+    (pooled.norm(dim=-1).sum() + mean_pool(frames, mask).sum()).backward()
+    assert frames.grad.isfinite().all()
+    assert (mean_pool(frames, mask)[1] == 0).all()
+
+
+def test_masked_softmax_by_hand():
+    scores = torch.tensor([[0.0, 0.0, 50.0], [1.0, 2.0, 3.0]])
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    assert masked_softmax(scores, mask).tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_mean_pooling_is_the_same_for_every_text(inputs):
+    text, frames, mask = inputs()
+    pooled, _ = pool(build_pooling({"name": "mean"}), text, frames, mask)
+    torch.testing.assert_close(pooled, mean_pool(frames, mask)[None])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "max"}, "unknown pooling 'max'"),
+        ({"name": "mean", "temperature": 1.0}, "'temperature' of pooling 'mean'; known: name"),
+        ({"name": "text_conditioned", "temp": 1.0}, "known: name, temperature"),
+        ({"temperature": 0.0}, "pooling.temperature is 0.0; it must be above 0"),
+        ({"temperature": float("nan")}, "pooling.temperature is nan"),
+    ],
+)
+def test_errors(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build_pooling(settings)

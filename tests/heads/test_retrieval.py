@@ -1,0 +1,297 @@
+import json
+import math
+
+import pytest
+import torch
+
+from gare_cache.errors import ConfigError
+from gare_cache.heads.retrieval import build_head, initialise_from_encoder
+
+BASE = {"dim": 16, "max_frames": 6, "aggregator": {"name": "mean"}}
+GAP = {**BASE, "gap": {"heads": 2}}
+HEADS = {
+    "zero_shot": {**BASE, "pooling": {"name": "mean"}},
+    "text_conditioned": BASE,
+    "gap": GAP,
+    "gap_reference_padding": {**GAP, "reference_padding": True},
+    "gap_on_mean": {**GAP, "pooling": {"name": "mean"}},
+    "linear": {**GAP, "projection": "linear"},
+    "lstm": {**GAP, "aggregator": {"name": "lstm"}},
+    "transformer": {**GAP, "aggregator": {"name": "transformer", "layers": 2}},
+}
+
+
+def _build(settings, seed=0):
+    torch.manual_seed(seed)
+    return build_head(**settings).double()
+
+
+@pytest.fixture(params=HEADS.values(), ids=HEADS.keys())
+def settings(request):
+    return request.param
+
+
+@pytest.mark.parametrize(
+    "case", ["similarity_7x5", "similarity_10x10", "similarity_9x9_heads4", "similarity_4x4"]
+)
+def test_dense_matches_the_reference(case, reference, reference_head):
+    values = reference(case)
+    scores = reference_head(values)(values["text"], values["frames"], values["mask"].bool())
+    assert (scores.similarity - values["eval.similarity"]).abs().max() < 1e-5
+    assert (scores.delta - values["eval.delta"]).abs().max() < 1e-5
+
+
+def test_zero_shot_is_the_cosine_with_the_mean_frame(inputs):
+    text, frames, mask = inputs()
+    scores = _build(HEADS["zero_shot"])(text, frames, mask)
+    assert scores.delta is None
+    for i in range(5):
+        for j in range(4):
+            expected = torch.cosine_similarity(text[i], frames[j][mask[j]].mean(0), dim=0)
+            torch.testing.assert_close(scores.similarity[i, j], expected)
+
+
+def test_dense_and_blockwise_agree_whatever_the_mode(settings, inputs):
+    text, frames, mask = inputs()
+    head = _build(settings).train()
+    exact = head.similarity(text, frames, mask)
+    assert head.training
+    assert not exact.requires_grad
+    torch.testing.assert_close(exact, head.eval()(text, frames, mask).similarity)
+
+
+def test_permuting_texts_and_videos_permutes_the_scores(settings, inputs):
+    text, frames, mask = inputs()
+    head = _build(settings).eval()
+    texts, videos = torch.tensor([4, 2, 0, 1, 3]), torch.tensor([3, 1, 0, 2])
+    scores = head(text, frames, mask).similarity
+    permuted = head(text[texts], frames[videos], mask[videos]).similarity
+    torch.testing.assert_close(permuted, scores[texts][:, videos])
+
+
+def test_scores_do_not_depend_on_the_rest_of_the_batch(settings, inputs):
+    text, frames, mask = inputs()
+    head = _build(settings).eval()
+    whole = head(text, frames, mask).similarity
+    alone = head(text[1:2], frames[2:3], mask[2:3]).similarity
+    torch.testing.assert_close(alone, whole[1:2, 2:3])
+
+
+def test_padding_changes_nothing_unless_asked(settings, inputs):
+    text, frames, mask = inputs()
+    head = _build({**settings, "max_frames": 8}).eval()
+    padded = torch.cat([frames, torch.full_like(frames[:, :2], 3.0)], dim=1)
+    padded_mask = torch.nn.functional.pad(mask, (0, 2))
+    for score in (lambda *a: head(*a).similarity, head.similarity):
+        same = torch.allclose(score(text, padded, padded_mask), score(text, frames, mask))
+        assert same is not settings.get("reference_padding", False)
+
+
+def test_without_positions_the_order_of_frames_does_not_matter(inputs):
+    text, frames, mask = inputs()
+    head = _build(GAP).eval()
+    flipped = head(text, frames.flip(1), mask.flip(1)).similarity
+    torch.testing.assert_close(flipped, head(text, frames, mask).similarity)
+
+
+def test_without_a_real_frame_the_dense_score_and_gradients_are_finite(settings, inputs):
+    text, frames, mask = inputs()
+    mask[1] = False
+    head = _build(settings)
+    text.requires_grad_()
+    frames.requires_grad_()
+    scores = head(text, frames, mask).similarity
+    scores.sum().backward()
+    assert scores.isfinite().all()
+    gradients = [text.grad, frames.grad] + [p.grad for p in head.parameters()]
+    assert all(g.isfinite().all() for g in gradients if g is not None)
+
+
+def test_gradcheck(settings, inputs):
+    text, frames, mask = inputs(num_texts=2, num_videos=2, num_frames=2, dim=4)
+    head = _build({**settings, "dim": 4, "max_frames": 2}).eval()
+
+    def similarity(text, frames):
+        return head(text, frames, mask).similarity
+
+    arguments = (text.requires_grad_(), frames.requires_grad_())
+    assert torch.autograd.gradcheck(similarity, arguments, fast_mode=True)
+
+
+def test_settings_are_json_and_rebuild_the_head(settings, inputs):
+    text, frames, mask = inputs()
+    head = _build(settings)
+    rebuilt = build_head(**json.loads(json.dumps(head.settings))).double()
+    assert rebuilt.settings == head.settings
+    rebuilt.load_state_dict(head.state_dict())
+    assert torch.equal(rebuilt.similarity(text, frames, mask), head.similarity(text, frames, mask))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (BASE, {**BASE, "aggregator": {"name": "lstm"}}),
+        (BASE, {**BASE, "aggregator": {"name": "transformer"}}),
+        (BASE, {**BASE, "pooling": {"name": "mean"}}),
+        (BASE, {**BASE, "pooling": {"temperature": 1.0}}),
+        (BASE, {**BASE, "gap": {}}),
+        (GAP, {**GAP, "gap": {"heads": 4}}),
+        (GAP, {**GAP, "gap": {"heads": 2, "init": "identity"}}),
+        (GAP, {**GAP, "reference_padding": True}),
+        (HEADS["zero_shot"], {**HEADS["zero_shot"], "reference_padding": True}),
+    ],
+)
+def test_every_setting_changes_the_scores(before, after, inputs):
+    text, frames, mask = inputs()
+    results = [_build(s).eval()(text, frames, mask).similarity for s in (before, after)]
+    assert (results[0] - results[1]).abs().max() > 1e-4
+
+
+def test_dropout_changes_a_training_step_and_not_the_evaluation(inputs):
+    text, frames, mask = inputs()
+    heads = [_build({**GAP, "gap": {"heads": 2, "dropout": p}}) for p in (0.0, 0.5)]
+    torch.testing.assert_close(*[h.similarity(text, frames, mask) for h in heads])
+    assert not torch.allclose(*[h.train()(text, frames, mask).similarity for h in heads])
+
+
+def test_linear_projection_starts_at_zero_shot_and_learns(inputs):
+    text, frames, mask = inputs()
+    plain, linear = (
+        _build(HEADS["zero_shot"]),
+        _build({**HEADS["zero_shot"], "projection": "linear"}),
+    )
+    start = linear(text, frames, mask).similarity
+    torch.testing.assert_close(start, plain(text, frames, mask).similarity)
+    start.diagonal().sum().backward()
+    for name, parameter in linear.named_parameters():
+        if name != "logit_scale":
+            assert parameter.grad.abs().sum() > 0
+            parameter.data += 0.1 * parameter.grad
+    assert not torch.allclose(linear(text, frames, mask).similarity, start)
+
+
+def test_scale_is_limited_to_100_and_can_come_down():
+    head = build_head(**BASE, logit_scale_init=math.log(20.0))
+    head.limit_scale()
+    assert head.scale.item() == pytest.approx(20.0)
+    high = build_head(**BASE, logit_scale_init=5.0)
+    high.limit_scale()
+    assert high.scale.item() == pytest.approx(100.0)
+    high.scale.backward()
+    assert high.logit_scale.grad > 0
+
+
+def test_half_precision_features_are_computed_in_the_heads_dtype(inputs):
+    text, frames, mask = inputs(dtype=torch.float32)
+    head = build_head(**GAP).eval()
+    text, frames = text.half(), frames.half()
+    expected = head.similarity(text.float(), frames.float(), mask)
+    assert torch.equal(head.similarity(text, frames, mask), expected)
+    assert head(text, frames, mask).similarity.dtype == torch.float32
+
+
+def test_autocast_stays_finite_without_real_frames(settings, inputs):
+    text, frames, mask = inputs(dtype=torch.float32)
+    mask[0] = False
+    head = build_head(**settings)
+    frames.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = head(text, frames, mask).similarity
+    scores.float().sum().backward()
+    assert scores.isfinite().all()
+    gradients = [frames.grad] + [p.grad for p in head.parameters()]
+    assert all(g.isfinite().all() for g in gradients if g is not None)
+
+
+def _encoder_state(dim=16, context=8, layers=4):
+    donor = build_head(
+        dim=dim, max_frames=context, aggregator={"name": "transformer", "layers": layers}
+    )
+    weights = donor.aggregator.state_dict()
+    positions = weights.pop("positional_embedding")
+    state = {f"text.transformer.{name}": value for name, value in weights.items()}
+    return {"logit_scale": torch.tensor(3.5), "text.positional_embedding": positions, **state}
+
+
+def test_transformer_starts_from_the_encoder():
+    state = _encoder_state()
+    head = build_head(dim=16, max_frames=6, aggregator={"name": "transformer", "layers": 2})
+    initialise_from_encoder(head, state)
+    assert head.logit_scale.item() == 3.5
+    own = head.aggregator.state_dict()
+    assert torch.equal(own["positional_embedding"], state["text.positional_embedding"][:6])
+    for name, value in own.items():
+        if name != "positional_embedding":
+            assert torch.equal(value, state[f"text.transformer.{name}"])
+
+
+@pytest.mark.parametrize(
+    "aggregator", [{"name": "transformer", "init": "random"}, {"name": "mean"}]
+)
+def test_other_aggregators_take_the_logit_scale_only(aggregator):
+    head = build_head(dim=16, max_frames=6, aggregator=aggregator)
+    before = {k: v.clone() for k, v in head.aggregator.state_dict().items()}
+    initialise_from_encoder(head, _encoder_state())
+    assert head.logit_scale.item() == 3.5
+    assert all(torch.equal(v, before[k]) for k, v in head.aggregator.state_dict().items())
+    initialise_from_encoder(head, {"logit_scale": torch.tensor(2.0)})
+    assert head.logit_scale.item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (
+            _encoder_state(dim=32),
+            r"has shape \(8, 32\)|has shape .*32.*set aggregator.init: random",
+        ),
+        (_encoder_state(context=4), r"shape \(4, 16\).*needs \(6, 16\).*init: random"),
+        (
+            _encoder_state(layers=3),
+            r"no 'text.transformer.resblocks.3.*set aggregator.init: random",
+        ),
+        ({"logit_scale": torch.tensor(1.0)}, "no 'text.positional_embedding'.*init: random"),
+        ({}, "no 'logit_scale'"),
+    ],
+    ids=["width", "context", "layers", "no_blocks", "empty"],
+)
+def test_an_encoder_that_does_not_fit_is_an_error_and_changes_nothing(state, message):
+    head = build_head(dim=16, max_frames=6)
+    before = {k: v.clone() for k, v in head.state_dict().items()}
+    with pytest.raises(ConfigError, match=message):
+        initialise_from_encoder(head, state)
+    assert all(torch.equal(v, before[k]) for k, v in head.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dim": 0}, "dim is 0; it must be a whole number"),
+        ({"max_frames": 1.5}, "max_frames is 1.5"),
+        ({"projection": "mlp"}, "unknown projection 'mlp'; known: linear, none"),
+        ({"aggregator": {"name": "gru"}}, "unknown aggregator 'gru'"),
+        ({"pooling": {"name": "max"}}, "unknown pooling 'max'"),
+        ({"gap": {"head": 1}}, "unknown setting 'head' of gap; known: dropout, heads, init"),
+        ({"logit_scale_init": math.inf}, "logit_scale_init is inf"),
+        ({"reference_padding": True}, "reference_padding changes nothing"),
+    ],
+)
+def test_settings_errors(change, message):
+    with pytest.raises(ConfigError, match=message):
+        build_head(**{**BASE, **change})
+
+
+def test_input_errors(inputs):
+    text, frames, mask = inputs(dtype=torch.float32)
+    head = build_head(**BASE)
+    with pytest.raises(ConfigError, match=r"text features have shape \(5, 15\).*D = 16"):
+        head(text[:, 1:], frames, mask)
+    with pytest.raises(ConfigError, match=r"frame features have shape \(4, 16\)"):
+        head(text, frames[:, 0], mask)
+    with pytest.raises(ConfigError, match=r"mask is torch.float32 of shape \(4, 6\)"):
+        head(text, frames, mask.float())
+    with pytest.raises(ConfigError, match=r"mask is torch.bool of shape \(4, 5\)"):
+        head.similarity(text, frames, mask[:, 1:])
+    mask[[1, 3]] = False
+    with pytest.raises(ConfigError, match=r"2 of 4 videos have no real frame \(rows 1, 3\)"):
+        head.similarity(text, frames, mask)

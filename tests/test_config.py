@@ -1,0 +1,68 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gare_cache.config import load_params, parse_params
+from gare_cache.errors import ConfigError
+
+REPOSITORY = Path(__file__).parents[1]
+MINIMAL: dict[str, Any] = {
+    "dataset": {"name": "d", "annotations": "a.csv", "video_roots": ["v"]},
+    "encoder": {"model": "m"},
+}
+
+
+def parse(**sections: Any) -> Any:
+    return parse_params({**MINIMAL, **sections}, where="params.yaml")
+
+
+def test_the_repositorys_params_are_valid_and_name_every_key() -> None:
+    params = load_params(REPOSITORY / "params.yaml")
+    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    assert params.model_dump() == values
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"trian": {}}, "unknown setting of params 'trian'; did you mean 'train'"),
+        ({"train": {"epoch": 3}}, "unknown setting of train 'epoch'; did you mean 'epochs'"),
+        (
+            {"train": {"loss": {"ib": {"wieght": 1}}}},
+            "unknown setting of train.loss.ib 'wieght'; did you mean 'weight'",
+        ),
+        ({"head": {"gap": {"head": 2}}}, "unknown setting of head.gap 'head'; did you mean"),
+        ({"train": {"epochs": 0}}, "train.epochs is 0: input should be greater than or equal to 1"),
+        ({"train": {"learning_rate": "1e-3"}}, "YAML reads 1e-3 as text: write 0.001"),
+        ({"extract": {"sampler": "uniform"}}, "extract.sampler is 'uniform': input should be"),
+        ({"dataset": {"name": "d"}}, "dataset.annotations is missing"),
+        ({"dataset": {**MINIMAL["dataset"], "name": "../x"}}, "dataset.name is '../x'"),
+        ({"head": {"gap": None}}, "head.gap is null, so there is no increment .*ib.weight"),
+    ],
+)
+def test_faults_name_the_place_and_what_is_allowed(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(**sections)
+
+
+def test_a_head_without_gap_needs_all_regularisers_off() -> None:
+    off = {name: {"weight": 0} for name in ("ib", "eps", "dir")}
+    assert parse(head={"gap": None}, train={"loss": off}).head.gap is None
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match=r"frozen"):
+        parse().train.epochs = 7
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"params.yaml does not exist; give the settings with"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "a.yaml").write_text("a: [1")
+    with pytest.raises(ConfigError, match=r"is no YAML"):
+        load_params(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("just text")
+    with pytest.raises(ConfigError, match=r"holds no settings"):
+        load_params(tmp_path / "b.yaml")

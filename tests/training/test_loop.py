@@ -1,0 +1,160 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gare_cache.data.batches import epoch_batches
+from gare_cache.data.split import FeatureSplit
+from gare_cache.errors import ConfigError, FingerprintMismatch
+from gare_cache.heads.retrieval import RetrievalHead, build_head
+from gare_cache.losses.objective import Objective
+from gare_cache.training.checkpoint import load_checkpoint, require_encoder, save_checkpoint
+from gare_cache.training.loop import TrainingState, train_head, validation_scores
+from gare_cache.training.optimizers import build_optimizer
+
+DIM = 64
+
+
+def split(name: str, videos: int, captions: int, seed: int) -> FeatureSplit:
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randn(videos, 5, DIM, generator=generator)
+    mask = torch.arange(5)[None] < torch.randint(1, 6, (videos, 1), generator=generator)
+    frames = frames * mask[..., None]
+    video_of_text = torch.arange(videos).repeat_interleave(captions)
+    text = frames.sum(1)[video_of_text] * torch.tensor([1.0, -1.0]).repeat(DIM // 2)
+    text = text + 0.3 * torch.randn(text.shape, generator=generator)
+    ids = [f"{name}{i}" for i in range(videos)]
+    caption_ids = [f"{ids[v]}#{i}" for i, v in enumerate(video_of_text.tolist())]
+    return FeatureSplit(
+        name, ids, caption_ids, caption_ids, frames, mask, text, video_of_text, videos, len(text)
+    )
+
+
+TRAIN, VAL = split("train", 120, 2, 0), split("val", 30, 2, 1)
+
+
+def run(
+    state_file: Path, *, epochs: int = 4, stop_after: int | None = None, seed: int = 0
+) -> tuple[RetrievalHead, TrainingState]:
+    torch.manual_seed(seed)
+    head = build_head(dim=DIM, max_frames=5, projection="linear", gap={"dropout": 0.3})
+    optimizer = build_optimizer(
+        head,
+        name="adamw",
+        learning_rate=0.003,
+        logit_scale_learning_rate=0.001,
+        weight_decay=0.1,
+        weight_decay_on="weights",
+    )
+
+    def on_epoch(state: TrainingState) -> None:
+        if state.epoch == stop_after:
+            raise KeyboardInterrupt
+
+    state = train_head(
+        head,
+        Objective(),
+        optimizer,
+        train=TRAIN,
+        validation=VAL,
+        epochs=epochs,
+        batch_size=16,
+        warmup=0.1,
+        max_grad_norm=1.0,
+        seed=seed,
+        state_file=state_file,
+        on_batch=lambda: None,
+        on_epoch=on_epoch,
+    )
+    return head, state
+
+
+def test_training_learns_and_keeps_the_best_epoch(tmp_path: Path) -> None:
+    head, state = run(tmp_path / "state.pt", epochs=6)
+    scores = [record.validation["score"] for record in state.history]
+    assert state.best_score == max(scores)
+    assert state.best_epoch == 1 + scores.index(max(scores))
+    assert validation_scores(head, VAL.one_caption_per_video())["score"] == state.best_score
+    assert state.best_score > 3 * 100 / 30  # chance is 1 of 30 videos
+    losses = [record.losses["contrastive"] for record in state.history]
+    assert losses[-1] < losses[0]
+    assert set(state.history[0].losses) == {"total", "contrastive", "ib", "eps", "dir"}
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, whole_state = run(tmp_path / "whole.pt")
+    for stop in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "parts.pt", stop_after=stop)
+    parts, parts_state = run(tmp_path / "parts.pt")
+    assert parts_state.history == whole_state.history
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    a, b, c = (run(tmp_path / f"{i}.pt", seed=seed)[1] for i, seed in enumerate((0, 0, 1)))
+    assert a.history == b.history != c.history
+
+
+def test_batches_cover_every_caption_once_in_another_order_each_epoch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.cat(list(epoch_batches(10, 3, generator))) for _ in range(2))
+    assert len(first) == 9 == len(set(first.tolist()))
+    assert not torch.equal(first, second)
+    with pytest.raises(ConfigError, match=r"train.batch_size is 11, .* has 10 captions; lower it"):
+        list(epoch_batches(10, 11, generator))
+
+
+def test_one_caption_a_video_is_the_first() -> None:
+    one = VAL.one_caption_per_video()
+    assert one.caption_ids == [VAL.caption_ids[2 * i] for i in range(30)]
+    assert torch.equal(one.video_of_text, torch.arange(30))
+
+
+def test_a_diverging_loss_is_an_error(tmp_path: Path) -> None:
+    broken: Any = FeatureSplit(**{**vars(TRAIN), "text": TRAIN.text * float("nan")})
+    torch.manual_seed(0)
+    head = build_head(dim=DIM, max_frames=5, gap=None, aggregator={"name": "lstm"})
+    zero: dict[str, Any] = {"weight": 0}
+    with pytest.raises(ConfigError, match=r"no longer finite"):
+        train_head(
+            head,
+            Objective(ib=zero, eps=zero, dir=zero),
+            torch.optim.SGD([{"params": head.parameters(), "lr": 0.1, "base_lr": 0.1}]),
+            train=broken,
+            validation=VAL,
+            epochs=1,
+            batch_size=16,
+            warmup=0.1,
+            max_grad_norm=1.0,
+            seed=0,
+            state_file=tmp_path / "state.pt",
+            on_batch=lambda: None,
+            on_epoch=lambda state: None,
+        )
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_checkpoints_round_trip_and_are_bound_to_their_encoder(tmp_path: Path) -> None:
+    head, _ = run(tmp_path / "state.pt", epochs=1)
+    path = tmp_path / "head.safetensors"
+    save_checkpoint(path, head, encoder_id="a" * 64, record={"seed": 3})
+    found = load_checkpoint(path)
+    assert found.record == {"seed": 3}
+    assert found.head.settings == head.settings
+    assert not found.head.training
+    expected = head.similarity(VAL.text, VAL.frames, VAL.mask)
+    assert torch.equal(found.head.similarity(VAL.text, VAL.frames, VAL.mask), expected)
+    require_encoder(found, "a" * 64, where="cache")
+    with pytest.raises(FingerprintMismatch, match=r"trained on encoder aaaaaaaaaaaa, but cache"):
+        require_encoder(found, "b" * 64, where="cache")
+
+
+def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no trained head at .*; run `gare-cache train`"):
+        load_checkpoint(tmp_path / "head.safetensors")
+    (tmp_path / "x").write_text("nothing")
+    with pytest.raises(ConfigError, match=r"is no head that gare-cache trained"):
+        load_checkpoint(tmp_path / "x")
