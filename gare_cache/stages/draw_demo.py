@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from gare_cache.demo.videos import draw_dataset
-from gare_cache.stages.progress import progress
+from gare_cache.stages.progress import progress, say
 
 
 def draw_demo(folder: Path, *, num_train: int, num_val: int, num_test: int, seed: int) -> Path:
     """Draw what is missing of the demo data set and return its annotation file."""
-    with progress("draw videos", num_train + num_val + num_test) as advance:
-        drawn = 0
+    with ExitStack() as stack:
+        shown = 0
+        advance = None
 
-        def on_progress(done: int, _: int) -> None:
-            nonlocal drawn
-            advance(done - drawn)
-            drawn = done
+        def on_progress(done: int, total: int) -> None:
+            nonlocal shown, advance
+            if advance is None:
+                shown = done - 1
+                advance = stack.enter_context(progress("draw videos", total, done=shown))
+            advance(done - shown)
+            shown = done
 
-        return draw_dataset(
+        annotations = draw_dataset(
             folder,
             num_train=num_train,
             num_val=num_val,
@@ -26,3 +31,6 @@ def draw_demo(folder: Path, *, num_train: int, num_val: int, num_test: int, seed
             seed=seed,
             on_progress=on_progress,
         )
+    if advance is None:
+        say(f"{folder} is complete: nothing to draw")
+    return annotations

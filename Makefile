@@ -1,0 +1,37 @@
+# Two commands on a machine with Python 3.11, make and git: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+# Every tool of the environment is found first, also by the commands that DVC starts.
+export PATH := $(BIN):$(PATH)
+
+.PHONY: demo test format clean
+
+demo: $(VENV)/.installed
+	gare-cache demo data/demo
+	dvc repro
+	@echo
+	@cat outputs/report/table.md
+	@echo
+	@echo "report: $(abspath outputs/report/report.html)"
+
+test: $(VENV)/.installed
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	pytest
+
+format: $(VENV)/.installed
+	ruff format .
+	ruff check --fix .
+
+# torch first and pinned: another package's open range would bring a build of gigabytes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) data/demo outputs cache .gare .dvc/cache dvc.lock

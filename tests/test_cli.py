@@ -1,0 +1,89 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gare_cache import cli
+from tests.tiny import change_params
+
+COMMANDS = ("demo", "prepare", "extract", "info", "train", "evaluate", "report")
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_whole_pipeline_by_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GARE_CACHE_ROOT", raising=False)
+    monkeypatch.chdir(project)
+    for command in COMMANDS[1:]:
+        code, out, err = run(command)
+        assert code == 0, (command, err)
+        assert out
+    assert "| head" in out or "text" in out
+    assert out.strip().endswith("outputs/report/report.html")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Usage" in out
+
+
+def test_help_does_not_import_what_is_slow() -> None:
+    slow = ("torch", "numpy", "zarr", "pyarrow", "av", "open_clip", "pydantic", "matplotlib")
+    check = f"import sys, gare_cache.cli; print([m for m in {slow} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    change_params(project, train__epoch=3)
+    code, out, err = run("prepare")
+    assert (code, out) == (2, "")
+    place = "error: params.yaml: unknown setting of train 'epoch'; did you mean 'epochs'"
+    assert err.startswith(place)
+    assert err.count("\n") == 1
+    code, _, err = run("prepare", "--params", "nowhere.yaml")
+    assert code == 2
+    assert err.startswith("error: nowhere.yaml does not exist")
+    assert run("prepair")[0] == 2
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["--debug", "prepare", "-p", str(tmp_path / "x.yaml")])
+    assert result.exception is not None
+    assert not isinstance(result.exception, SystemExit)
+
+
+def test_the_machines_failures_are_exit_code_1(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    (project / "outputs").write_text("a file where a folder must be")
+    code, _, err = run("prepare")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: ")
+    (project / "outputs").unlink()
+    assert run("prepare")[0] == 0
+    code, _, err = run("extract", "--device", "cuda:77")
+    assert code == 1
+    assert "device 'cuda:77' is not on this machine" in err
+
+
+def test_ctrl_c_is_exit_code_130(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("gare_cache.stages.prepare.read_annotations", stop)
+    code, _, err = run("prepare")
+    assert code == 130
+    assert "run the same command again" in err
