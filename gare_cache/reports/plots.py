@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gare_cache.evaluation.metrics import text_to_video
 from gare_cache.reports.content import DIRECTIONS, Epoch, ResultRow
 from gare_cache.reports.figure import FIRST, INK, SECOND, styled_figure, to_svg
 from gare_cache.reports.tables import DIRECTION_TITLES
@@ -155,7 +156,7 @@ def rank_histogram(similarity: npt.NDArray[np.float32], true_video: npt.NDArray[
         An SVG element.
     """
     num_texts, num_videos = similarity.shape
-    labels, counts = _rank_bins(true_ranks(similarity, true_video), num_videos)
+    labels, counts = _rank_bins(text_to_video(similarity, true_video).expected, num_videos)
     described = ", ".join(f"{label}: {count}" for label, count in zip(labels, counts, strict=True))
     with styled_figure(4.2) as figure:
         axes = figure.subplots()
@@ -166,21 +167,6 @@ def rank_histogram(similarity: npt.NDArray[np.float32], true_video: npt.NDArray[
         axes.set_xlabel(f"rank of the true video among {num_videos:,}")
         axes.set_ylabel(f"share of {num_texts:,} texts (%)")
         return to_svg(figure, "ranks", f"Texts by the rank of their video; {described}.")
-
-
-def true_ranks(
-    similarity: npt.NDArray[np.float32], true_video: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Rank each text's video: 1 + the videos above it + half of those level with it.
-
-    Returns:
-        (T,) ranks. Row ``[.1, .5, .5]`` with its video in column 1 has rank 1.5.
-    """
-    own = np.take_along_axis(similarity, true_video[:, None], axis=1)
-    above = (similarity > own).sum(axis=1)
-    level = (similarity == own).sum(axis=1) - 1
-    ranks: npt.NDArray[np.float64] = 1 + above + level / 2
-    return ranks
 
 
 def _epoch_axes(figure: Figure, label: str) -> Axes:

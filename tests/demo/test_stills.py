@@ -19,7 +19,7 @@ BLUE = Figure("square", "blue", (40.0, 84.0, 214.0), 0.8, 0.5, 0.09, 0.0)
 def _captions(picture: Picture, *, relation: bool = False) -> set[str]:
     return {
         frame_caption(picture, np.random.default_rng(seed), relation=relation)
-        for seed in range(200)
+        for seed in range(1500)
     }
 
 

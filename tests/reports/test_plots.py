@@ -102,11 +102,6 @@ def test_similarity_is_embedded_unscaled():
     assert (40, 40) in sizes
 
 
-def test_true_ranks_count_a_tie_at_its_middle():
-    similarity = np.array([[0.1, 0.5, 0.5], [0.9, 0.2, 0.1], [0.3, 0.2, 0.1]], np.float32)
-    assert plots.true_ranks(similarity, np.array([1, 0, 2])).tolist() == [1.5, 1.0, 3.0]
-
-
 def test_rank_histogram_counts_every_text_in_bins_within_the_gallery():
     # 8 videos, scores fall with the column: the text of column c has rank c + 1.
     similarity = np.tile(-np.arange(8, dtype=np.float32), (5, 1))
