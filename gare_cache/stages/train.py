@@ -25,7 +25,7 @@ from gare_cache.training.loop import TrainingState, train_head
 from gare_cache.training.optimizers import build_optimizer
 
 # The code that decides what a training gives; a change of it starts the training anew.
-_TRAINING_ROOMS = ("data", "heads", "losses", "training")
+_TRAINING_ROOMS = ("data", "evaluation", "heads", "losses", "training")
 
 
 def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""dvc.yaml says of every stage what it really depends on."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+import yaml
+
+from tests.tiny import change_params, make_project, tiny_params, write_params
+
+REPOSITORY = Path(__file__).parents[1]
+STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+# Modules that move values about and decide none of them.
+PLUMBING = {"errors", "files", "config", "reproducibility", "stages.progress", "stages.workspace"}
+# Rooms that a stage only reads earlier stages' results with.
+READ_WITH = {
+    "train": {"cache", "manifest", "annotations"},
+    "evaluate": {"cache", "manifest", "annotations", "training", "losses"},
+    "report": {"cache", "manifest", "annotations", "data", "evaluation", "stages.evaluate"},
+    "extract": {"manifest", "annotations", "demo"},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_dependencies_cover_the_code_it_runs(stage: str) -> None:
+    graph = grimp.build_graph("gare_cache")
+    own = f"gare_cache.stages.{stage}"
+    ignored = PLUMBING | READ_WITH.get(stage, set())
+    needed = {own}
+    frontier = [own]
+    while frontier:
+        for module in graph.find_modules_directly_imported_by(frontier.pop()):
+            name = module.removeprefix("gare_cache.")
+            if module not in needed and not {name, name.split(".")[0]} & ignored:
+                needed.add(module)
+                frontier.append(module)
+    listed = [str(path) for path in STAGES[stage]["deps"] if str(path).startswith("gare_cache")]
+    for module in needed:
+        path = module.replace(".", "/")
+        assert any(path == d.removesuffix(".py") or path.startswith(d + "/") for d in listed), (
+            f"{stage} runs {module}, which dvc.yaml does not list"
+        )
+
+
+def test_every_listed_path_and_setting_exists() -> None:
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    for stage in STAGES.values():
+        for path in stage["deps"]:
+            if str(path).startswith("gare_cache"):
+                assert (REPOSITORY / path).exists(), path
+        for key in stage["params"]:
+            value = params
+            for name in key.split("."):
+                value = value[name]
+
+
+@pytest.mark.slow
+def test_repro_runs_what_is_out_of_date_and_nothing_else(
+    tmp_path: Path, tiny_encoder_dir: Path
+) -> None:
+    dvc = shutil.which("dvc", path=str(Path(sys.executable).parent))
+    if dvc is None:
+        pytest.skip("dvc is not installed beside this Python")
+    project = make_project(tmp_path / "project", tiny_encoder_dir)
+    values = tiny_params(tiny_encoder_dir)
+    values |= {"evaluate": {"split": "test"}, "report": {"examples": 2}}
+    write_params(project, values)
+    shutil.copy(REPOSITORY / "dvc.yaml", project)
+    shutil.copytree(
+        REPOSITORY / "gare_cache",
+        project / "gare_cache",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    _run(project, dvc, "init", "--no-scm", "--quiet")
+    assert _ran(project, dvc) == ["prepare", "extract", "train", "evaluate", "report"]
+    assert _ran(project, dvc) == []
+    change_params(project, train__loss={"ib": {"weight": 0.001}})
+    assert _ran(project, dvc) == ["train", "evaluate", "report"]
+    first = (project / "outputs/features.json").read_bytes()
+    change_params(project, extract__max_frames=3)
+    assert _ran(project, dvc) == ["extract", "train", "evaluate", "report"]
+    assert len(list((project / "cache").iterdir())) == 2
+    journals = {path: path.read_bytes() for path in project.glob("cache/*/journal/*")}
+    change_params(project, extract__max_frames=4)
+    _ran(project, dvc)
+    assert (project / "outputs/features.json").read_bytes() == first
+    assert {path: path.read_bytes() for path in project.glob("cache/*/journal/*")} == journals
+
+
+def _ran(project: Path, dvc: str) -> list[str]:
+    output = _run(project, dvc, "repro")
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def _run(project: Path, *command: str) -> str:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment: dict[str, Any] = {**os.environ, "PATH": path}
+    environment.pop("GARE_CACHE_ROOT", None)
+    done = subprocess.run(
+        command, cwd=project, capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
