@@ -19,16 +19,16 @@ class ResultRow:
 
     Attributes:
         name: what was scored, as printed.
-        num_texts: text queries counted.
-        num_videos: videos in the gallery.
+        num_queries: ``{direction: queries counted}``.
+        num_items: ``{direction: items in the gallery}``.
         metrics: ``{direction: {metric: value}}``, recalls in percent.
         intervals: ``{direction: {"R@1": (low, high)}}``, 95 % bootstrap over videos, percent.
         num_tied: ``{direction: queries with a tie at the true item}``.
     """
 
     name: str
-    num_texts: int
-    num_videos: int
+    num_queries: Mapping[str, int]
+    num_items: Mapping[str, int]
     metrics: Mapping[str, Mapping[str, float]]
     intervals: Mapping[str, Mapping[str, tuple[float, float]]]
     num_tied: Mapping[str, int]
@@ -59,7 +59,7 @@ class QueryExample:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of training: mean loss terms, validation metrics, the schedule's factor."""
+    """One epoch of training: mean loss terms, validation metrics, learning rate after it."""
 
     epoch: int
     losses: Mapping[str, float]

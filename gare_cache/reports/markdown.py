@@ -48,7 +48,7 @@ def epoch_grid(
         "Epoch",
         *(f"loss {name}" for name in losses),
         *(f"validation {name}" for name in metrics),
-        "learning rate factor",
+        "learning rate",
     )
     rows = [
         (

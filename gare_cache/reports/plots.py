@@ -71,9 +71,9 @@ def loss_curve(epochs: Sequence[Epoch], term: str, best_epoch: int) -> str:
 
 
 def learning_rate_curve(epochs: Sequence[Epoch], best_epoch: int) -> str:
-    """Draw the schedule's factor of the learning rate, with the kept epoch marked."""
+    """Draw the learning rate, with the kept epoch marked."""
     values = [epoch.learning_rate for epoch in epochs]
-    return _single_curve("learning rate factor", epochs, values, best_epoch)
+    return _single_curve("learning rate", epochs, values, best_epoch)
 
 
 def recall_intervals(rows: Sequence[ResultRow]) -> str:
@@ -183,7 +183,7 @@ def _single_curve(
     numbers = [epoch.epoch for epoch in epochs]
     description = f"{label} over {len(epochs)} epochs; epoch {best_epoch} kept."
     with styled_figure() as figure:
-        axes = _epoch_axes(figure, label.split()[0] if label.startswith("loss") else "factor")
+        axes = _epoch_axes(figure, label.split()[0] if label.startswith("loss") else label)
         axes.plot(numbers, values, color=FIRST, marker="." if len(epochs) == 1 else None)
         _draw_kept_epoch(axes, best_epoch)
         return to_svg(figure, label, description)

@@ -87,13 +87,10 @@ def table_cells(row: ResultRow, direction: str) -> tuple[str, ...]:
     """
     metrics = row.metrics[direction]
     low, high = row.intervals[direction]["R@1"]
-    queries, gallery = row.num_texts, row.num_videos
-    if direction == "v2t":
-        queries, gallery = gallery, queries
     return (
         row.name,
-        f"{queries:,}",
-        f"{gallery:,}",
+        f"{row.num_queries[direction]:,}",
+        f"{row.num_items[direction]:,}",
         format_number(metrics["R@1"]),
         f"[{format_number(low)}, {format_number(high)}]",
         *(format_number(metrics[name]) for name in (*RECALLS[1:], "MdR", "MnR")),

@@ -129,9 +129,17 @@ def _scores(
             "R@1 low": low,
             "R@1 high": high,
             "queries": len(found.ahead),
+            "items": _num_items(direction, split, settings),
             "tied queries": int((found.ties > 0).sum()),
         }
     return scores
+
+
+def _num_items(direction: str, split: FeatureSplit, settings: EvaluateSettings) -> int:
+    if direction == "t2v":
+        return len(split.video_ids)
+    grouped = settings.v2t_convention == "best_caption_group"
+    return len(split.video_ids) if grouped else len(split.caption_ids)
 
 
 def _differences(

@@ -33,6 +33,7 @@ from gare_cache.stages.evaluate import HEAD, ZERO_SHOT
 from gare_cache.stages.workspace import Workspace, open_features
 
 _TOP = 5
+_LOSS_NAMES = {"info_nce": "InfoNCE"}
 
 
 def report(workspace: Workspace) -> str:
@@ -77,15 +78,14 @@ def report(workspace: Workspace) -> str:
 
 
 def describe_head(settings: dict[str, Any]) -> str:
-    """Name a head by what it is made of: ``linear + transformer + GARE, InfoNCE``."""
-    head = settings["head"]
-    parts = [head["aggregator"]["name"]]
-    if head["projection"] != "none":
-        parts.insert(0, head["projection"])
-    parts.append("gap module" if head["gap"] else head["pooling"]["name"])
-    losses = [settings["train"]["loss"]["contrastive"]]
-    losses += [f"L_{n}" for n in ("ib", "eps", "dir") if settings["train"]["loss"][n]["weight"] > 0]
-    return f"{' + '.join(parts)}; {' + '.join(losses)}".replace("_", " ")
+    """Name a head by its parts and losses: ``linear, transformer, gap module: InfoNCE, L_ib``."""
+    head, loss = settings["head"], settings["train"]["loss"]
+    parts = [head["projection"]] if head["projection"] != "none" else []
+    parts += [head["aggregator"]["name"], f"{head['pooling']['name'].replace('_', '-')} pooling"]
+    parts += ["gap module"] if head["gap"] else []
+    losses = [_LOSS_NAMES[loss["contrastive"]]]
+    losses += [f"L_{name}" for name in ("ib", "eps", "dir") if loss[name]["weight"] > 0]
+    return f"{', '.join(parts)}: {', '.join(losses)}"
 
 
 def _read_json(path: Path, stage: str) -> dict[str, Any]:
@@ -121,8 +121,8 @@ def _row(name: str, metrics: dict[str, Any], method: str) -> ResultRow:
     scores = metrics["methods"][method]
     return ResultRow(
         name=name,
-        num_texts=metrics["num_texts"],
-        num_videos=metrics["num_videos"],
+        num_queries={d: scores[d]["queries"] for d in DIRECTIONS},
+        num_items={d: scores[d]["items"] for d in DIRECTIONS},
         metrics={d: {metric: scores[d][metric] for metric in METRICS} for d in DIRECTIONS},
         intervals={d: {"R@1": (scores[d]["R@1 low"], scores[d]["R@1 high"])} for d in DIRECTIONS},
         num_tied={d: scores[d]["tied queries"] for d in DIRECTIONS},

@@ -16,8 +16,8 @@ from gare_cache.reports.content import (
 
 ZERO_SHOT = ResultRow(
     name="zero-shot mean pooling",
-    num_texts=400,
-    num_videos=100,
+    num_queries={"t2v": 400, "v2t": 100},
+    num_items={"t2v": 100, "v2t": 400},
     metrics={
         "t2v": {"R@1": 22.25, "R@5": 48.5, "R@10": 63.75, "R@50": 93.0, "MdR": 6.0, "MnR": 14.31},
         "v2t": {"R@1": 25.0, "R@5": 51.0, "R@10": 66.0, "R@50": 95.0, "MdR": 5.0, "MnR": 12.04},
@@ -27,8 +27,8 @@ ZERO_SHOT = ResultRow(
 )
 HEAD = ResultRow(
     name="transformer + gap (GARE)",
-    num_texts=400,
-    num_videos=100,
+    num_queries={"t2v": 400, "v2t": 100},
+    num_items={"t2v": 100, "v2t": 400},
     metrics={
         "t2v": {"R@1": 61.5, "R@5": 88.25, "R@10": 94.5, "R@50": 99.75, "MdR": 1.0, "MnR": 2.98},
         "v2t": {"R@1": 64.0, "R@5": 90.0, "R@10": 96.0, "R@50": 100.0, "MdR": 1.5, "MnR": 2.44},

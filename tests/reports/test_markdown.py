@@ -26,7 +26,7 @@ def test_epoch_grid_marks_the_kept_epoch_and_dashes_what_is_missing():
     first, second = make_epochs(2)
     header, rows = epoch_grid([dataclasses.replace(first, validation={}), second], 2)
     assert header[:3] == ("Epoch", "loss info_nce", "loss increment_kl")
-    assert header[-2:] == ("validation t2v R@10", "learning rate factor")
+    assert header[-2:] == ("validation t2v R@10", "learning rate")
     assert rows[0][0] == "1"
     assert rows[0][4:7] == ("—", "—", "—")
     assert rows[1] == (

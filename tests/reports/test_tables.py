@@ -42,9 +42,8 @@ def test_rsum_adds_three_recalls_of_both_directions():
 
 
 def test_numbers_have_a_thousands_separator_and_no_nan():
-    large = dataclasses.replace(HEAD, num_texts=27763)
+    large = dataclasses.replace(HEAD, num_queries={"t2v": 27763, "v2t": 100})
     assert table_cells(large, "t2v")[1] == "27,763"
-    assert table_cells(large, "v2t")[2] == "27,763"
     assert format_number(math.nan) == "—"
     assert [format_rank(rank) for rank in (1.0, 2.5, 1234)] == ["1", "2.5", "1,234"]
 
