@@ -46,8 +46,7 @@ def import_open_clip() -> ModuleType:
         "torchvision was built for another torch (%s): declaring its operators", _MISSING_OPERATOR
     )
     _declare_operators()
-    for name in [n for n in sys.modules if n.split(".")[0] in ("torchvision", "open_clip")]:
-        del sys.modules[name]
+    _drop_modules()
     return importlib.import_module("open_clip")
 
 
@@ -57,3 +56,8 @@ def _declare_operators() -> None:
         if not hasattr(torch.ops.torchvision, name):
             library.define(schema)  # type: ignore[no-untyped-call]
     _libraries.append(library)
+
+
+def _drop_modules() -> None:
+    for name in [n for n in sys.modules if n.split(".")[0] in ("torchvision", "open_clip")]:
+        del sys.modules[name]
