@@ -1,4 +1,4 @@
-"""Splits of scenes: combinations that training never shows, and hard negatives in val and test."""
+"""Splits of scenes: combinations that training never shows, and near twins side by side."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def sample_splits(
     """Draw the scenes of the three splits, no scene twice anywhere.
 
     Every group of val and test is a scene with a held-out combination of that split, followed by
-    its hard negatives; val shows no combination held out for test, train none of either.
+    its hard negatives; train holds families of the same kind; val shows no combination held out
+    for test, train none of either.
 
     Args:
         num_train: videos of training.
@@ -88,13 +89,7 @@ def sample_splits(
     taken: set[Scene] = set()
     test = _sample_groups("test", num_test, taken, rng)
     val = _sample_groups("val", num_val, taken, rng)
-    train: list[Scene] = []
-    while len(train) < num_train:
-        scene = sample_scene(rng)
-        if not held_out(scene) and scene not in taken:
-            taken.add(scene)
-            train.append(scene)
-    return {"train": train, "val": val, "test": test}
+    return {"train": _sample_families(num_train, taken, rng), "val": val, "test": test}
 
 
 def _sample_groups(
@@ -112,6 +107,23 @@ def _sample_groups(
         taken.update(group)
         scenes += group
     return scenes
+
+
+def _sample_families(count: int, taken: set[Scene], rng: np.random.Generator) -> list[Scene]:
+    """Draw scenes, each followed by those of its hard negatives that training may show.
+
+    Among scenes at random the things alone tell a batch apart; beside its near twins a scene is
+    told only by what happens in it.
+    """
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        base = sample_scene(rng)
+        family = [base, *hard_negatives(base, rng).values()]
+        fresh = [scene for scene in family if not held_out(scene) and scene not in taken]
+        if len(fresh) > 1:
+            taken.update(fresh)
+            scenes += fresh
+    return scenes[:count]
 
 
 def _change_attribute(scene: Scene, rng: np.random.Generator) -> Scene:

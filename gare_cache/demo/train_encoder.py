@@ -22,6 +22,7 @@ from gare_cache.demo import demo_encoder_dir
 from gare_cache.demo.encoder_scores import score_encoder
 from gare_cache.demo.stills import sample_pairs
 from gare_cache.encoders.open_clip_import import import_open_clip
+from gare_cache.encoders.text_tower import encode_cut
 
 MODEL_CONFIG: dict[str, Any] = {
     "embed_dim": 64,
@@ -122,21 +123,10 @@ def _batches(steps: int, batch_size: int, seed: int) -> Iterator[tuple[Tensor, T
 
 def _contrastive_loss(model: Any, images: Tensor, tokens: Tensor) -> Tensor:
     image = F.normalize(model.encode_image(images), dim=-1)  # [B, D]
-    text = F.normalize(_encode_text(model, tokens), dim=-1)  # [B, D]
+    text = F.normalize(encode_cut(model, tokens), dim=-1)  # [B, D]
     logits = model.logit_scale.exp() * text @ image.T  # [B texts, B images]
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def _encode_text(model: Any, tokens: Tensor) -> Tensor:
-    """Encode tokens cut behind the batch's last EOT: a causal tower gives the same features."""
-    ends = tokens.argmax(dim=1)
-    length = int(ends.max()) + 1
-    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
-    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])  # [B, W, D]
-    pooled = model.ln_final(x)[torch.arange(len(x)), ends]
-    features: Tensor = pooled @ model.text_projection
-    return features
 
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

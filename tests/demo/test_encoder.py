@@ -14,7 +14,6 @@ from gare_cache.demo.stills import sample_pairs
 from gare_cache.demo.train_encoder import (
     MODEL_CONFIG,
     PREPROCESS_CONFIG,
-    _encode_text,
     train_encoder,
 )
 from gare_cache.encoders.open_clip_import import import_open_clip
@@ -55,7 +54,6 @@ def test_open_clip_loads_the_shipped_encoder() -> None:
 def test_the_shipped_encoder_matches_frames_with_captions() -> None:
     scores = score_encoder(demo_encoder_dir(), count=100)
     assert scores["retrieval"] > 50
-    assert scores["relation"] > 80
     assert scores["binding"] > 80
 
 
@@ -77,16 +75,6 @@ def test_training_is_seeded(tmp_path: Path) -> None:
         train_encoder(tmp_path / name, steps=1, batch_size=4, seed=seed)
     weights = {path.name: _digest(path) for path in tmp_path.iterdir()}
     assert weights["one"] == weights["same"] != weights["other"]
-
-
-def test_the_cut_text_tower_gives_open_clips_features() -> None:
-    model = import_open_clip().create_model(f"local-dir:{demo_encoder_dir()}").eval()
-    tokenizer = import_open_clip().get_tokenizer(f"local-dir:{demo_encoder_dir()}")
-    tokens = tokenizer(["a red circle", "a small blue star left of a huge white ring"])
-    with torch.no_grad():
-        torch.testing.assert_close(
-            _encode_text(model, tokens), model.encode_text(tokens), atol=1e-5, rtol=1e-4
-        )
 
 
 def _digest(folder: Path) -> bytes:

@@ -141,3 +141,15 @@ def _flat(scene: Scene) -> list[str]:
         for event in scene.events
         for value in (event.thing.colour, event.thing.shape, event.thing.size, event.motion)
     ]
+
+
+def test_training_shows_scenes_beside_their_near_twins(splits: Splits) -> None:
+    train = splits["train"]
+    shown = set(train)
+    rng = np.random.default_rng(0)
+    twins = {"direction": 0, "order": 0, "attribute": 0}
+    for scene in train:
+        for name, other in hard_negatives(scene, rng).items():
+            twins[name] += other in shown
+    assert twins["direction"] > 0.2 * len(train)
+    assert twins["order"] > 0.1 * len(train)
