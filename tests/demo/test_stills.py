@@ -16,9 +16,10 @@ RED = Figure("star", "red", (214.0, 40.0, 40.0), 0.2, 0.5, 0.17, 0.0)
 BLUE = Figure("square", "blue", (40.0, 84.0, 214.0), 0.8, 0.5, 0.09, 0.0)
 
 
-def _captions(picture: Picture, *, precise: bool = False) -> set[str]:
+def _captions(picture: Picture, *, relation: bool = False) -> set[str]:
     return {
-        frame_caption(picture, np.random.default_rng(seed), precise=precise) for seed in range(1500)
+        frame_caption(picture, np.random.default_rng(seed), relation=relation)
+        for seed in range(1500)
     }
 
 
@@ -35,7 +36,7 @@ def test_captions_say_what_is_there() -> None:
     alone = _captions(Picture(GREY, (RED,)))
     assert "a large red star on the left" in alone
     assert not any("small" in caption or "blue" in caption for caption in alone)
-    both = _captions(Picture(GREY, (RED, BLUE)), precise=True)
+    both = _captions(Picture(GREY, (RED, BLUE)), relation=True)
     assert "a large red star left of a tiny blue box" in both
     assert "a tiny blue box right of a large red star" in both
     assert all(" left of " in caption or " right of " in caption for caption in both)
@@ -44,7 +45,7 @@ def test_captions_say_what_is_there() -> None:
 def test_above_is_up() -> None:
     high = Figure("star", "red", (214.0, 40.0, 40.0), 0.5, 0.2, 0.17, 0.0)
     low = Figure("square", "blue", (40.0, 84.0, 214.0), 0.5, 0.8, 0.09, 0.0)
-    for caption in _captions(Picture(GREY, (high, low)), precise=True):
+    for caption in _captions(Picture(GREY, (high, low)), relation=True):
         red_first = caption.index("red") < caption.index("blue")
         assert (" above " in caption) == red_first
 
@@ -55,7 +56,7 @@ def test_twins_differ_only_in_order_or_binding() -> None:
     assert set(others) == {"places", "colours"}
     for seed in range(50):
         words = {
-            name: sorted(frame_caption(p, np.random.default_rng(seed), precise=True).split())
+            name: sorted(frame_caption(p, np.random.default_rng(seed), relation=True).split())
             for name, p in {"true": picture, **others}.items()
         }
         assert [w for w in words["colours"] if w not in ("a", "an")] == [
