@@ -53,6 +53,9 @@ Outputs = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DEFAULT_PARAMS = Path("params.yaml")
 
+cache_app = typer.Typer(no_args_is_help=True, help="List, clean, pack and unpack feature caches.")
+app.add_typer(cache_app, name="cache")
+
 
 @app.callback()
 def root(
@@ -114,21 +117,113 @@ def extract(
     device: Device = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Of torch; 0: its own choice.")] = 0,
     workers: Annotated[
-        int, typer.Option(min=0, help="Threads that decode; 0: one a processor, at most 8.")
+        int, typer.Option(min=0, help="Processes that decode; 0: one a processor, at most 16.")
     ] = 0,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="i/n", help="Encode part i of n alone; run n such processes."),
+    ] = None,
+    finalise: Annotated[
+        bool, typer.Option("--finalise", help="After the shards: write features.json, no more.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed in earlier runs.")
+    ] = False,
+    max_failures: Annotated[
+        int | None, typer.Option(min=0, help="Stop once more videos than this have failed.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show work, bytes and time; write nothing.")
+    ] = False,
 ) -> None:
     """Decode and encode what the cache lacks, unit by unit.
 
     The cache lies under cache/ beside the settings, or under $GARE_CACHE_ROOT, in a folder named
     after everything the features depend on: other settings make another folder, and going back
-    finds the old one. Can be interrupted and run again at any time.
+    finds the old one. Can be interrupted and run again at any time. docs/cache.md explains it.
     """
+    from gare_cache.cache.lock import parse_shard
     from gare_cache.stages.extract import extract
     from gare_cache.stages.workspace import open_workspace
 
     workspace = open_workspace(params, outputs)
-    extract(workspace, device=device, threads=threads, workers=workers)
+    if dry_run:
+        from gare_cache.stages.dry_run import dry_run as estimate
+
+        for line in estimate(workspace, device=device, threads=threads, workers=workers):
+            typer.echo(line)
+        return
+    features = extract(
+        workspace,
+        device=device,
+        threads=threads,
+        workers=workers,
+        shard=parse_shard(shard) if shard else None,
+        finalise=finalise,
+        retry_failed=retry_failed,
+        max_failures=max_failures,
+    )
+    if features is not None:
+        typer.echo(f"{workspace.features}")
+
+
+@app.command("import-features")
+def import_features(
+    sources: Annotated[
+        list[Path], typer.Argument(help="HDF5 files, npz archives or folders of npy files.")
+    ],
+    encoder_id: Annotated[
+        str | None,
+        typer.Option(help="Name of their encoder; a file of export-features knows its own."),
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames of a row; else what the longest video needs.")
+    ] = None,
+    logit_scale: Annotated[
+        float | None,
+        typer.Option(help="Log of the scale that heads start from. Else the file's, or log 100."),
+    ] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Leave out ids that the manifest lacks.")
+    ] = False,
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+) -> None:
+    """Make a cache of features that were encoded elsewhere, in place of extract.
+
+    Layouts, and what becomes of faulty rows: docs/features.md. Files larger than memory are
+    streamed; can be interrupted and run again at any time. Needs no video file: set
+    dataset.video_roots to an empty list and run prepare first.
+    """
+    from gare_cache.stages.exchange import import_features
+    from gare_cache.stages.workspace import open_workspace
+
+    workspace = open_workspace(params, outputs)
+    import_features(
+        workspace,
+        sources,
+        encoder_id=encoder_id,
+        max_frames=max_frames,
+        logit_scale=logit_scale,
+        ignore_unknown=ignore_unknown,
+    )
     typer.echo(f"{workspace.features}")
+
+
+@app.command("export-features")
+def export_features(
+    file: Annotated[Path, typer.Argument(help="The HDF5 file to make.")],
+    split: Annotated[
+        list[str] | None, typer.Option(help="train, val or test; may be repeated; else all.")
+    ] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+) -> None:
+    """Write the cache's features to one HDF5 file, which import-features reads back exactly."""
+    from gare_cache.stages.exchange import export
+    from gare_cache.stages.workspace import open_workspace
+
+    typer.echo(f"{export(open_workspace(params, outputs), file, split or ())}")
 
 
 @app.command()
@@ -139,6 +234,39 @@ def info(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
 
     for name, value in describe(open_workspace(params, outputs)):
         typer.echo(f"{name:<22} {value}")
+
+
+@app.command()
+def verify(
+    folder: Annotated[
+        str | None, typer.Argument(help="Name under the root, or path; else features.json's.")
+    ] = None,
+    drop_damaged: Annotated[
+        bool, typer.Option("--drop-damaged", help="Take damaged units for not done.")
+    ] = False,
+    reextract: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Encode N random videos and captions again.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the choice of these.")] = 0,
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    device: Device = "auto",
+) -> None:
+    """Reread a whole cache: checksums, sizes, counts, NaN, norms, digests of the videos.
+
+    Every fault is a line with its file, unit, rows and remedy; exit code 2 where there is one.
+    With --reextract it shows the cosines between the cache and the same items encoded now.
+    """
+    from gare_cache.stages.verify import reextract as encode_again
+    from gare_cache.stages.verify import verify
+    from gare_cache.stages.workspace import open_workspace
+
+    workspace = open_workspace(params, outputs)
+    for line in verify(workspace, folder, drop_damaged=drop_damaged):
+        typer.echo(line)
+    if reextract:
+        for line in encode_again(workspace, folder, count=reextract, seed=seed, device=device):
+            typer.echo(line)
 
 
 @app.command()
@@ -182,6 +310,58 @@ def report(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None
     workspace = open_workspace(params, outputs)
     typer.echo(report(workspace))
     typer.echo(f"{workspace.report / 'report.html'}")
+
+
+@cache_app.command("list")
+def list_caches(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """Show all caches under the root: data set, encoder, sampling, items, size, state."""
+    from gare_cache.stages.cache_folders import list_caches
+
+    for line in list_caches(params.parent):
+        typer.echo(line)
+
+
+@cache_app.command("gc")
+def collect_garbage(
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Annotated[
+        list[Path] | None, typer.Option("--outputs", "-o", help="Further folders of outputs.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove them; else they are only shown.")
+    ] = False,
+) -> None:
+    """Show, and with --yes remove, caches that no features.json names, and leftover files."""
+    from gare_cache.stages.cache_folders import collect_garbage
+
+    for line in collect_garbage(params.parent, outputs or (), remove_them=yes):
+        typer.echo(line)
+
+
+@cache_app.command("pack")
+def pack(
+    folder: Annotated[str, typer.Argument(help="Name under the root, or path.")],
+    file: Annotated[Path, typer.Argument(help="The tar to make.")],
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+) -> None:
+    """Write a finished cache into one file; the same cache gives the same bytes."""
+    from gare_cache.stages.cache_folders import pack_cache
+    from gare_cache.stages.workspace import open_workspace
+
+    pack_cache(open_workspace(params, outputs), folder, file)
+    typer.echo(f"{file}")
+
+
+@cache_app.command("unpack")
+def unpack(
+    file: Annotated[Path, typer.Argument(help="Made by pack.")],
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Unpack a cache into the root and verify it; nothing that exists is overwritten."""
+    from gare_cache.stages.cache_folders import unpack_cache
+
+    typer.echo(f"{unpack_cache(params.parent, file)}")
 
 
 def main() -> None:

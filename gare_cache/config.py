@@ -31,7 +31,7 @@ class DatasetSettings(Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     reader: str = "generic"
     annotations: str
-    video_roots: Annotated[list[str], Field(min_length=1)]
+    video_roots: list[str]
     val_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1
 
@@ -45,6 +45,7 @@ class EncoderSettings(Settings):
     trust_checkpoint: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     context_length: Count | None = None
+    preprocess: Literal["exact", "device"] = "exact"
 
 
 class ExtractSettings(Settings):
@@ -54,6 +55,7 @@ class ExtractSettings(Settings):
     max_frames: Count = 12
     batch_frames: Count = 128
     batch_captions: Count = 256
+    deadline_seconds: Positive = 60.0
     max_failed_percent: Annotated[float, Field(ge=0, le=100)] = 5.0
 
 
@@ -155,7 +157,7 @@ class Params(Settings):
     """The whole of params.yaml."""
 
     dataset: DatasetSettings
-    encoder: EncoderSettings
+    encoder: EncoderSettings | None = None
     extract: ExtractSettings = ExtractSettings()
     head: HeadSettings = HeadSettings()
     train: TrainSettings = TrainSettings()

@@ -33,6 +33,10 @@ class CacheError(GareCacheError, RuntimeError):
     """A feature cache is missing, incomplete, locked or damaged."""
 
 
+class FeatureFileError(GareCacheError, ValueError):
+    """A file of somebody's features has another layout, other ids or values that cannot be used."""
+
+
 class FingerprintMismatch(CacheError):
     """Two artefacts that must share an identity (encoder, extraction, content) do not."""
 

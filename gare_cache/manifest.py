@@ -118,7 +118,8 @@ def build_manifest(
 
     Args:
         records: captions in the order of the file; ids follow it.
-        video_roots: folders searched with all their subfolders.
+        video_roots: folders searched with all their subfolders; none where the features are
+            imported and no video is wanted here.
         val_fraction: share of the videos, in [0, 1).
         test_fraction: share of the videos, in [0, 1).
 
@@ -128,7 +129,7 @@ def build_manifest(
 
     Raises:
         AnnotationError: a root is no folder, two files fit one name, a video stands in two
-            splits, or no file at all was found.
+            splits, or the roots hold no annotated video at all.
     """
     captions_of: dict[str, list[AnnotationRecord]] = defaultdict(list)
     for record in records:
@@ -136,7 +137,7 @@ def build_manifest(
     splits = _assign_splits(captions_of, val_fraction=val_fraction, test_fraction=test_fraction)
     files = _VideoFiles(video_roots)
     videos = [_video_row(id_, rows[0], splits[id_], files) for id_, rows in captions_of.items()]
-    if all(row["path"] is None for row in videos):
+    if video_roots and all(row["path"] is None for row in videos):
         raise AnnotationError(
             f"none of the {len(videos)} annotated videos lies under "
             f"{', '.join(map(str, video_roots))} ({files.count} video files there); the first is "

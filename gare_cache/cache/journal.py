@@ -7,10 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from gare_cache.cache.schema import Kind
+from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.errors import CacheError
 from gare_cache.files import fsync
+
+UNITS_FILE = "units.jsonl"
 
 
 @dataclass(frozen=True)
@@ -34,61 +37,75 @@ class RowOutcome:
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """A finished write of a unit.
+    """A finished write of a unit, or the decision that a unit is not done after all.
 
     Attributes:
+        sequence: orders the records of a unit, whatever file they stand in.
         kind: ``video`` or ``text``.
         unit: number of the chunk along the first axis.
         outcomes: the rows that this write filled.
         checksums: CRC-32C (hex) of each array's whole chunk after the write.
         seconds: time spent reading and decoding, encoding, writing.
+        dropped: the unit was found damaged: none of its rows is done any more.
     """
 
+    sequence: int
     kind: Kind
     unit: int
     outcomes: Sequence[RowOutcome]
     checksums: Mapping[str, str]
     seconds: Mapping[str, float]
+    dropped: bool = False
 
 
-def append(folder: Path, record: UnitRecord) -> None:
-    """Append a record and flush it to the disk; its chunks must be there already."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "units.jsonl"
-    _drop_torn_line(path)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+def append(path: Path, record: UnitRecord) -> None:
+    """Append a record to a file and flush it to the disk; its chunks must be there already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        _drop_torn_line(file)
+        file.write((json.dumps(asdict(record), ensure_ascii=False) + "\n").encode())
         file.flush()
         os.fsync(file.fileno())
-    fsync(folder)
+    fsync(path.parent)
 
 
 def read(folder: Path) -> list[UnitRecord]:
-    """Read all records, oldest first; a last line without its end was never finished.
+    """Read all records of all files in the order in which they hold.
+
+    A last line without its end was never finished.
 
     Raises:
         CacheError: a line is no record.
     """
     records = []
     for path in sorted(folder.glob("*.jsonl")):
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines[:-1], 1):
             try:
-                fields = json.loads(line)
-                outcomes = [RowOutcome(**outcome) for outcome in fields.pop("outcomes")]
-                records.append(UnitRecord(outcomes=outcomes, **fields))
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as err:
+                records.append(_parse(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as err:
                 raise CacheError(
                     f"{path}:{number} is no journal record ({err}); the cache is damaged: move "
                     f"{folder.parent} away and extract again"
                 ) from err
-    return records
+    return sorted(records, key=lambda record: record.sequence)
 
 
-def _drop_torn_line(path: Path) -> None:
-    if not path.exists():
+def _parse(line: bytes) -> UnitRecord:
+    fields = json.loads(line)
+    outcomes = [RowOutcome(**outcome) for outcome in fields.pop("outcomes")]
+    record = UnitRecord(outcomes=outcomes, **fields)
+    numbers = [record.sequence, record.unit, *(outcome.row for outcome in outcomes)]
+    if record.kind not in KINDS or not all(isinstance(number, int) for number in numbers):
+        raise ValueError(f"kind {record.kind!r}, unit {record.unit!r}")
+    return record
+
+
+def _drop_torn_line(file: Any) -> None:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
         return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

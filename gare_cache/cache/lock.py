@@ -1,36 +1,194 @@
-"""One writer at a time."""
+"""Who may write a cache: one whole-cache writer, or several shards of one division.
+
+Three kinds of lock files lie in the folder, each freed by the system when its process dies:
+``lock`` (exclusive for a whole-cache writer, shared by shards), ``lock.shard-i-of-n`` (one process
+a shard) and ``lock.gate``, held for the moments in which locks are taken or rows allocated.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from gare_cache.errors import CacheError
+from gare_cache.errors import CacheError, ConfigError
+
+_WHOLE = "lock"
+_GATE = "lock.gate"
+_SHARD = re.compile(r"lock\.shard-(\d+)-of-(\d+)")
+_ATTEMPTS = 5
+_SECONDS_BETWEEN_ATTEMPTS = 0.05
+_held: set[int] = set()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` (from 1) of ``count``: it owns the units u with u % count == index - 1."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def owns(self, unit: int) -> bool:
+        """Return whether a unit belongs to this shard."""
+        return unit % self.count == self.index - 1
+
+
+def parse_shard(text: str) -> Shard:
+    """Read ``i/n``.
+
+    Raises:
+        ConfigError: it is none, or i does not lie in 1..n.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    shard = Shard(int(found[1]), int(found[2])) if found else Shard(0, 0)
+    if not 1 <= shard.index <= shard.count:
+        raise ConfigError(f"--shard is {text!r}; give i/n with i from 1 to n, for example 1/4")
+    return shard
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``path``; the system frees it when the process dies.
+def gate(folder: Path) -> Iterator[None]:
+    """Wait for and hold the folder's short exclusive lock."""
+    with _opened(folder / _GATE) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def whole_cache(folder: Path) -> Iterator[None]:
+    """Hold the cache alone.
 
     Raises:
-        CacheError: another process holds it; the message names its pid.
+        CacheError: others write it; the message names their pids.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise CacheError(
-                f"{path.parent} is being written by process {owner}; wait for it, or stop it "
-                f"with `kill {owner}` and run again"
-            ) from err
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with _opened(folder / _WHOLE) as descriptor:
+        with gate(folder):
+            _take(descriptor, fcntl.LOCK_EX, folder)
+            _sign(descriptor)
         yield
+
+
+@contextmanager
+def shard_of_cache(folder: Path, shard: Shard) -> Iterator[None]:
+    """Hold one shard of the cache beside the others of the same division.
+
+    Raises:
+        CacheError: a whole-cache writer, the same shard or another division is at work.
+    """
+    with (
+        _opened(folder / _WHOLE) as descriptor,
+        _opened(folder / f"lock.shard-{shard.index}-of-{shard.count}") as own,
+    ):
+        with gate(folder):
+            _refuse_other_divisions(folder, shard)
+            _take(descriptor, fcntl.LOCK_SH, folder)
+            _take(own, fcntl.LOCK_EX, folder)
+            _sign(own)
+        yield
+
+
+def writers(folder: Path) -> list[str]:
+    """Name the processes that write the cache now: ``123``, ``124 (shard 2/3)``; none is []."""
+    found = [
+        f"{_owner(path)} (shard {match[1]}/{match[2]})"
+        for path in sorted(folder.glob("lock.shard-*"))
+        if (match := _SHARD.fullmatch(path.name)) and _is_held(path)
+    ]
+    if not found and _is_held(folder / _WHOLE):
+        found = [_owner(folder / _WHOLE)]
+    return found
+
+
+def refuse_while_written(folder: Path) -> None:
+    """Refuse to go on while a process writes the cache.
+
+    Raises:
+        CacheError: with the writers' pids.
+    """
+    found = writers(folder)
+    if found:
+        raise CacheError(_occupied(folder, found))
+
+
+def _occupied(folder: Path, found: list[str]) -> str:
+    pids = " ".join(name.split()[0] for name in found)
+    return (
+        f"{folder} is being written by process {', '.join(found)}; wait for it, or stop it with "
+        f"`kill {pids}` and run again"
+    )
+
+
+def _refuse_other_divisions(folder: Path, shard: Shard) -> None:
+    others = [name for name in writers(folder) if not name.endswith(f"/{shard.count})")]
+    if others:
+        raise CacheError(
+            f"shard {shard} is of another division than those at work: {_occupied(folder, others)}"
+        )
+
+
+def _take(descriptor: int, mode: int, folder: Path) -> None:
+    # More than one attempt: somebody who asks for the writers holds a lock for an instant.
+    for _ in range(_ATTEMPTS):
+        if _try(descriptor, mode):
+            return
+        time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
+    raise CacheError(_occupied(folder, writers(folder) or ["unknown"]))
+
+
+def _try(descriptor: int, mode: int) -> bool:
+    try:
+        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+
+def _owner(path: Path) -> str:
+    return path.read_text(errors="replace").strip() or "unknown"
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    _held.add(descriptor)
+    try:
+        yield descriptor
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _let_go() -> None:
+    # A forked child shares its parent's locks and would keep them after the parent's death.
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -15,9 +15,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gare_cache.cache import journal
+from gare_cache.cache.chunks import refuse_size_faults
+from gare_cache.cache.group import open_group, stored_unit_rows
 from gare_cache.cache.rows import RowTable, read_rows
-from gare_cache.cache.schema import FEATURES, HEAD_START, JOURNAL, KINDS, Kind, Layout, check_format
-from gare_cache.cache.writer import thumbnail_path
+from gare_cache.cache.schema import (
+    HEAD_START,
+    JOURNAL,
+    KINDS,
+    Kind,
+    Layout,
+    thumbnail_path,
+)
 from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest
 
@@ -46,7 +54,7 @@ class FeatureCache:
     layout: Layout
     tables: Mapping[Kind, RowTable]
     records: Sequence[journal.UnitRecord]
-    _group: zarr.Group
+    group: zarr.Group
 
     @property
     def encoder_id(self) -> str:
@@ -117,26 +125,36 @@ class FeatureCache:
         return [latest[id_] for id_ in ids]
 
     def _read(self, name: str, rows: Sequence[int]) -> npt.NDArray[Any]:
-        return np.asarray(self._group[name][:])[np.asarray(rows, dtype=np.int64)]  # type: ignore[index]
+        return np.asarray(self.group[name][:])[np.asarray(rows, dtype=np.int64)]  # type: ignore[index]
 
 
 def open_cache(folder: Path) -> FeatureCache:
     """Open a cache for reading.
 
     Raises:
-        CacheError: there is no cache, or one of another format.
+        CacheError: there is no cache, one of another format, or a chunk that the journal has is
+            missing or of another size.
     """
-    if not (folder / FEATURES).is_dir():
-        raise CacheError(f"no feature cache at {folder}; run `gare-cache extract`")
-    group = zarr.open_group(folder / FEATURES, mode="r", zarr_format=3)
+    cache = open_unchecked(folder)
+    refuse_size_faults(folder, cache.layout, cache.tables)
+    return cache
+
+
+def open_unchecked(folder: Path) -> FeatureCache:
+    """Open a cache whose chunks may be damaged; only verification has a use for that.
+
+    Raises:
+        CacheError: there is no cache, one of another format, or its tables are damaged.
+    """
+    group = open_group(folder)
     attributes = dict(group.attrs)
-    check_format(attributes, folder)
+    layout = Layout(**attributes["layout"])  # type: ignore[arg-type]
     records = journal.read(folder / JOURNAL)
     return FeatureCache(
         folder=folder,
         attributes=attributes,
-        layout=Layout(**attributes["layout"]),  # type: ignore[arg-type]
-        tables=read_rows(folder, records),
+        layout=layout,
+        tables=read_rows(folder, records, stored_unit_rows(group, layout, folder)),
         records=records,
-        _group=group,
+        group=group,
     )

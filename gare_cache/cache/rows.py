@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gare_cache.cache import journal
-from gare_cache.cache.schema import TABLES, Kind
+from gare_cache.cache.schema import KINDS, TABLES, Kind
+from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest, write_parquet
 
 # The first column after the row number is the id; a row is taken again only where all the
@@ -34,6 +36,7 @@ KEYS: dict[Kind, tuple[str, ...]] = {
     "text": ("caption_id", "caption"),
 }
 ID: dict[Kind, str] = {"video": "video_id", "text": "caption_id"}
+_RESTORE = "restore it from a copy, or move the cache away and extract again"
 _OUTCOME_COLUMNS = [
     ("status", pa.string()),  # ok, failed, pending
     ("reason", pa.string()),
@@ -48,12 +51,23 @@ class RowTable:
     """The rows of one kind: sources in row order, outcomes by row, checksums by unit."""
 
     kind: Kind
+    unit_rows: int
     sources: list[dict[str, Any]]
     outcomes: dict[int, journal.RowOutcome] = field(default_factory=dict)
     checksums: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def allocate(self, sources: Sequence[dict[str, Any]]) -> list[int]:
-        """Return the row of each source; one that is new takes the next row."""
+        """Return the row of each source; one that is new takes the next row.
+
+        Raises:
+            CacheError: two of the sources have one id.
+        """
+        id_, times = next(iter(Counter(s[ID[self.kind]] for s in sources).most_common(1)), ("", 0))
+        if times > 1:
+            raise CacheError(
+                f"{times} {self.kind} items have the id {id_!r}; give every item its own id and "
+                "run `gare-cache prepare` again"
+            )
         rows = {self._key(source): row for row, source in enumerate(self.sources)}
         columns = SOURCE_COLUMNS[self.kind].names
         for source in sources:
@@ -68,9 +82,31 @@ class RowTable:
         return {source[ID[self.kind]]: row for row, source in enumerate(self.sources)}
 
     def note(self, record: journal.UnitRecord) -> None:
-        """Take a finished unit into account."""
-        self.outcomes.update({outcome.row: outcome for outcome in record.outcomes})
-        self.checksums[record.unit] = dict(record.checksums)
+        """Take a finished or dropped unit into account.
+
+        Raises:
+            CacheError: the record names rows that do not exist or belong to another unit.
+        """
+        for outcome in record.outcomes:
+            row = outcome.row
+            if row >= len(self.sources) or row // self.unit_rows != record.unit:
+                raise CacheError(
+                    f"the journal says that unit {record.unit} holds {self.kind} row {row}, but "
+                    f"there are {len(self.sources)} rows, {self.unit_rows} a unit; move the cache "
+                    "away and extract again"
+                )
+        if record.dropped:
+            for row in self.done_rows(record.unit):
+                del self.outcomes[row]
+            self.checksums.pop(record.unit, None)
+        else:
+            self.outcomes.update({outcome.row: outcome for outcome in record.outcomes})
+            self.checksums[record.unit] = dict(record.checksums)
+
+    def done_rows(self, unit: int) -> list[int]:
+        """Return the rows of a unit that have an outcome."""
+        first = unit * self.unit_rows
+        return [row for row in range(first, first + self.unit_rows) if row in self.outcomes]
 
     def status(self, row: int) -> str:
         """Return ``ok``, ``failed`` or ``pending``."""
@@ -110,13 +146,48 @@ class RowTable:
         return tuple(source[name] for name in KEYS[self.kind])
 
 
-def read_rows(folder: Path, records: Sequence[journal.UnitRecord]) -> dict[Kind, RowTable]:
-    """Read both tables of a cache and apply its journal; a missing table is an empty one."""
-    tables: dict[Kind, RowTable] = {}
-    for kind, schema in SOURCE_COLUMNS.items():
-        path = folder / TABLES[kind]
-        sources = pq.read_table(path, columns=schema.names).to_pylist() if path.exists() else []
-        tables[kind] = RowTable(kind, sources)
+def read_sources(folder: Path, kind: Kind) -> list[dict[str, Any]]:
+    """Read the sources of a kind in row order; a missing table is an empty one.
+
+    Raises:
+        CacheError: the table is unreadable, its rows are not numbered 0, 1, 2, or one item has two.
+    """
+    path = folder / TABLES[kind]
+    if not path.exists():
+        return []
+    names = SOURCE_COLUMNS[kind].names
+    try:
+        table = pq.read_table(path, columns=["row", *names])
+    except (pa.ArrowException, OSError) as err:
+        if isinstance(err, OSError) and err.errno is not None:
+            raise
+        raise CacheError(f"{path} is no table of a cache ({err}); {_RESTORE}") from err
+    if table["row"].to_pylist() != list(range(len(table))):
+        raise CacheError(
+            f"{path}: the rows are not numbered from 0 to {len(table) - 1}; {_RESTORE}"
+        )
+    sources: list[dict[str, Any]] = table.select(names).to_pylist()
+    keys = Counter(tuple(source[name] for name in KEYS[kind]) for source in sources)
+    for key, times in keys.most_common(1):
+        if times > 1:
+            raise CacheError(f"{path}: item {key[0]!r} has {times} rows; {_RESTORE}")
+    return sources
+
+
+def read_rows(
+    folder: Path, records: Sequence[journal.UnitRecord], unit_rows: Mapping[Kind, int]
+) -> dict[Kind, RowTable]:
+    """Read both tables of a cache and apply its journal.
+
+    Args:
+        folder: of the cache.
+        records: its journal.
+        unit_rows: rows of a unit, by kind.
+
+    Raises:
+        CacheError: a table is damaged, or the journal contradicts it.
+    """
+    tables = {kind: RowTable(kind, unit_rows[kind], read_sources(folder, kind)) for kind in KINDS}
     for record in records:
         tables[record.kind].note(record)
     return tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +19,8 @@ KINDS: tuple[Kind, ...] = ("video", "text")
 
 FEATURES = "features.zarr"
 JOURNAL = "journal"
-LOCK = "lock"
 HEAD_START = "encoder_init.safetensors"
+MANIFEST = "manifest"
 THUMBNAILS = "thumbnails"
 TABLES: dict[Kind, str] = {"video": "items.parquet", "text": "captions.parquet"}
 
@@ -78,6 +79,11 @@ class Layout:
     def to_json(self) -> dict[str, int]:
         """Return the layout as stored in the group's attributes."""
         return {"max_frames": self.max_frames, "dim": self.dim}
+
+
+def thumbnail_path(folder: Path, row: int) -> Path:
+    """Return the file of a row's thumbnail."""
+    return folder / THUMBNAILS / f"{row:07d}.jpg"
 
 
 def check_format(attributes: dict[str, Any], folder: object) -> None:

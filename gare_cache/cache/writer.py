@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import zarr
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gare_cache.cache import journal
-from gare_cache.cache.lock import exclusive
-from gare_cache.cache.rows import RowTable, read_rows
+from gare_cache.cache.chunks import (
+    DROP_COMMAND,
+    checksum,
+    chunk_path,
+    only_done,
+    read_chunk,
+    refuse_size_faults,
+    write_chunk,
+)
+from gare_cache.cache.disk import explain_refusals
+from gare_cache.cache.group import open_group_for_writing, stored_array, stored_unit_rows
+from gare_cache.cache.lock import Shard, gate, shard_of_cache, whole_cache, writers
+from gare_cache.cache.rows import RowTable, read_rows, read_sources
 from gare_cache.cache.schema import (
-    FEATURES,
-    FORMAT_VERSION,
-    HEAD_START,
     JOURNAL,
-    KINDS,
-    LOCK,
-    THUMBNAILS,
     ArraySpec,
     Kind,
     Layout,
-    check_format,
+    thumbnail_path,
 )
-from gare_cache.errors import CacheError, FingerprintMismatch
-from gare_cache.files import PARTIAL_SUFFIX, canonical_digest, fsync, replacing
+from gare_cache.errors import CacheError
+from gare_cache.files import PARTIAL_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,15 @@ class CacheWriter:
     layout: Layout
     tables: dict[Kind, RowTable]
     _group: zarr.Group
+    _shard: Shard | None
+    _retry_failed: bool
+    _on_commit: Callable[[journal.UnitRecord], None] | None
+    _sequence: Iterator[int]
 
     def allocate(self, kind: Kind, sources: Sequence[dict[str, Any]]) -> list[int]:
         """Give every source a row, known ones their old row, and make room for them.
+
+        Safe with several shards at once: each sees what the others allocated.
 
         Args:
             kind: ``video`` or ``text``.
@@ -63,26 +73,41 @@ class CacheWriter:
 
         Returns:
             The row of each source.
+
+        Raises:
+            CacheError: two of the sources have one id.
+            EnvironmentFailure: the disk refuses.
         """
         table = self.tables[kind]
-        known = len(table.sources)
-        rows = table.allocate(sources)
-        if len(table.sources) > known:
-            # Arrays first: a table never names a row that has no place.
-            for spec in self.layout.arrays(kind):
-                self._array(spec).resize((len(table.sources), *spec.row_shape))
-            table.write(self.folder)
+        with explain_refusals(self.folder), gate(self.folder):
+            if self._shard:
+                table.sources[:] = read_sources(self.folder, kind)
+            known = len(table.sources)
+            rows = table.allocate(sources)
+            if len(table.sources) > known:
+                # Arrays first: a table never names a row that has no place.
+                for spec in self.layout.arrays(kind):
+                    array = stored_array(self._group, spec, self.folder)
+                    array.resize((len(table.sources), *spec.row_shape))
+                table.write(self.folder)
         return rows
 
     def pending(self, kind: Kind, rows: Sequence[int]) -> list[PendingUnit]:
-        """Return the units that hold some of ``rows`` not done, in order."""
-        unit_rows = self.layout.unit_rows(kind)
-        done = self.tables[kind].outcomes
+        """Return this writer's units that hold some of ``rows`` not done, in order.
+
+        Failed rows count as done unless the writer retries them; units of other shards are theirs.
+        """
+        table = self.tables[kind]
         units: dict[int, list[int]] = {}
         for row in sorted(set(rows)):
-            if row not in done:
-                units.setdefault(row // unit_rows, []).append(row)
-        return [PendingUnit(kind, unit, tuple(members)) for unit, members in sorted(units.items())]
+            status = table.status(row)
+            if status == "pending" or (self._retry_failed and status == "failed"):
+                units.setdefault(row // table.unit_rows, []).append(row)
+        return [
+            PendingUnit(kind, unit, tuple(members))
+            for unit, members in sorted(units.items())
+            if self._shard is None or self._shard.owns(unit)
+        ]
 
     def commit(
         self,
@@ -101,43 +126,57 @@ class CacheWriter:
             outcomes: one a row.
             thumbnails: row -> JPEG.
             seconds: time spent before the write, by side.
+
+        Raises:
+            CacheError: the unit's earlier rows are damaged.
+            EnvironmentFailure: the disk refuses; the unit counts as not done.
         """
         started = time.perf_counter()
         arrays = self.layout.arrays(pending.kind)
-        checksums = {spec.name: self._write(spec, pending, values[spec.name]) for spec in arrays}
-        for row, jpeg in thumbnails.items():
-            path = thumbnail_path(self.folder, row)
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(jpeg)
-        record = journal.UnitRecord(
-            kind=pending.kind,
-            unit=pending.unit,
-            outcomes=outcomes,
-            checksums=checksums,
-            seconds={**seconds, "write": time.perf_counter() - started},
-        )
-        journal.append(self.folder / JOURNAL, record)
+        with explain_refusals(self.folder):
+            checksums = {
+                spec.name: self._write(spec, pending, values[spec.name]) for spec in arrays
+            }
+            for row, jpeg in thumbnails.items():
+                path = thumbnail_path(self.folder, row)
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(jpeg)
+            record = journal.UnitRecord(
+                sequence=next(self._sequence),
+                kind=pending.kind,
+                unit=pending.unit,
+                outcomes=outcomes,
+                checksums=checksums,
+                seconds={**seconds, "write": time.perf_counter() - started},
+            )
+            journal.append(self.folder / JOURNAL / _journal_name(self._shard), record)
         self.tables[pending.kind].note(record)
+        if self._on_commit:
+            self._on_commit(record)
 
     def _write(self, spec: ArraySpec, pending: PendingUnit, values: npt.NDArray[Any]) -> str:
-        array = self._array(spec)
-        unit_rows = array.chunks[0]
-        first = pending.unit * unit_rows
-        chunk = spec.empty(unit_rows)
-        existing = np.asarray(array[first : first + unit_rows])
-        chunk[: len(existing)] = existing
-        chunk[np.asarray(pending.rows) - first] = values
-        array[first : first + unit_rows] = chunk[: len(existing)]
-        path = chunk_path(self.folder, spec, pending.unit)
-        for written in (path, *path.parents[: len(spec.row_shape) + 1]):
-            fsync(written)
-        return f"{google_crc32c.value(chunk.tobytes()):08x}"
+        chunk = self._done_before(spec, pending)
+        chunk[np.asarray(pending.rows) - pending.unit * len(chunk)] = values
+        write_chunk(self.folder, spec, pending.unit, chunk)
+        return checksum(chunk)
 
-    def _array(self, spec: ArraySpec) -> zarr.Array[Any]:
-        array = self._group[spec.name]
-        if not isinstance(array, zarr.Array):
-            raise CacheError(f"{self.folder / FEATURES / spec.name} is no array")
-        return array
+    def _done_before(self, spec: ArraySpec, pending: PendingUnit) -> npt.NDArray[Any]:
+        # The rows that stay; what an interrupted write left in the others does not.
+        table = self.tables[pending.kind]
+        first = pending.unit * table.unit_rows
+        done = [row - first for row in table.done_rows(pending.unit)]
+        if not done:
+            return spec.empty(table.unit_rows)
+        stored = read_chunk(self.folder, spec, pending.unit, unit_rows=table.unit_rows)
+        kept = only_done(stored, spec, done)
+        expected = table.checksums[pending.unit][spec.name]
+        if expected not in (checksum(stored), checksum(kept)):
+            path = chunk_path(self.folder, spec, pending.unit)
+            raise CacheError(
+                f"{path} does not have the checksum of the journal, so the unit's other rows "
+                f"cannot be kept; run `{DROP_COMMAND}`, then `gare-cache extract`"
+            )
+        return kept
 
 
 @contextmanager
@@ -148,6 +187,9 @@ def open_writer(
     identity: dict[str, Any],
     layout: Layout,
     head_start: Mapping[str, Tensor],
+    shard: Shard | None = None,
+    retry_failed: bool = False,
+    on_commit: Callable[[journal.UnitRecord], None] | None = None,
 ) -> Iterator[CacheWriter]:
     """Open a cache folder for writing, making it where it does not exist.
 
@@ -157,80 +199,92 @@ def open_writer(
         identity: the extraction identity; the folder belongs to it alone.
         layout: shapes of the arrays.
         head_start: tensors that heads start from.
+        shard: write this part's units beside other shards; None writes alone.
+        retry_failed: take failed rows for pending.
+        on_commit: called with every record once it is durable; what it raises ends the writing.
 
     Raises:
-        CacheError: another process writes, or the folder has another format.
+        CacheError: another process writes, the folder has another format, or it is damaged.
         FingerprintMismatch: the folder belongs to another extraction.
+        EnvironmentFailure: the disk refuses.
     """
-    with exclusive(folder / LOCK):
+    with _locked(folder, shard):
+        with explain_refusals(folder), gate(folder):
+            if len(writers(folder)) == 1:  # another shard's temporary files are in use
+                _sweep(folder)
+            group = open_group_for_writing(
+                folder, dataset=dataset, identity=identity, layout=layout, head_start=head_start
+            )
+            records = journal.read(folder / JOURNAL)
+            tables = read_rows(folder, records, stored_unit_rows(group, layout, folder))
+        refuse_size_faults(folder, layout, tables)
+        yield CacheWriter(
+            folder=folder,
+            layout=layout,
+            tables=tables,
+            _group=group,
+            _shard=shard,
+            _retry_failed=retry_failed,
+            _on_commit=on_commit,
+            _sequence=itertools.count(1 + max((r.sequence for r in records), default=0)),
+        )
+        if shard is None:  # a shard knows nothing of the others' outcomes
+            with explain_refusals(folder):
+                for table in tables.values():
+                    table.write(folder)
+
+
+def drop_units(folder: Path, units: Sequence[tuple[Kind, int]]) -> None:
+    """Record that units are not done, so that the next extraction makes them anew.
+
+    Raises:
+        CacheError: another process writes.
+        EnvironmentFailure: the disk refuses.
+    """
+    with _locked(folder, None), explain_refusals(folder):
+        last = max((r.sequence for r in journal.read(folder / JOURNAL)), default=0)
+        for number, (kind, unit) in enumerate(units, last + 1):
+            record = journal.UnitRecord(
+                sequence=number,
+                kind=kind,
+                unit=unit,
+                outcomes=(),
+                checksums={},
+                seconds={},
+                dropped=True,
+            )
+            journal.append(folder / JOURNAL / _journal_name(None), record)
+
+
+def sweep_partial_files(folder: Path) -> None:
+    """Remove the temporary files that killed writers left.
+
+    Raises:
+        CacheError: another process writes.
+        EnvironmentFailure: the disk refuses.
+    """
+    with _locked(folder, None), explain_refusals(folder):
         _sweep(folder)
-        group = _open_group(folder, dataset=dataset, identity=identity, layout=layout)
-        if not (folder / HEAD_START).exists():
-            with replacing(folder / HEAD_START) as partial:
-                save_file(dict(head_start), partial)
-        tables = read_rows(folder, journal.read(folder / JOURNAL))
-        try:
-            yield CacheWriter(folder=folder, layout=layout, tables=tables, _group=group)
-        finally:
-            for table in tables.values():
-                table.write(folder)
 
 
-def chunk_path(folder: Path, spec: ArraySpec, unit: int) -> Path:
-    """Return the file of a unit's chunk: one chunk spans all trailing dimensions."""
-    return (folder / FEATURES / spec.name / "c" / str(unit)).joinpath(
-        *("0" for _ in spec.row_shape)
-    )
+def partial_files(folder: Path) -> list[Path]:
+    """List the temporary files that killed writers left."""
+    return sorted(folder.rglob(f"*{PARTIAL_SUFFIX}"))
 
 
-def thumbnail_path(folder: Path, row: int) -> Path:
-    """Return the file of a row's thumbnail."""
-    return folder / THUMBNAILS / f"{row:07d}.jpg"
+@contextmanager
+def _locked(folder: Path, shard: Shard | None) -> Iterator[None]:
+    with ExitStack() as stack:
+        with explain_refusals(folder):
+            lock = shard_of_cache(folder, shard) if shard else whole_cache(folder)
+            stack.enter_context(lock)
+        yield
+
+
+def _journal_name(shard: Shard | None) -> str:
+    return f"worker-{shard.index}-of-{shard.count}.jsonl" if shard else journal.UNITS_FILE
 
 
 def _sweep(folder: Path) -> None:
-    for leftover in folder.rglob(f"*{PARTIAL_SUFFIX}"):
+    for leftover in partial_files(folder):
         leftover.unlink()
-
-
-def _open_group(
-    folder: Path, *, dataset: str, identity: dict[str, Any], layout: Layout
-) -> zarr.Group:
-    group = zarr.open_group(folder / FEATURES, mode="a", zarr_format=3)
-    if "format_version" not in group.attrs:  # new, or its creation was interrupted
-        for kind in KINDS:
-            for spec in layout.arrays(kind):
-                _create_array(group, spec, layout.unit_rows(kind))
-        group.update_attributes(
-            {
-                "dataset": dataset,
-                "identity": identity,
-                "extraction_id": canonical_digest(identity),
-                "encoder_id": canonical_digest(identity["encoder"]),
-                "layout": layout.to_json(),
-                "format_version": FORMAT_VERSION,
-            }
-        )
-    attributes = dict(group.attrs)
-    check_format(attributes, folder)
-    if attributes["extraction_id"] != canonical_digest(identity):
-        raise FingerprintMismatch(
-            f"{folder} holds another extraction ({str(attributes['extraction_id'])[:12]}, not "
-            f"{canonical_digest(identity)[:12]}); move it away"
-        )
-    return group
-
-
-def _create_array(group: zarr.Group, spec: ArraySpec, unit_rows: int) -> None:
-    # Raw little-endian blocks: a chunk file can be memory-mapped and checked as it lies there.
-    group.create_array(
-        spec.name,
-        shape=(0, *spec.row_shape),
-        chunks=(unit_rows, *spec.row_shape),
-        dtype=spec.dtype,
-        fill_value=spec.fill,
-        compressors=None,
-        filters=None,
-        config={"write_empty_chunks": True},
-        overwrite=True,
-    )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gare_cache.cache.import_identity import is_imported
 from gare_cache.cache.reader import FeatureCache
+from gare_cache.cache.rows import ID
+from gare_cache.cache.schema import Kind
 from gare_cache.errors import CacheError, ConfigError
 from gare_cache.manifest import Manifest
 
@@ -54,7 +58,7 @@ class FeatureSplit:
         first: dict[int, int] = {}
         for row, video in enumerate(self.video_of_text.tolist()):
             first.setdefault(video, row)
-        rows = [first[video] for video in range(len(self.video_ids))]
+        rows = [first[video] for video in sorted(first)]
         return FeatureSplit(
             name=self.name,
             video_ids=self.video_ids,
@@ -74,6 +78,8 @@ def load_split(
 ) -> FeatureSplit:
     """Load a split whole; videos without features are left out together with their captions.
 
+    Captions without features are left out alone: their video stays, to be found or not.
+
     Args:
         cache: the features.
         manifest: which ids belong to the split.
@@ -85,18 +91,28 @@ def load_split(
         CacheError: the cache lacks an item, or no item of the split has features.
     """
     videos = [row for row in manifest.videos.to_pylist() if row["split"] == name]
-    captions = [row for row in manifest.captions.to_pylist() if row["split"] == name]
+    captions_listed = sum(split == name for split in manifest.captions["split"].to_pylist())
     if not videos:
         raise ConfigError(f"the manifest has no {name} videos; see dataset in params.yaml")
-    present = [row["video_id"] for row in videos if row["path"] is not None]
+    present = [
+        r["video_id"] for r in expected_items(cache, manifest, "video") if r["split"] == name
+    ]
     features = cache.videos(present)
     kept = features.num_frames > 0
     if not kept.any():
         raise CacheError(f"none of the {len(videos)} {name} videos has features in {cache.folder}")
     video_ids = [id_ for id_, keep in zip(present, kept, strict=True) if keep]
     video_row = {id_: row for row, id_ in enumerate(video_ids)}
-    captions_listed = len(captions)
-    captions = [row for row in captions if row["video_id"] in video_row]
+    failed = _failed_captions(cache)
+    captions = [
+        row
+        for row in expected_items(cache, manifest, "text")
+        if row["video_id"] in video_row and row["caption_id"] not in failed
+    ]
+    if not captions:
+        raise CacheError(
+            f"none of the {captions_listed} {name} captions has features in {cache.folder}"
+        )
     caption_ids = [row["caption_id"] for row in captions]
     num_frames = torch.from_numpy(features.num_frames[kept])
     mask = torch.arange(features.frames.shape[1])[None, :] < num_frames[:, None]
@@ -113,3 +129,23 @@ def load_split(
         num_videos_listed=len(videos),
         num_captions_listed=captions_listed,
     )
+
+
+def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> list[dict[str, Any]]:
+    """Return the manifest's rows that the cache must hold.
+
+    Those are the captions and the videos that have a file; of an imported cache, what its files
+    held.
+    """
+    if is_imported(cache):
+        known = cache.tables[kind].latest()
+        rows = manifest.videos if kind == "video" else manifest.captions
+        return [row for row in rows.to_pylist() if row[ID[kind]] in known]
+    if kind == "text":
+        return list(manifest.captions.to_pylist())
+    return [row for row in manifest.videos.to_pylist() if row["path"] is not None]
+
+
+def _failed_captions(cache: FeatureCache) -> set[str]:
+    table = cache.tables["text"]
+    return {id_ for id_, row in table.latest().items() if table.status(row) == "failed"}

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
+from gare_cache.encoders.images import to_images
 from gare_cache.encoders.loading import PRECISIONS, ModelSource, load_model, load_tokenizer
 from gare_cache.encoders.open_clip_import import import_open_clip
+from gare_cache.encoders.preprocessing import Preprocessing, preprocessing_of
 from gare_cache.encoders.text_tower import can_cut, encode_cut, head_start, text_tower
 from gare_cache.errors import ConfigError
 from gare_cache.files import canonical_digest
@@ -32,15 +33,16 @@ class Encoder:
         dim: width D of the features.
         context_length: tokens a caption may have, start and end included.
         cuts_text: whether captions are encoded only up to the longest of a batch.
+        preprocessing: how frames become the model's input; its ``shrink`` may run elsewhere.
     """
 
     identity: dict[str, Any]
     dim: int
     context_length: int
     cuts_text: bool
+    preprocessing: Preprocessing
     _model: Any
     _tokenizer: Any
-    _transform: Any
     _device: torch.device
     _dtype: torch.dtype
 
@@ -49,22 +51,31 @@ class Encoder:
         """SHA-256 (hex) of the identity."""
         return canonical_digest(self.identity)
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of a preprocessed frame, in pixels."""
-        size = self.identity["preprocess"]["size"]
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
-
     def preprocess(self, frames: npt.NDArray[np.uint8]) -> Tensor:
-        """Resize, crop and normalise as the model's own evaluation transform does.
+        """Resize, crop and normalise; as the model's own transform does for ``exact``.
 
         Args:
             frames: (F, H, W, 3) RGB.
 
         Returns:
-            (F, 3, height, width) float32 on the CPU.
+            (F, 3, height, width) float32 on the encoder's device.
         """
-        return torch.stack([self._transform(Image.fromarray(frame)) for frame in frames])
+        return self.to_images(self.preprocessing.shrink(frames))
+
+    @torch.inference_mode()
+    def to_images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Finish the preprocessing that ``preprocessing.shrink`` has begun.
+
+        Args:
+            pixels: (F, H, W, 3) uint8 as it returns them.
+
+        Returns:
+            As ``preprocess``.
+        """
+        tensor = torch.from_numpy(pixels)
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()  # else the copy would wait for the batch before it
+        return to_images(tensor.to(self._device, non_blocking=True), self.preprocessing)
 
     @torch.inference_mode()
     def encode_frames(self, images: Tensor) -> Tensor:
@@ -74,10 +85,11 @@ class Encoder:
             images: (B, 3, height, width) float32.
 
         Returns:
-            (B, D) float32 on the CPU, projected CLS features, not normalised.
+            (B, D) float32 on the encoder's device, where it may still be in the making: projected
+            CLS features, not normalised.
         """
         images = images.to(self._device, self._dtype)
-        return torch.as_tensor(self._model.encode_image(images)).float().cpu()
+        return torch.as_tensor(self._model.encode_image(images)).float()
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Return (B, context_length) token ids; longer captions are cut."""
@@ -116,6 +128,7 @@ def load_encoder(
     precision: str = "fp32",
     device: torch.device | None = None,
     context_length: int | None = None,
+    preprocess: str = "exact",
 ) -> Encoder:
     """Load a model with everything that belongs to it.
 
@@ -124,6 +137,7 @@ def load_encoder(
         precision: ``fp32``, ``bf16`` or ``fp16``; part of the identity.
         device: where to run; None is the CPU.
         context_length: tokens a caption may have; None is the model's own context.
+        preprocess: ``exact`` or ``device``, see ``Preprocessing``; part of the identity.
 
     Raises:
         ConfigError: unknown names, or a context longer than the model's.
@@ -136,12 +150,12 @@ def load_encoder(
     cuts_text = _cuts_text(source, model, device)
     context = _context_length(source, context_length, own=model.context_length, cuts=cuts_text)
     open_clip = import_open_clip()
-    preprocess = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+    constants = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     identity = {
         "model_config": loaded.config,
         "weights_sha256": weights_digest(model),
         "quick_gelu": loaded.quick_gelu,
-        "preprocess": {**asdict(preprocess), "kind": "exact"},
+        "preprocess": {**asdict(constants), "kind": preprocess},
         "precision": precision,
         "context_length": context,
     }
@@ -150,9 +164,9 @@ def load_encoder(
         dim=int(loaded.config["embed_dim"]),
         context_length=context,
         cuts_text=cuts_text,
+        preprocessing=preprocessing_of(constants, preprocess),
         _model=model,
         _tokenizer=load_tokenizer(source, context),
-        _transform=open_clip.transform.image_transform_v2(preprocess, is_train=False),
         _device=device,
         _dtype=PRECISIONS[precision],
     )

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gare_cache.cache.journal import RowOutcome
 from gare_cache.cache.schema import Layout
+from gare_cache.cache.writer import CacheWriter, PendingUnit
 from gare_cache.encoders.encoder import Encoder
-from gare_cache.errors import DecodeError, EncoderError
-from gare_cache.files import file_digest
-from gare_cache.video.decoding import DecodedClip, decode_clip
-
-_THUMBNAIL_PIXELS = 128
+from gare_cache.errors import EncoderError
+from gare_cache.stages.decode_videos import DecodedVideo
 
 
 @dataclass(frozen=True)
@@ -37,30 +33,16 @@ class EncodedUnit:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A video ready to be encoded, or the reason why it is not."""
-
-    images: Tensor | None
-    times: npt.NDArray[np.float32]
-    outcome: RowOutcome
-    thumbnail: bytes | None
-    seconds: float
-
-
 def encode_videos(
     encoder: Encoder,
     rows: Sequence[int],
-    sources: Sequence[dict[str, Any]],
+    decoded: Iterable[DecodedVideo],
     *,
-    sampler: str,
     layout: Layout,
     batch_frames: int,
-    pool: Executor,
-    ahead: int,
     on_video: Callable[[int], None],
 ) -> EncodedUnit:
-    """Decode, preprocess and encode the videos of a unit.
+    """Encode the videos of a unit as they are decoded.
 
     Frames are encoded in the order of the rows in batches of one fixed shape, the last one filled
     with zeros; a batch never crosses the unit.
@@ -68,49 +50,26 @@ def encode_videos(
     Args:
         encoder: the frozen encoder.
         rows: row of each video, ascending.
-        sources: row of the cache's table for each.
-        sampler: name of the sampler.
+        decoded: the videos in that order.
         layout: shapes of the cache.
         batch_frames: frames a batch.
-        pool: threads that decode and preprocess.
-        ahead: videos decoded ahead of the encoder.
         on_video: called with 1 for every video that is done.
 
     Returns:
         Values in the order of ``rows``; a video that cannot be decoded, or whose features are not
         finite in float16, has none, and its outcome says why.
     """
-
-    def prepare(row: int, source: dict[str, Any]) -> _Prepared:
-        return _prepare(encoder, row, source, sampler=sampler, max_frames=layout.max_frames)
-
     batcher = _FixedBatches(encoder, batch_frames)
-    prepared: list[_Prepared] = []
-    jobs = zip(rows, sources, strict=True)
-    for item in _in_order(pool, prepare, jobs, ahead=ahead):
-        if item.images is not None:
-            batcher.add(item.images)
-        prepared.append(replace(item, images=None))  # a unit's pixels do not fit into memory
+    videos: list[DecodedVideo] = []
+    waiting = _Stopwatch(decoded)
+    for video in waiting:
+        if video.frames is not None:
+            batcher.add(video.frames)
+        videos.append(replace(video, frames=None))  # a unit's pixels do not fit into memory
         on_video(1)
-    features = batcher.finish()
-    values = {spec.name: spec.empty(len(rows)) for spec in layout.arrays("video")}
-    outcomes, start = [], 0
-    for i, item in enumerate(prepared):
-        own = features[start : start + len(item.times)]
-        start += len(item.times)
-        outcome = item.outcome
-        if outcome.reason is None and not np.isfinite(own).all():
-            outcome = RowOutcome(outcome.row, reason="its features are not finite in float16")
-        if outcome.reason is None:
-            values["video/frames"][i, : len(own)] = own
-            values["video/times"][i, : len(own)] = item.times
-            values["video/num_frames"][i] = len(own)
-        outcomes.append(outcome)
-    thumbnails = {
-        item.outcome.row: item.thumbnail for item in prepared if item.thumbnail is not None
-    }
-    seconds = {"decode": sum(item.seconds for item in prepared), "encode": batcher.seconds}
-    return EncodedUnit(values, outcomes, thumbnails, seconds)
+    seconds = {"wait": waiting.seconds, "decode": sum(video.seconds for video in videos)}
+    unit = _gathered(rows, videos, batcher.finish(), layout)
+    return replace(unit, seconds={**seconds, "encode": batcher.seconds})
 
 
 def encode_captions(
@@ -154,6 +113,59 @@ def encode_captions(
     return EncodedUnit({"text/features": features}, outcomes, seconds=seconds)
 
 
+@contextmanager
+def committing(writer: CacheWriter) -> Iterator[Callable[[PendingUnit, EncodedUnit], None]]:
+    """Write units in a thread of their own, one behind the caller.
+
+    Yields:
+        A function that hands a unit over, once the unit before it is durable. What its writing
+        raises is raised by the next call, or at the end of the block.
+    """
+    running: deque[Future[None]] = deque()
+
+    def commit(unit: PendingUnit, encoded: EncodedUnit) -> None:
+        if running:
+            running.popleft().result()
+        running.append(
+            pool.submit(
+                writer.commit,
+                unit,
+                encoded.values,
+                encoded.outcomes,
+                thumbnails=encoded.thumbnails,
+                seconds=encoded.seconds,
+            )
+        )
+
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
+        yield commit
+        if running:
+            running.popleft().result()
+
+
+def _gathered(
+    rows: Sequence[int],
+    videos: Sequence[DecodedVideo],
+    features: npt.NDArray[np.float16],
+    layout: Layout,
+) -> EncodedUnit:
+    """Deal the features of all frames out to the videos."""
+    values = {spec.name: spec.empty(len(rows)) for spec in layout.arrays("video")}
+    outcomes, start = [], 0
+    for i, (row, video) in enumerate(zip(rows, videos, strict=True)):
+        own = features[start : start + len(video.times)]
+        start += len(video.times)
+        outcome = _outcome(row, video, own)
+        if outcome.reason is None:
+            values["video/frames"][i, : len(own)] = own
+            values["video/times"][i, : len(own)] = video.times
+            values["video/num_frames"][i] = len(own)
+        outcomes.append(outcome)
+    pictures = zip(rows, (video.thumbnail for video in videos), strict=True)
+    thumbnails = {row: picture for row, picture in pictures if picture is not None}
+    return EncodedUnit(values, outcomes, thumbnails)
+
+
 class _FixedBatches:
     """Encode frames as they come, always ``size`` at a time."""
 
@@ -161,86 +173,69 @@ class _FixedBatches:
         self._encoder = encoder
         self._size = size
         self._waiting: list[Tensor] = []
+        self._running: deque[Tensor] = deque()
         self._features: list[npt.NDArray[np.float16]] = []
         self.seconds = 0.0
 
-    def add(self, images: Tensor) -> None:
-        self._waiting.append(images)
+    def add(self, frames: npt.NDArray[np.uint8]) -> None:
+        started = time.perf_counter()
+        self._waiting.append(self._encoder.to_images(frames))
         while sum(map(len, self._waiting)) >= self._size:
             waiting = torch.cat(self._waiting)
             self._encode(waiting[: self._size], self._size)
             self._waiting = [waiting[self._size :]]
+        self.seconds += time.perf_counter() - started
 
     def finish(self) -> npt.NDArray[np.float16]:
+        started = time.perf_counter()
         waiting = torch.cat(self._waiting) if self._waiting else torch.empty(0)
         if len(waiting):
             padding = waiting.new_zeros(self._size - len(waiting), *waiting.shape[1:])
             self._encode(torch.cat([waiting, padding]), len(waiting))
+        while self._running:
+            self._fetch()
+        self.seconds += time.perf_counter() - started
         empty = np.empty((0, self._encoder.dim), dtype="<f2")
         return np.concatenate([empty, *self._features])
 
     def _encode(self, images: Tensor, real: int) -> None:
-        started = time.perf_counter()
-        features = self._encoder.encode_frames(images)[:real]
+        # Fetched one batch later, so that a GPU has the next batch before this one is done.
+        self._running.append(self._encoder.encode_frames(images)[:real])
+        if len(self._running) > 1:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        features = self._running.popleft().cpu().numpy()
         with np.errstate(over="ignore"):  # infinity is found and recorded by the caller
-            self._features.append(features.numpy().astype("<f2"))
-        self.seconds += time.perf_counter() - started
+            self._features.append(features.astype("<f2"))
 
 
-def _in_order(
-    pool: Executor,
-    work: Callable[..., _Prepared],
-    jobs: Iterator[tuple[int, dict[str, Any]]],
-    *,
-    ahead: int,
-) -> Iterator[_Prepared]:
-    running: deque[Future[_Prepared]] = deque()
-    for job in jobs:
-        running.append(pool.submit(work, *job))
-        if len(running) > ahead:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
+class _Stopwatch:
+    """Hand items on and count the seconds spent waiting for them."""
+
+    def __init__(self, items: Iterable[DecodedVideo]) -> None:
+        self._items = iter(items)
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[DecodedVideo]:
+        return self
+
+    def __next__(self) -> DecodedVideo:
+        started = time.perf_counter()
+        try:
+            return next(self._items)
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
-def _prepare(
-    encoder: Encoder, row: int, source: dict[str, Any], *, sampler: str, max_frames: int
-) -> _Prepared:
-    started = time.perf_counter()
-    nothing = np.empty(0, np.float32)
-    try:
-        clip = _decode(source, sampler=sampler, max_frames=max_frames)
-        images = encoder.preprocess(clip.frames)
-        outcome = RowOutcome(
-            row,
-            decoder=clip.decoder,
-            switch_reason=clip.switch_reason,
-            digest=file_digest(Path(source["path"])),
-        )
-    except (DecodeError, OSError) as err:
-        failed = RowOutcome(row, reason=str(err))
-        return _Prepared(None, nothing, failed, None, time.perf_counter() - started)
-    thumbnail = _thumbnail(clip.frames[len(clip.frames) // 2])
-    return _Prepared(images, clip.times, outcome, thumbnail, time.perf_counter() - started)
-
-
-def _decode(source: dict[str, Any], *, sampler: str, max_frames: int) -> DecodedClip:
-    path = Path(source["path"])
-    stat = path.stat()
-    if (stat.st_size, stat.st_mtime_ns) != (source["size_bytes"], source["mtime_ns"]):
-        raise DecodeError(f"{path} has changed since it was listed; run `gare-cache prepare`")
-    return decode_clip(
-        path,
-        sampler=sampler,
-        max_frames=max_frames,
-        start_seconds=source["start_seconds"],
-        end_seconds=source["end_seconds"],
+def _outcome(row: int, video: DecodedVideo, features: npt.NDArray[np.float16]) -> RowOutcome:
+    if video.reason is not None:
+        return RowOutcome(row, reason=video.reason)
+    if not np.isfinite(features).all():
+        return RowOutcome(row, reason="its features are not finite in float16")
+    return RowOutcome(
+        row,
+        decoder=video.decoder,
+        switch_reason=video.switch_reason,
+        digest=video.digest,
     )
-
-
-def _thumbnail(frame: npt.NDArray[np.uint8]) -> bytes:
-    image = Image.fromarray(frame)
-    image.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=80)
-    return file.getvalue()

@@ -3,69 +3,75 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from gare_cache.cache.identity import extraction_identity, folder_name
-from gare_cache.cache.reader import open_cache
-from gare_cache.cache.schema import Layout
+from gare_cache.cache.disk import explain_refusals
+from gare_cache.cache.identity import folder_name
+from gare_cache.cache.journal import UnitRecord
+from gare_cache.cache.lock import Shard
+from gare_cache.cache.reader import FeatureCache, open_cache
+from gare_cache.cache.rows import RowTable
+from gare_cache.cache.schema import KINDS, MANIFEST, Kind, Layout
 from gare_cache.cache.writer import CacheWriter, open_writer
-from gare_cache.config import EncoderSettings, ExtractSettings
-from gare_cache.demo import demo_encoder_dir
-from gare_cache.encoders.encoder import Encoder, load_encoder
-from gare_cache.encoders.loading import LOCAL_DIR, ModelSource
-from gare_cache.errors import CacheError, DecodeError
-from gare_cache.files import write_json
+from gare_cache.config import ExtractSettings
+from gare_cache.encoders.encoder import Encoder
+from gare_cache.errors import CacheError, ConfigError, DecodeError
 from gare_cache.manifest import Manifest, read_manifest
-from gare_cache.reproducibility import resolve_device, set_threads
-from gare_cache.stages.encode_units import encode_captions, encode_videos
+from gare_cache.reproducibility import set_threads
+from gare_cache.stages.decode_videos import decode_in_workers
+from gare_cache.stages.encode_units import committing, encode_captions, encode_videos
 from gare_cache.stages.progress import progress, say
-from gare_cache.stages.workspace import Workspace
-from gare_cache.video.decoders import import_decord
-from gare_cache.video.decoding import DECODER_RULE
+from gare_cache.stages.project_encoder import project_encoder, project_identity
+from gare_cache.stages.workspace import Workspace, write_features
 
-DEMO_MODEL = "demo"
+_MOST_WORKERS = 16
 _REASONS_SHOWN = 3
 
 
 def extract(
-    workspace: Workspace, *, device: str = "auto", threads: int = 0, workers: int = 0
-) -> dict[str, Any]:
+    workspace: Workspace,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    workers: int = 0,
+    shard: Shard | None = None,
+    finalise: bool = False,
+    retry_failed: bool = False,
+    max_failures: int | None = None,
+) -> dict[str, Any] | None:
     """Encode what the cache lacks of the manifest, then write ``features.json``.
 
     Args:
         workspace: the project.
         device: where the encoder runs.
         threads: torch's threads; 0 keeps torch's choice.
-        workers: threads that decode; 0 takes one a processor, at most 8.
+        workers: processes that decode; 0 takes one a processor, at most 16.
+        shard: encode this part's units alone, beside other shards, and write no features.json.
+        finalise: encode nothing; refuse where something is left.
+        retry_failed: try the videos again that failed in earlier runs.
+        max_failures: stop once more videos than this have failed in this run; None never stops.
 
     Returns:
-        The content of ``features.json``.
+        The content of ``features.json``; None for a shard.
 
     Raises:
-        DecodeError: more videos failed than ``extract.max_failed_percent`` allows; everything that
-            could be encoded is kept.
-        CacheError: another process writes the cache.
+        ConfigError: no encoder is set, the manifest has no video file, or ``finalise`` stands
+            beside a flag that is about encoding.
+        DecodeError: more videos failed than ``extract.max_failed_percent`` or ``max_failures``
+            allows; everything that could be encoded is kept.
+        CacheError: another process writes the cache, it is damaged, or units are left.
+        EnvironmentFailure: the disk refuses; finished units are kept.
     """
+    if finalise and (shard or retry_failed):
+        raise ConfigError("--finalise encodes nothing; leave out --shard and --retry-failed")
     set_threads(threads)
     manifest = read_manifest(workspace.manifest)
     params = workspace.params
-    encoder = load_encoder(
-        _model_source(workspace, params.encoder),
-        precision=params.encoder.precision,
-        device=resolve_device(device),
-        context_length=params.encoder.context_length,
-    )
-    identity = extraction_identity(
-        encoder=encoder.identity,
-        sampling={
-            "sampler": params.extract.sampler,
-            "max_frames": params.extract.max_frames,
-            "batch_frames": params.extract.batch_frames,
-            "batch_captions": params.extract.batch_captions,
-        },
-        decoder_rule=f"{DECODER_RULE} with {'decord' if import_decord() else 'PyAV alone'}",
-    )
+    encoder = project_encoder(workspace, manifest, device=device)
+    identity = project_identity(workspace, encoder)
     folder = workspace.cache_root / folder_name(params.dataset.name, identity)
     say(f"cache {folder}")
     with open_writer(
@@ -74,24 +80,81 @@ def extract(
         identity=identity,
         layout=Layout(max_frames=params.extract.max_frames, dim=encoder.dim),
         head_start=encoder.head_start(),
+        shard=shard,
+        retry_failed=retry_failed,
+        on_commit=None if max_failures is None else _stop_after(max_failures),
     ) as writer:
-        _encode_all_videos(writer, encoder, manifest, params.extract, workers=workers)
-        _encode_all_captions(writer, encoder, manifest, params.extract)
-    return _publish(workspace, manifest, encoder, folder.name)
+        if finalise:
+            _refuse_pending(writer, manifest)
+        else:
+            _encode_all_videos(writer, encoder, manifest, params.extract, workers=workers)
+            _encode_all_captions(writer, encoder, manifest, params.extract)
+        if shard is None:
+            with explain_refusals(folder):
+                manifest.write(folder / MANIFEST)
+    cache = open_cache(folder)
+    if shard:
+        _say_what_is_left(cache, manifest, shard)
+        return None
+    return _publish(workspace, manifest, encoder, cache)
 
 
-def _model_source(workspace: Workspace, settings: EncoderSettings) -> ModelSource:
-    model = settings.model
-    if model == DEMO_MODEL:
-        model = f"{LOCAL_DIR}{demo_encoder_dir()}"
-    elif model.startswith(LOCAL_DIR):
-        model = f"{LOCAL_DIR}{workspace.project / model.removeprefix(LOCAL_DIR)}"
-    return ModelSource(
-        model=model,
-        pretrained=settings.pretrained,
-        quick_gelu=settings.quick_gelu,
-        trust_checkpoint=settings.trust_checkpoint,
-    )
+def pending_sources(
+    tables: Mapping[Kind, RowTable], manifest: Manifest
+) -> dict[Kind, dict[int, dict[str, Any]]]:
+    """Return what of a manifest is not done, by row; new items get the rows they would take."""
+    pending: dict[Kind, dict[int, dict[str, Any]]] = {}
+    for kind, sources in _sources(manifest).items():
+        table = replace(tables[kind], sources=list(tables[kind].sources))
+        rows = table.allocate(sources)
+        pending[kind] = {
+            row: source
+            for row, source in zip(rows, sources, strict=True)
+            if table.status(row) == "pending"
+        }
+    return pending
+
+
+def _sources(manifest: Manifest) -> dict[Kind, list[dict[str, Any]]]:
+    videos = [row for row in manifest.videos.to_pylist() if row["path"] is not None]
+    return {"video": videos, "text": manifest.captions.to_pylist()}
+
+
+def _units_left(tables: Mapping[Kind, RowTable], manifest: Manifest) -> int:
+    pending = pending_sources(tables, manifest)
+    return sum(len({row // tables[kind].unit_rows for row in pending[kind]}) for kind in KINDS)
+
+
+def _refuse_pending(writer: CacheWriter, manifest: Manifest) -> None:
+    left = _units_left(writer.tables, manifest)
+    if left:
+        raise CacheError(
+            f"{left} units of {writer.folder} are not done; run their shards again, or `gare-cache "
+            "extract` without --finalise, which does them and finalises"
+        )
+
+
+def _say_what_is_left(cache: FeatureCache, manifest: Manifest, shard: Shard) -> None:
+    left = _units_left(cache.tables, manifest)
+    if left:
+        say(f"shard {shard} is done; {left} units are left to other shards")
+    else:
+        say(f"shard {shard} is done, no unit is left; run `gare-cache extract --finalise`")
+
+
+def _stop_after(max_failures: int) -> Callable[[UnitRecord], None]:
+    reasons: list[str] = []
+
+    def count(record: UnitRecord) -> None:
+        reasons.extend(o.reason for o in record.outcomes if o.reason is not None)
+        if len(reasons) > max_failures:
+            raise DecodeError(
+                f"{len(reasons)} videos failed in this run and --max-failures is {max_failures} "
+                f"({'; '.join(reasons[:_REASONS_SHOWN])}). Finished units are kept: mend the files "
+                "and run with --retry-failed"
+            )
+
+    return count
 
 
 def _encode_all_videos(
@@ -107,34 +170,28 @@ def _encode_all_videos(
     source_of = dict(zip(rows, sources, strict=True))
     pending = writer.pending("video", rows)
     left = sum(len(unit.rows) for unit in pending)
-    workers = workers or min(os.cpu_count() or 1, 8)
     with (
-        ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool,
+        decode_in_workers(
+            [source_of[row] for unit in pending for row in unit.rows],
+            sampler=settings.sampler,
+            max_frames=settings.max_frames,
+            preprocessing=encoder.preprocessing,
+            workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
+            deadline_seconds=settings.deadline_seconds,
+        ) as decoded,
+        committing(writer) as commit,
         progress("encode videos", len(rows), done=len(rows) - left) as advance,
     ):
-        try:
-            for unit in pending:
-                encoded = encode_videos(
-                    encoder,
-                    unit.rows,
-                    [source_of[row] for row in unit.rows],
-                    sampler=settings.sampler,
-                    layout=writer.layout,
-                    batch_frames=settings.batch_frames,
-                    pool=pool,
-                    ahead=2 * workers,
-                    on_video=advance,
-                )
-                writer.commit(
-                    unit,
-                    encoded.values,
-                    encoded.outcomes,
-                    thumbnails=encoded.thumbnails,
-                    seconds=encoded.seconds,
-                )
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for unit in pending:
+            encoded = encode_videos(
+                encoder,
+                unit.rows,
+                islice(decoded, len(unit.rows)),
+                layout=writer.layout,
+                batch_frames=settings.batch_frames,
+                on_video=advance,
+            )
+            commit(unit, encoded)
 
 
 def _encode_all_captions(
@@ -160,9 +217,8 @@ def _encode_all_captions(
 
 
 def _publish(
-    workspace: Workspace, manifest: Manifest, encoder: Encoder, folder: str
+    workspace: Workspace, manifest: Manifest, encoder: Encoder, cache: FeatureCache
 ) -> dict[str, Any]:
-    cache = open_cache(workspace.cache_root / folder)
     listed = manifest.videos.select(["video_id", "path"]).to_pylist()
     failures = cache.failures()
     failed = {row["video_id"] for row in listed if row["video_id"] in failures}
@@ -172,23 +228,17 @@ def _publish(
     num_cut = encoder.count_cut(captions)
     if num_cut:
         say(f"warning: {num_cut:,} captions are cut at {encoder.context_length} tokens")
-    features = {
-        "dataset": workspace.params.dataset.name,
-        "folder": folder,
-        "encoder_id": cache.encoder_id,
-        "extraction_id": cache.extraction_id,
-        "content_digest": cache.content_digest,
-        "dim": cache.layout.dim,
-        "max_frames": cache.layout.max_frames,
-        "videos": {
-            "encoded": len(listed) - len(failed) - missing,
-            "failed": len(failed),
-            "missing": missing,
-        },
-        "captions": {"encoded": len(captions), "cut": num_cut},
-    }
-    write_json(workspace.features, features)
-    return features
+    with explain_refusals(workspace.outputs):
+        return write_features(
+            workspace,
+            cache,
+            videos={
+                "encoded": len(listed) - len(failed) - missing,
+                "failed": len(failed),
+                "missing": missing,
+            },
+            captions={"encoded": len(captions), "cut": num_cut},
+        )
 
 
 def _check_failures(workspace: Workspace, listed: int, failed: dict[str, str]) -> None:
@@ -202,6 +252,6 @@ def _check_failures(workspace: Workspace, listed: int, failed: dict[str, str]) -
         raise DecodeError(
             f"{summary}; extract.max_failed_percent is "
             f"{workspace.params.extract.max_failed_percent:g}. What could be encoded is kept: mend "
-            "the files, or raise the limit, and run again"
+            "the files and run with --retry-failed, or raise the limit and run again"
         )
     say(f"warning: {summary}; they are masked, and counted in every coverage")

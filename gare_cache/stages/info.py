@@ -6,10 +6,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from gare_cache.annotations.record import SPLITS
+from gare_cache.cache.folders import folder_bytes
 from gare_cache.cache.reader import FeatureCache
-from gare_cache.cache.schema import KINDS
-from gare_cache.manifest import read_manifest
+from gare_cache.cache.schema import FEATURES, KINDS, THUMBNAILS, Kind
+from gare_cache.manifest import Manifest, read_manifest
 from gare_cache.stages.workspace import Workspace, open_features
+
+_MEGABYTE = 2**20
+_SIDES = {
+    "decode": "decoding, summed over its processes",
+    "wait": "waiting for decoded videos",
+    "encode": "encoding",
+    "write": "writing",
+}
+# Below this share of waiting, more decoding processes would not make an extraction faster.
+_MUCH_WAITING = 0.1
 
 
 def describe(workspace: Workspace) -> Iterator[tuple[str, str]]:
@@ -19,34 +30,77 @@ def describe(workspace: Workspace) -> Iterator[tuple[str, str]]:
         CacheError: nothing was extracted.
     """
     cache, _ = open_features(workspace)
-    size = sum(path.stat().st_size for path in cache.folder.rglob("*") if path.is_file())
     yield "folder", str(cache.folder)
-    yield "size", f"{size / 2**20:.1f} MB"
     yield "encoder id", cache.encoder_id
     yield "extraction id", cache.extraction_id
     yield "content digest", cache.content_digest
+    for name, value in sorted(cache.attributes["identity"].get("sampling", {}).items()):
+        yield f"sampling {name}", str(value)
     yield "features", f"up to {cache.layout.max_frames} frames x {cache.layout.dim}, float16"
     for kind in KINDS:
         counts = cache.counts(kind)
         yield f"{kind} rows", ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    yield from _coverage(workspace, cache)
-    seconds: dict[str, float] = defaultdict(float)
-    for record in cache.records:
-        for side, spent in record.seconds.items():
-            seconds[side] += spent
-    yield "seconds", ", ".join(f"{side} {spent:.1f}" for side, spent in sorted(seconds.items()))
-    table = cache.tables["video"]
-    decoders = Counter(outcome.decoder for outcome in table.outcomes.values() if outcome.decoder)
-    yield "decoders", ", ".join(f"{name} {count:,}" for name, count in decoders.most_common())
+    yield from _coverage(cache, read_manifest(workspace.manifest))
+    yield from _sizes(cache)
+    for kind in KINDS:
+        yield from _times(cache, kind)
+    yield from _decoders(cache)
     for id_, reason in cache.failures().items():
         yield f"failed {id_}", reason
 
 
-def _coverage(workspace: Workspace, cache: FeatureCache) -> Iterator[tuple[str, str]]:
-    table = cache.tables["video"]
-    latest = table.latest()
-    videos = read_manifest(workspace.manifest).videos.to_pylist()
-    for split in SPLITS:
-        ids = [row["video_id"] for row in videos if row["split"] == split]
-        encoded = sum(table.status(latest.get(id_, -1)) == "ok" for id_ in ids)
-        yield f"{split} videos", f"{encoded:,} of {len(ids):,} encoded"
+def _coverage(cache: FeatureCache, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    listed: dict[Kind, list[dict[str, str]]] = {
+        "video": manifest.videos.to_pylist(),
+        "text": manifest.captions.to_pylist(),
+    }
+    names: dict[Kind, tuple[str, str]] = {
+        "video": ("videos", "video_id"),
+        "text": ("captions", "caption_id"),
+    }
+    for kind, (name, column) in names.items():
+        table = cache.tables[kind]
+        latest = table.latest()
+        for split in SPLITS:
+            ids = [row[column] for row in listed[kind] if row["split"] == split]
+            encoded = sum(table.status(latest.get(id_, -1)) == "ok" for id_ in ids)
+            yield f"{split} {name}", f"{encoded:,} of {len(ids):,} encoded"
+
+
+def _sizes(cache: FeatureCache) -> Iterator[tuple[str, str]]:
+    for kind in KINDS:
+        for spec in cache.layout.arrays(kind):
+            size = folder_bytes(cache.folder / FEATURES / spec.name)
+            shape = " x ".join(map(str, (len(cache.tables[kind].sources), *spec.row_shape)))
+            yield f"array {spec.name}", f"{_megabytes(size)}, {shape} {spec.dtype}"
+    yield THUMBNAILS, _megabytes(folder_bytes(cache.folder / THUMBNAILS))
+    yield "size", _megabytes(folder_bytes(cache.folder))
+
+
+def _times(cache: FeatureCache, kind: Kind) -> Iterator[tuple[str, str]]:
+    seconds: dict[str, float] = defaultdict(float)
+    for record in cache.records:
+        if record.kind == kind:
+            for side, spent in record.seconds.items():
+                seconds[side] += spent
+    for side, spent in sorted(seconds.items()):
+        yield f"{kind} {side}", f"{spent:.1f} s {_SIDES.get(side, '')}".strip()
+    if kind == "video" and {"wait", "encode"} <= seconds.keys():
+        # Writing runs beside both; the encoder either works or waits for the decoders.
+        share = seconds["wait"] / max(seconds["wait"] + seconds["encode"], 1e-9)
+        limit = "decoding" if share > 0.5 else "encoding"
+        hint = "; more decoding processes may help" if share > _MUCH_WAITING else ""
+        yield "limit", f"{limit}: the encoder waited {100 * share:.0f} % of its time{hint}"
+
+
+def _decoders(cache: FeatureCache) -> Iterator[tuple[str, str]]:
+    outcomes = cache.tables["video"].outcomes.values()
+    decoders = Counter(outcome.decoder for outcome in outcomes if outcome.decoder)
+    yield "decoders", ", ".join(f"{name} {count:,}" for name, count in decoders.most_common())
+    switched = sum(outcome.switch_reason is not None for outcome in outcomes)
+    if switched:
+        yield "switched", f"{switched:,} videos that decord could not decode"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / _MEGABYTE:,.1f} MB"

@@ -37,7 +37,9 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
     for split, counts in summary["splits"].items():
         say(f"{split}: {counts['videos']:,} videos, {counts['captions']:,} captions")
     missing = summary["missing"]
-    if missing:
+    if not settings.video_roots:
+        say("dataset.video_roots is empty: features come from `gare-cache import-features`")
+    elif missing:
         shown = ", ".join(missing[:_MISSING_SHOWN])
         more = "" if len(missing) <= _MISSING_SHOWN else f", ... (all in {workspace.manifest})"
         say(f"warning: no file for {len(missing):,} videos: {shown}{more}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gare_cache.cache.import_identity import declared_name, is_imported
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.data.split import FeatureSplit, load_split
 from gare_cache.errors import ConfigError
@@ -55,7 +56,7 @@ def report(workspace: Workspace) -> str:
     best, worst = _examples(similarity, split, cache, workspace.params.report.examples)
     content = ReportContent(
         title=f"{workspace.params.dataset.name}: text-video retrieval",
-        facts=_facts(workspace, metrics, record),
+        facts=_facts(workspace, cache, metrics, record),
         rows=[
             _row("zero-shot mean pooling", metrics, ZERO_SHOT),
             _row(describe_head(record["settings"]), metrics, HEAD),
@@ -96,7 +97,7 @@ def _read_json(path: Path, stage: str) -> dict[str, Any]:
 
 
 def _facts(
-    workspace: Workspace, metrics: dict[str, Any], record: dict[str, Any]
+    workspace: Workspace, cache: FeatureCache, metrics: dict[str, Any], record: dict[str, Any]
 ) -> list[tuple[str, str]]:
     params = workspace.params
     versions = record["provenance"]["versions"]
@@ -105,9 +106,9 @@ def _facts(
         ("Split", metrics["split"]),
         ("Coverage", metrics["coverage"]),
         ("Video to text", metrics["v2t_convention"].replace("_", " ")),
-        ("Encoder", f"{params.encoder.model}, {params.encoder.precision}, frozen"),
+        ("Encoder", _encoder_fact(workspace, cache)),
         ("Encoder id", record["encoder_id"][:12]),
-        ("Frames", f"up to {params.extract.max_frames}, {params.extract.sampler}"),
+        ("Frames", _frames_fact(workspace, cache)),
         ("Trained on", record["coverage"]["train"]),
         ("Selected on", f"{record['coverage']['val']}; epoch {record['best_epoch']}"),
         ("Seed", str(record["settings"]["train"]["seed"])),
@@ -115,6 +116,18 @@ def _facts(
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("Machine", f"{record['provenance']['processor']}, device {record['device']}"),
     ]
+
+
+def _encoder_fact(workspace: Workspace, cache: FeatureCache) -> str:
+    settings = workspace.params.encoder
+    if is_imported(cache):
+        return ", ".join(filter(None, (declared_name(cache), "features imported")))
+    return f"{settings.model}, {settings.precision}, frozen" if settings else "frozen"
+
+
+def _frames_fact(workspace: Workspace, cache: FeatureCache) -> str:
+    how = "as imported" if is_imported(cache) else workspace.params.extract.sampler
+    return f"up to {cache.layout.max_frames}, {how}"
 
 
 def _row(name: str, metrics: dict[str, Any], method: str) -> ResultRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from gare_cache.cache.identity import cache_root
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.config import Params, load_params
 from gare_cache.errors import CacheError, FingerprintMismatch
+from gare_cache.files import write_json
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,39 @@ def open_workspace(params_file: Path, outputs: Path | None = None) -> Workspace:
     """
     project = params_file.parent
     return Workspace(project, load_params(params_file), outputs or project / "outputs")
+
+
+def write_features(
+    workspace: Workspace,
+    cache: FeatureCache,
+    *,
+    videos: Mapping[str, int],
+    captions: Mapping[str, int | None],
+) -> dict[str, Any]:
+    """Write ``features.json``: the same features give the same bytes.
+
+    Args:
+        workspace: the project.
+        cache: the features.
+        videos: what became of the manifest's videos.
+        captions: what became of its captions.
+
+    Returns:
+        The content.
+    """
+    features = {
+        "dataset": workspace.params.dataset.name,
+        "folder": cache.folder.name,
+        "encoder_id": cache.encoder_id,
+        "extraction_id": cache.extraction_id,
+        "content_digest": cache.content_digest,
+        "dim": cache.layout.dim,
+        "max_frames": cache.layout.max_frames,
+        "videos": dict(videos),
+        "captions": dict(captions),
+    }
+    write_json(workspace.features, features)
+    return features
 
 
 def open_features(workspace: Workspace) -> tuple[FeatureCache, dict[str, Any]]:

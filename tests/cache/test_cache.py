@@ -1,75 +1,39 @@
+import errno
 import json
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import zarr
 
 from gare_cache.cache import journal, schema
+from gare_cache.cache.disk import explain_refusals
 from gare_cache.cache.identity import cache_root, folder_name
-from gare_cache.cache.lock import exclusive
+from gare_cache.cache.lock import Shard
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import Layout
-from gare_cache.cache.writer import CacheWriter, open_writer
-from gare_cache.errors import CacheError, FingerprintMismatch
+from gare_cache.errors import CacheError, EnvironmentFailure, FingerprintMismatch
+from tests.cache.made import (
+    IDENTITY,
+    LAYOUT,
+    caption,
+    fail,
+    features,
+    fill,
+    fill_captions,
+    source,
+    writer,
+)
 
-LAYOUT = Layout(max_frames=3, dim=4)
-IDENTITY = {"encoder": {"weights": "abc"}, "sampling": {"max_frames": 3}}
-
-
-@pytest.fixture(autouse=True)
-def _small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_MOST_ROWS", {"video": 4, "text": 8})
-
-
-def writer(folder: Path, identity: dict[str, Any] = IDENTITY) -> Any:
-    return open_writer(
-        folder,
-        dataset="d",
-        identity=identity,
-        layout=LAYOUT,
-        head_start={"logit_scale": torch.tensor(4.6)},
-    )
+pytestmark = pytest.mark.usefixtures("small_units")
 
 
-def source(number: int, size: int = 1) -> dict[str, Any]:
-    return {
-        "video_id": f"v{number}",
-        "path": f"/videos/v{number}.mp4",
-        "start_seconds": None,
-        "end_seconds": None,
-        "size_bytes": size,
-        "mtime_ns": 5,
-    }
-
-
-def features(rows: Any) -> dict[str, Any]:
-    rows = np.asarray(rows)
-    frames = np.full((len(rows), 3, 4), np.nan, "<f2")
-    frames[:, :2] = rows[:, None, None] + np.array([0.25, 0.5])[:, None]
-    times = np.full((len(rows), 3), np.nan, "<f4")
-    times[:, :2] = [0, 1]
-    return {
-        "video/frames": frames,
-        "video/times": times,
-        "video/num_frames": np.full(len(rows), 2, "<i4"),
-    }
-
-
-def fill(cache: CacheWriter, numbers: Any, *, most_units: int | None = None) -> list[int]:
-    rows = cache.allocate("video", [source(number) for number in numbers])
-    for unit in cache.pending("video", rows)[:most_units]:
-        outcomes = [journal.RowOutcome(row, decoder="pyav") for row in unit.rows]
-        thumbnails = dict.fromkeys(unit.rows, b"jpeg")
-        cache.commit(unit, features(unit.rows), outcomes, thumbnails=thumbnails, seconds={"a": 1.0})
-    return rows
-
-
-def chunk_files(folder: Path) -> dict[str, bytes]:
+def chunk_bytes(folder: Path) -> dict[str, bytes]:
     root = folder / schema.FEATURES
     return {
         str(path.relative_to(root)): path.read_bytes()
@@ -114,7 +78,7 @@ def test_interruptions_between_units_do_not_change_a_byte(tmp_path: Path) -> Non
     for _ in range(3):
         with writer(tmp_path / "parts") as cache:
             fill(cache, range(10), most_units=1)
-    assert chunk_files(tmp_path / "parts") == chunk_files(tmp_path / "whole")
+    assert chunk_bytes(tmp_path / "parts") == chunk_bytes(tmp_path / "whole")
     digests = {open_cache(tmp_path / name).content_digest for name in ("whole", "parts")}
     assert len(digests) == 1
 
@@ -138,13 +102,13 @@ def test_a_unit_whose_record_is_missing_is_done_again(tmp_path: Path) -> None:
 def test_new_items_take_the_next_rows_and_leave_the_old_ones_alone(tmp_path: Path) -> None:
     with writer(tmp_path) as cache:
         fill(cache, range(6))
-    first = chunk_files(tmp_path)["video/frames/c/0/0/0"]
+    first = chunk_bytes(tmp_path)["video/frames/c/0/0/0"]
     with writer(tmp_path) as cache:
         assert fill(cache, [9, 3]) == [6, 3]
         changed = cache.allocate("video", [source(3, size=2)])
         assert changed == [7]
     found = open_cache(tmp_path)
-    assert chunk_files(tmp_path)["video/frames/c/0/0/0"] == first
+    assert chunk_bytes(tmp_path)["video/frames/c/0/0/0"] == first
     np.testing.assert_array_equal(found.videos(["v5"]).frames, features([5])["video/frames"])
     assert found.videos(["v9"]).frames[0, 0, 0] == 6.25
     with pytest.raises(CacheError, match=r"'v3'"):  # its file changed: the old row is not served
@@ -167,27 +131,6 @@ def test_failures_have_a_reason_and_no_features(tmp_path: Path) -> None:
     assert np.isnan(videos.frames[1]).all()
     assert found.failures() == {"v1": "truncated"}
     assert found.thumbnails(["v1"]) == [None]
-
-
-def test_two_writers_are_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
-    held, done = multiprocessing.Event(), multiprocessing.Event()
-    other = multiprocessing.Process(target=_hold, args=(tmp_path / "lock", held, done))
-    other.start()
-    assert held.wait(20)
-    try:
-        with pytest.raises(CacheError, match=f"is being written by process {other.pid}"):
-            writer(tmp_path).__enter__()
-    finally:
-        done.set()
-        other.join()
-    with writer(tmp_path) as cache:
-        fill(cache, range(2))
-
-
-def _hold(path: Path, held: Any, done: Any) -> None:
-    with exclusive(path):
-        held.set()
-        done.wait(20)
 
 
 def test_other_identities_formats_and_damaged_journals_are_refused(tmp_path: Path) -> None:
@@ -251,3 +194,222 @@ def test_the_root_of_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert cache_root(tmp_path) == tmp_path / "cache"
     monkeypatch.setenv("GARE_CACHE_ROOT", "/elsewhere")
     assert cache_root(tmp_path) == Path("/elsewhere")
+
+
+def test_shards_own_disjoint_units_and_give_the_bytes_of_one_writer(tmp_path: Path) -> None:
+    with writer(tmp_path / "one") as cache:
+        fill(cache, range(10))
+    for index in (2, 1):
+        with writer(tmp_path / "two", shard=Shard(index, 2)) as cache:
+            rows = cache.allocate("video", [source(number) for number in range(10)])
+            assert [unit.unit % 2 for unit in cache.pending("video", rows)] == [index - 1] * (
+                3 - index
+            )
+            fill(cache, range(10))
+    assert chunk_bytes(tmp_path / "two") == chunk_bytes(tmp_path / "one")
+    names = {path.name for path in (tmp_path / "two/journal").iterdir()}
+    assert names == {"worker-1-of-2.jsonl", "worker-2-of-2.jsonl"}
+    with writer(tmp_path / "two"):
+        pass  # finalises the tables
+    one, two = (open_cache(tmp_path / name) for name in ("one", "two"))
+    assert one.content_digest == two.content_digest
+    assert (tmp_path / "one/items.parquet").read_bytes() == (
+        tmp_path / "two/items.parquet"
+    ).read_bytes()
+
+
+def test_shards_that_allocate_at_once_agree_on_the_rows(tmp_path: Path) -> None:
+    with (
+        writer(tmp_path, shard=Shard(1, 2)) as first,
+        writer(tmp_path, shard=Shard(2, 2)) as second,
+    ):
+        assert fill(first, [5, 3, 4]) == [0, 1, 2]
+        assert fill(second, [9, 3]) == [3, 1]
+        assert fill(first, [9, 8]) == [3, 4]
+    found = open_cache(tmp_path)
+    assert [row["video_id"] for row in found.tables["video"].sources] == [
+        "v5", "v3", "v4", "v9", "v8",
+    ]  # fmt: skip
+    assert found.counts("video") == {"ok": 4, "failed": 0, "pending": 1}  # row 4 is the second's
+
+
+def test_a_shard_leaves_the_temporary_files_of_others_alone(tmp_path: Path) -> None:
+    with writer(tmp_path, shard=Shard(1, 2)) as cache:
+        fill(cache, range(4))
+        in_use = tmp_path / "features.zarr/video/frames/c/0/0/0.partial"
+        in_use.write_bytes(b"half")
+        with writer(tmp_path, shard=Shard(2, 2)):
+            assert in_use.exists()
+    with writer(tmp_path, shard=Shard(2, 2)):
+        assert not in_use.exists()
+
+
+def test_failed_rows_are_tried_again_when_asked_and_a_success_supersedes(tmp_path: Path) -> None:
+    with writer(tmp_path) as cache:
+        fail(cache, 0)
+        fill(cache, [1, 2])
+        assert cache.pending("video", [0, 1, 2]) == []
+    with writer(tmp_path, retry_failed=True, shard=Shard(1, 1)) as cache:
+        assert [unit.rows for unit in cache.pending("video", [0, 1, 2])] == [(0,)]
+        fill(cache, [0])
+    # The success stands in a file that sorts behind; a later failure in one that sorts before.
+    assert open_cache(tmp_path).counts("video") == {"ok": 3, "failed": 0, "pending": 0}
+    assert np.isfinite(open_cache(tmp_path).videos(["v0", "v2"]).frames[:, :2]).all()
+    with writer(tmp_path / "straight") as cache:
+        fill(cache, [0, 1, 2])
+    for name, content in chunk_bytes(tmp_path / "straight").items():
+        assert (tmp_path / "features.zarr" / name).read_bytes() == content, name
+    assert open_cache(tmp_path / "straight").content_digest == open_cache(tmp_path).content_digest
+
+
+def test_what_holds_is_the_last_record_whatever_its_file(tmp_path: Path) -> None:
+    with writer(tmp_path, shard=Shard(1, 1)) as cache:
+        fill(cache, [0])
+    with writer(tmp_path) as cache:
+        rows = cache.allocate("video", [source(0)])
+        cache.tables["video"].outcomes.clear()
+        (unit,) = cache.pending("video", rows)
+        values = {spec.name: spec.empty(1) for spec in LAYOUT.arrays("video")}
+        outcomes = [journal.RowOutcome(0, reason="gone bad")]
+        cache.commit(unit, values, outcomes, thumbnails={}, seconds={})
+    assert open_cache(tmp_path).failures() == {"v0": "gone bad"}
+
+
+def test_every_commit_is_told_and_may_stop_the_writing(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def stop(record: journal.UnitRecord) -> None:
+        told.append(record.unit)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), writer(tmp_path, on_commit=stop) as cache:
+        fill(cache, range(10))
+    assert told == [0, 1]
+    assert open_cache(tmp_path).counts("video")["ok"] == 8
+
+
+def test_an_unfinished_write_into_a_unit_with_done_rows_leaves_no_trace(tmp_path: Path) -> None:
+    with writer(tmp_path / "straight") as cache:
+        fill(cache, range(2))
+        fill(cache, range(3))
+    with writer(tmp_path / "stopped") as cache:
+        fill(cache, range(2))
+    with writer(tmp_path / "stopped") as cache, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "append", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fill(cache, [0, 1, 2, 3])
+    with writer(tmp_path / "stopped") as cache:
+        fill(cache, range(3))
+    frames = "video/frames/c/0/0/0"
+    assert chunk_bytes(tmp_path / "stopped")[frames] == chunk_bytes(tmp_path / "straight")[frames]
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_damaged_unit_is_not_passed_on_with_a_new_checksum(tmp_path: Path) -> None:
+    with writer(tmp_path) as cache:
+        fill(cache, range(2))
+    path = tmp_path / "features.zarr/video/frames/c/0/0/0"
+    content = bytearray(path.read_bytes())
+    content[3] ^= 1
+    path.write_bytes(content)
+    with (
+        writer(tmp_path) as cache,
+        pytest.raises(CacheError, match=r"frames/c/0/0/0 does not have the checksum .*--drop-dam"),
+    ):
+        fill(cache, range(3))
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "long", "empty"])
+def test_chunks_that_contradict_the_journal_are_refused(tmp_path: Path, damage: str) -> None:
+    with writer(tmp_path) as cache:
+        fill(cache, range(6))
+    path = tmp_path / "features.zarr/video/times/c/1/0"
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+        expected = r"chunk video/times/c/1/0 is missing, though the journal has it"
+    else:
+        path.write_bytes({"short": content[:-1], "long": content + b"x", "empty": b""}[damage])
+        expected = r"chunk video/times/c/1/0 has \d+ bytes instead of 48"
+    advice = r".*run `gare-cache verify --drop-damaged`, then `gare-cache extract`"
+    with pytest.raises(CacheError, match=expected + advice):
+        open_cache(tmp_path)
+    with pytest.raises(CacheError, match=expected + advice):
+        writer(tmp_path).__enter__()
+
+
+def test_two_items_with_one_id_are_refused(tmp_path: Path) -> None:
+    with writer(tmp_path) as cache:
+        with pytest.raises(CacheError, match=r"2 video items have the id 'v1'; give every item"):
+            cache.allocate("video", [source(1), source(2), source(1, size=7)])
+        with pytest.raises(CacheError, match=r"2 text items have the id 'v1#0'"):
+            cache.allocate("text", [caption(1), {**caption(1), "caption": "another"}])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [*rows[:1], {**rows[0], "row": 1}], r"item 'v0' has 2 rows"),
+        (lambda rows: [rows[0], {**rows[1], "row": 0}], r"not numbered from 0 to 1"),
+        (lambda rows: rows[:1], r"unit 0 holds video row 1, but there are 1 rows"),
+    ],
+)
+def test_a_table_that_contradicts_itself_or_the_journal_is_refused(
+    tmp_path: Path, change: Any, message: str
+) -> None:
+    with writer(tmp_path) as cache:
+        fill(cache, range(2))
+    path = tmp_path / "items.parquet"
+    table = pq.read_table(path)
+    pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema), path)
+    with pytest.raises(CacheError, match=message):
+        open_cache(tmp_path)
+    path.write_bytes(b"PAR1 no table at all")
+    with pytest.raises(CacheError, match=r"items.parquet is no table of a cache"):
+        open_cache(tmp_path)
+
+
+def test_metadata_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    with writer(tmp_path) as cache:
+        fill(cache, range(2))
+    path = tmp_path / "features.zarr/video/frames/zarr.json"
+    metadata = json.loads(path.read_text())
+    path.write_text(json.dumps({**metadata, "data_type": "float32"}))
+    with pytest.raises(CacheError, match=r"video/frames is not the raw array of rows \(3, 4\) <f2"):
+        open_cache(tmp_path)
+    (tmp_path / "features.zarr/zarr.json").write_text("{")
+    with pytest.raises(CacheError, match=r"features.zarr cannot be opened"):
+        open_cache(tmp_path)
+
+
+def test_captions_are_read_by_id(tmp_path: Path) -> None:
+    with writer(tmp_path) as cache:
+        fill_captions(cache, range(10))
+    found = open_cache(tmp_path).captions(["v9#0", "v0#0"])
+    np.testing.assert_array_equal(found, [[9.5, 10.5, 11.5, 12.5], [0.5, 1.5, 2.5, 3.5]])
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, r"the disk is full; free some space, or put the caches elsewhere with \$GA"),
+        (errno.EDQUOT, r"the disk quota is used up"),
+        (errno.EFBIG, r"the limit of a file's size is reached; raise `ulimit -f`"),
+        (errno.EROFS, r"the folder is read-only; make it writable"),
+        (errno.EACCES, r"there is no permission to write"),
+        (errno.EIO, r"the disk reports an input/output error; check the disk"),
+    ],
+)
+def test_what_the_machine_refuses_is_explained(tmp_path: Path, number: int, message: str) -> None:
+    with (
+        pytest.raises(EnvironmentFailure, match=f"cannot write to {tmp_path}: {message}") as caught,
+        explain_refusals(tmp_path),
+    ):
+        raise OSError(number, "refused")
+    assert caught.value.exit_code == 1
+    with pytest.raises(ConnectionError), explain_refusals(tmp_path):
+        raise ConnectionResetError(errno.ECONNRESET, "something else")

@@ -40,7 +40,7 @@ def test_frames_are_encoded_as_open_clip_does(encoder: Encoder, plain: Any) -> N
     images = torch.stack([transform(Image.fromarray(frame)) for frame in frames()])
     preprocessed = encoder.preprocess(frames())
     assert torch.equal(preprocessed, images)
-    assert encoder.image_size == (32, 32) == tuple(images.shape[-2:])
+    assert encoder.preprocessing.size == (32, 32) == tuple(images.shape[-2:])
     with torch.no_grad():
         expected = model.encode_image(images)
     torch.testing.assert_close(encoder.encode_frames(preprocessed), expected, rtol=1e-5, atol=1e-6)

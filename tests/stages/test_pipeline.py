@@ -1,9 +1,4 @@
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +159,7 @@ def test_other_settings_extract_into_another_folder_and_the_old_one_is_found_aga
 
 
 @pytest.mark.usefixtures("small_units")
-@pytest.mark.parametrize("moment", ["decoding", "before the journal", "after the journal"])
+@pytest.mark.parametrize("moment", ["encoding", "before the journal", "after the journal"])
 def test_an_interrupted_extraction_goes_on_to_the_same_arrays(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -186,10 +181,10 @@ def test_an_interrupted_extraction_goes_on_to_the_same_arrays(
 
 def _interrupt(patch: pytest.MonkeyPatch, moment: str) -> None:
     from gare_cache.cache import writer
-    from gare_cache.stages import encode_units
+    from gare_cache.encoders.encoder import Encoder
 
-    if moment == "decoding":
-        _raise_at_call(patch, encode_units, "decode_clip", 6)
+    if moment == "encoding":
+        _raise_at_call(patch, Encoder, "to_images", 6)
     elif moment == "before the journal":
         _raise_at_call(patch, writer.journal, "append", 2)
     else:
@@ -218,51 +213,6 @@ def _raise_at_call(patch: pytest.MonkeyPatch, module: Any, name: str, number: in
 
 def _records(project: Path) -> int:
     return sum(len(p.read_text().splitlines()) for p in project.glob("cache/*/journal/*"))
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from gare_cache.cache import schema, writer
-from gare_cache.stages.extract import extract
-from tests.tiny import workspace
-schema._MOST_ROWS.update(video=4, text=8)
-append = writer.journal.append
-def slow(folder, record):
-    time.sleep(0.3)  # chunks are there, the record is not
-    append(folder, record)
-    print("unit", flush=True)
-    time.sleep(0.3)
-writer.journal.append = slow
-extract(workspace(Path(sys.argv[1])))
-"""
-
-
-@pytest.mark.usefixtures("small_units")
-@pytest.mark.parametrize("delay", [0.15, 0.45])
-def test_a_killed_extraction_goes_on_to_the_same_arrays(
-    project: Path, tmp_path: Path, delay: float
-) -> None:
-    prepare(workspace(project))
-    extract(workspace(project))
-    expected = arrays(project)
-    (project / "cache").rename(tmp_path / "undisturbed")
-    repository = Path(__file__).parents[2]
-    killed = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(project)],
-        cwd=repository,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(repository)},
-    )
-    assert killed.stdout is not None
-    assert killed.stdout.readline() == b"unit\n"
-    time.sleep(delay)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert 0 < _records(project) < 8
-    extract(workspace(project))
-    assert_equal_arrays(arrays(project), expected)
 
 
 def test_an_undecodable_video_is_recorded_and_masked(project: Path) -> None:

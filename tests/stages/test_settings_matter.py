@@ -23,6 +23,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "extract": {
         "encoder.precision": "bf16",
         "encoder.context_length": 6,
+        "encoder.preprocess": "device",
         "extract.sampler": "fps_then_uniform",
         "extract.max_frames": 3,
         "extract.batch_frames": 5,
@@ -75,6 +76,7 @@ ELSEWHERE = {
     "encoder.pretrained",
     "encoder.quick_gelu",
     "encoder.trust_checkpoint",
+    "extract.deadline_seconds",
     "extract.max_failed_percent",
     "train.threads",
     "train.loss.contrastive",  # one value so far

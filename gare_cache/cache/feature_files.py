@@ -1,0 +1,300 @@
+"""Files of features that others wrote: named arrays, read row by row, never unpickled.
+
+An HDF5 file, an npz archive and a folder of npy files look the same from here: names with ``/``
+between their parts, each an array whose rows can be read from any one to any other.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.errors import FeatureFileError
+from gare_cache.files import canonical_digest, file_digest
+
+Array = npt.NDArray[Any]
+
+_NPY = ".npy"
+_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array of a feature file, known by its header.
+
+    Attributes:
+        shape: the whole shape; rows are the first axis.
+        dtype: as stored.
+        read: ``read(start, stop)`` returns those rows; of an array without axes, its value.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[int, int], Array]
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """An open feature file; made by ``open_feature_file``.
+
+    Attributes:
+        path: the file or folder.
+        arrays: name -> array.
+        lists: lists of ids that are text beside the arrays (``video_ids.txt``), by name.
+        attributes: what the file says of itself; HDF5 alone has it.
+    """
+
+    path: Path
+    arrays: Mapping[str, StoredArray]
+    lists: Mapping[str, list[str]] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self, name: str, start: int, stop: int) -> Array:
+        """Read rows of an array.
+
+        Raises:
+            FeatureFileError: they cannot be read, or hold pickled objects.
+        """
+        try:
+            return self.arrays[name].read(start, stop)
+        except _UNREADABLE as err:
+            raise FeatureFileError(
+                f"{self.path}: rows {start} to {stop} of {name!r} cannot be read ({err}); the file "
+                "is damaged, or needs a compression filter that is not installed"
+            ) from err
+
+    def whole(self, name: str) -> Array:
+        """Read an array whole.
+
+        Raises:
+            FeatureFileError: as ``rows``.
+        """
+        shape = self.arrays[name].shape
+        return self.rows(name, 0, shape[0] if shape else 1)
+
+    def ids(self, name: str) -> list[str] | None:
+        """Return the ids of that name, None where there are none.
+
+        Raises:
+            FeatureFileError: they are no list of texts.
+        """
+        if name not in self.arrays:
+            return self.lists.get(name)
+        if name in self.lists:
+            raise FeatureFileError(f"{self.path} holds {name} twice, as text and as array")
+        array = self.arrays[name]
+        found = self.whole(name).tolist() if len(array.shape) == 1 else None
+        if found is None or not all(isinstance(value, str | bytes) for value in found):
+            raise FeatureFileError(
+                f"{self.path}: {name} must be a list of texts, not {array.dtype} of shape "
+                f"{array.shape}"
+            )
+        try:
+            return [v.decode() if isinstance(v, bytes) else v for v in found]
+        except UnicodeDecodeError as err:
+            raise FeatureFileError(f"{self.path}: {name} is not UTF-8: {err}") from err
+
+
+@contextmanager
+def open_feature_file(path: Path) -> Iterator[FeatureFile]:
+    """Open an HDF5 file, an npz archive or a folder of npy files, by its content.
+
+    Raises:
+        FeatureFileError: it is none of them, is damaged, or holds pickled objects.
+    """
+    if not path.exists():
+        raise FeatureFileError(f"{path} does not exist")
+    with _opener(path)(path) as file:
+        yield file
+
+
+def feature_file_digest(path: Path) -> str:
+    """Return the SHA-256 (hex) of a feature file; of a folder, of its files' names and digests."""
+    if path.is_file():
+        return file_digest(path)
+    files = sorted(found for found in path.rglob("*") if found.is_file())
+    return canonical_digest([[str(f.relative_to(path)), file_digest(f)] for f in files])
+
+
+def _opener(path: Path) -> Callable[[Path], AbstractContextManager[FeatureFile]]:
+    if path.is_dir():
+        return _open_folder
+    if h5py.is_hdf5(path):
+        return _open_hdf5
+    if zipfile.is_zipfile(path):
+        return _open_npz
+    hint = ""
+    if path.suffix == _NPY:
+        hint = "; give the folder that holds it together with its ids"
+    raise FeatureFileError(
+        f"{path} is no HDF5 file, no npz archive and no folder of npy files{hint} (layouts: "
+        "docs/features.md)"
+    )
+
+
+@contextmanager
+def _open_hdf5(path: Path) -> Iterator[FeatureFile]:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as err:
+        raise FeatureFileError(
+            f"{path} cannot be opened as HDF5 ({err}); it is damaged, or its writer was killed or "
+            "is still at work"
+        ) from err
+    with file:
+        arrays: dict[str, StoredArray] = {}
+
+        def note(name: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset) and node.shape is not None:
+                arrays[name] = StoredArray(node.shape, node.dtype, _hdf5_reader(file, name))
+
+        file.visititems(note)
+        yield FeatureFile(path, arrays, attributes=dict(file.attrs))
+
+
+def _hdf5_reader(file: h5py.File, name: str) -> Callable[[int, int], Array]:
+    # Looked up at each read: open handles of some 100,000 datasets would fill the memory.
+    def read(start: int, stop: int) -> Array:
+        node = file[name]
+        return np.asarray(node[start:stop] if node.shape else node[()])
+
+    return read
+
+
+@contextmanager
+def _open_folder(path: Path) -> Iterator[FeatureFile]:
+    lists: dict[str, list[str]] = {}
+    for listing in sorted([*path.glob("*_ids.txt"), *path.glob("*_ids.json")]):
+        if listing.stem in lists:
+            raise FeatureFileError(f"{path} holds {listing.stem} twice, as txt and as json")
+        lists[listing.stem] = _listed_ids(listing)
+    yield FeatureFile(
+        path,
+        {
+            found.relative_to(path).as_posix().removesuffix(_NPY): _mapped(found)
+            for found in sorted(path.rglob(f"*{_NPY}"))
+        },
+        lists,
+    )
+
+
+def _listed_ids(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".txt":
+            return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
+        ids = json.loads(text)
+    except ValueError as err:
+        raise FeatureFileError(f"{path} cannot be read: {err}") from err
+    if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
+        raise FeatureFileError(f"{path} must be a JSON list of texts")
+    return ids
+
+
+def _mapped(path: Path) -> StoredArray:
+    with path.open("rb") as file:
+        shape, dtype, _ = _npy_header(file, path)
+
+    def read(start: int, stop: int) -> Array:
+        if 0 in shape:  # nothing that could be mapped
+            return np.empty((max(0, min(stop, shape[0]) - start), *shape[1:]), dtype)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.array(array[start:stop] if shape else array)
+
+    return StoredArray(shape, dtype, read)
+
+
+@contextmanager
+def _open_npz(path: Path) -> Iterator[FeatureFile]:
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+        except _UNREADABLE as err:
+            raise FeatureFileError(f"{path} cannot be opened as npz ({err})") from err
+        members = [name for name in archive.namelist() if name.endswith(_NPY)]
+        if len(set(members)) < len(members):
+            raise FeatureFileError(f"{path} holds two arrays of one name; write it anew")
+        streams = _MemberStreams(archive)
+        stack.callback(streams.close)
+        yield FeatureFile(
+            path, {name.removesuffix(_NPY): _streamed(streams, name, path) for name in members}
+        )
+
+
+class _MemberStreams:
+    """The archive's member that was read last, kept open: rows in order are read once."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._name: str | None = None
+        self._stream: IO[bytes] | None = None
+
+    def open(self, name: str) -> IO[bytes]:
+        if self._stream is None or self._name != name:
+            self.close()
+            self._name, self._stream = name, self._archive.open(name)
+        return self._stream
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def _streamed(streams: _MemberStreams, member: str, path: Path) -> StoredArray:
+    where = f"{path}, {member}"
+    try:
+        stream = streams.open(member)
+        shape, dtype, fortran = _npy_header(stream, where)
+        first = stream.tell()
+    except FeatureFileError:
+        raise
+    except _UNREADABLE as err:
+        raise FeatureFileError(f"{where} cannot be read ({err})") from err
+    if fortran and len(shape) > 1:
+        raise FeatureFileError(
+            f"{where} lies in Fortran order, whose rows cannot be streamed; save "
+            "numpy.ascontiguousarray of it"
+        )
+    row_bytes = int(np.prod(shape[1:], dtype=int)) * dtype.itemsize
+
+    def read(start: int, stop: int) -> Array:
+        count = max(0, min(stop, shape[0]) - start) if shape else 1
+        stream = streams.open(member)
+        stream.seek(first + start * row_bytes)
+        content = stream.read(count * row_bytes)
+        if len(content) < count * row_bytes:
+            raise EOFError(f"{member} ends early")
+        return np.frombuffer(content, dtype).reshape((count, *shape[1:]) if shape else ())
+
+    return StoredArray(shape, dtype, read)
+
+
+def _npy_header(file: IO[bytes], where: object) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran, dtype = read_header(file)
+    except (ValueError, KeyError) as err:
+        raise FeatureFileError(
+            f"{where} is no npy array ({err}); a pickle is never loaded, for it can run any code: "
+            "save plain arrays with numpy.save"
+        ) from err
+    if dtype.hasobject:
+        raise FeatureFileError(
+            f"{where} holds pickled Python objects, which are never loaded, for they can run any "
+            "code; save an array of numbers, or of texts, with numpy.save"
+        )
+    return shape, dtype, fortran

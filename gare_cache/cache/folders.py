@@ -1,0 +1,248 @@
+"""The cache folders under a root: what they are, what may go, and one file to share one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from gare_cache.cache.disk import explain_refusals
+from gare_cache.cache.lock import refuse_while_written, writers
+from gare_cache.cache.reader import FeatureCache, open_cache, open_unchecked
+from gare_cache.cache.schema import FEATURES, KINDS
+from gare_cache.cache.verify import verify_cache
+from gare_cache.cache.writer import partial_files
+from gare_cache.errors import CacheError
+from gare_cache.files import PARTIAL_SUFFIX, replacing
+
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class FolderSummary:
+    """One cache folder for a list.
+
+    Attributes:
+        name: of the folder.
+        dataset: name of the data set.
+        encoder_id: identity of the encoder.
+        sampling: settings of the sampling, ``name value`` each.
+        counts: rows that are ok, failed, pending, by kind.
+        num_bytes: size of all its files.
+        state: ``complete``, ``unfinished``, ``being written by 123`` or what is wrong.
+    """
+
+    name: str
+    dataset: str = ""
+    encoder_id: str = ""
+    sampling: str = ""
+    counts: str = ""
+    num_bytes: int = 0
+    state: str = ""
+
+
+def cache_folders(root: Path) -> list[Path]:
+    """List the folders under a root that hold a cache, sorted by name."""
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if (path / FEATURES).is_dir())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def summarise(folder: Path) -> FolderSummary:
+    """Describe a cache folder; one that cannot be read says why in its state."""
+    size = folder_bytes(folder)
+    try:
+        cache = open_cache(folder)
+    except CacheError as err:
+        return FolderSummary(name=folder.name, num_bytes=size, state=f"unreadable: {err}")
+    found = writers(folder)
+    done = "complete" if is_complete(cache) else "unfinished"
+    counts = {kind: cache.counts(kind) for kind in KINDS}
+    sampling = cache.attributes["identity"].get("sampling", {})
+    return FolderSummary(
+        name=folder.name,
+        dataset=str(cache.attributes["dataset"]),
+        encoder_id=cache.encoder_id,
+        sampling=" ".join(f"{key}={value}" for key, value in sorted(sampling.items())),
+        counts="; ".join(
+            f"{kind} " + " ".join(f"{n:,} {state}" for state, n in counts[kind].items() if n)
+            for kind in KINDS
+        ),
+        num_bytes=size,
+        state=f"being written by {', '.join(found)}" if found else done,
+    )
+
+
+def is_complete(cache: FeatureCache) -> bool:
+    """Return whether both kinds have rows and none is pending."""
+    counts = [cache.counts(kind) for kind in KINDS]
+    return all(sum(count.values()) > 0 and count["pending"] == 0 for count in counts)
+
+
+def leftovers(root: Path, named: set[str]) -> list[tuple[Path, str]]:
+    """List what may be removed under a root, with the reason for each.
+
+    Args:
+        root: of caches.
+        named: folders that a features.json names.
+
+    Returns:
+        Cache folders that are not named, unpackings that were interrupted, and temporary files
+        of killed writers; nothing in a folder that is being written.
+    """
+    found = []
+    for folder in cache_folders(root):
+        if writers(folder):
+            continue
+        if folder.name.endswith(PARTIAL_SUFFIX):
+            found.append((folder, "an unpacking that was interrupted"))
+        elif folder.name not in named:
+            found.append((folder, "no features.json names it"))
+        else:
+            found += [(path, "a killed writer left it") for path in partial_files(folder)]
+    return found
+
+
+def remove(path: Path) -> int:
+    """Remove a file or a folder and return the bytes that it took.
+
+    Raises:
+        CacheError: it is a cache that is being written.
+        EnvironmentFailure: the disk refuses.
+    """
+    with explain_refusals(path):
+        if not path.is_dir():
+            size = path.stat().st_size
+            path.unlink()
+            return size
+        refuse_while_written(path)
+        size = folder_bytes(path)
+        shutil.rmtree(path)
+        return size
+
+
+def pack(folder: Path, file: Path) -> None:
+    """Write a finished cache into one uncompressed tar; the same cache gives the same bytes.
+
+    Args:
+        folder: of the cache.
+        file: the tar to make; must not exist.
+
+    Raises:
+        CacheError: the cache is unfinished, damaged or being written, or ``file`` exists.
+        EnvironmentFailure: the disk refuses.
+    """
+    if file.exists():
+        raise CacheError(f"{file} exists; choose another name, or remove it first")
+    refuse_while_written(folder)
+    cache = open_cache(folder)
+    if not is_complete(cache):
+        raise CacheError(f"{folder} is not finished; run `gare-cache extract`, then pack it")
+    faults = verify_cache(folder, sources=False).faults
+    if faults:
+        raise CacheError(f"{folder} is damaged: {faults[0]}")
+    with explain_refusals(file.parent), replacing(file) as partial, partial.open("wb") as stream:
+        _write_tar(stream, folder)
+
+
+def _write_tar(stream: IO[bytes], folder: Path) -> None:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted(_packed_files(folder)):
+            member = tarfile.TarInfo(str(PurePosixPath(folder.name) / path.as_posix()))
+            member.size = (folder / path).stat().st_size
+            with (folder / path).open("rb") as content:
+                tar.addfile(member, content)
+
+
+def _packed_files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder)
+        is_lock = len(relative.parts) == 1 and relative.name.split(".")[0] == "lock"
+        if path.is_file() and not is_lock and not path.name.endswith(PARTIAL_SUFFIX):
+            yield relative
+
+
+def unpack(file: Path, root: Path) -> Path:
+    """Unpack a packed cache into a root and verify it; it appears there as a whole or not at all.
+
+    Args:
+        file: made by ``pack``.
+        root: of caches.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        CacheError: it is no packed cache, names a path outside its folder, is damaged, or its
+            folder exists.
+        EnvironmentFailure: the disk refuses.
+    """
+    try:
+        with tarfile.open(file, "r:") as tar:
+            members = tar.getmembers()
+            name = _only_folder(file, members)
+            target = root / name
+            if target.exists():
+                raise CacheError(f"{target} exists and is not overwritten; move it away first")
+            partial = root / f"{name}{PARTIAL_SUFFIX}"
+            with explain_refusals(root):
+                shutil.rmtree(partial, ignore_errors=True)
+                try:
+                    _write_members(tar, members, partial)
+                    _refuse_faults(file, partial, name)
+                    partial.rename(target)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
+    except tarfile.TarError as err:
+        raise CacheError(
+            f"{file} is no packed cache ({err}); make one with `gare-cache cache pack`"
+        ) from err
+    return target
+
+
+def _only_folder(file: Path, members: list[tarfile.TarInfo]) -> str:
+    names, seen = set(), set()
+    for member in members:
+        path = PurePosixPath(member.name)
+        outside = path.is_absolute() or ".." in path.parts or len(path.parts) < 2
+        if outside or not member.isfile() or path in seen:
+            raise CacheError(
+                f"{file} is refused: member {member.name!r} is no file of its own inside a cache "
+                "folder; make it with `gare-cache cache pack`"
+            )
+        seen.add(path)
+        names.add(path.parts[0])
+    if len(names) != 1 or not _FOLDER_NAME.fullmatch(min(names)):
+        raise CacheError(
+            f"{file} is refused: it holds {', '.join(sorted(names)) or 'nothing'} instead of one "
+            "cache folder; make it with `gare-cache cache pack`"
+        )
+    return min(names)
+
+
+def _write_members(tar: tarfile.TarFile, members: list[tarfile.TarInfo], folder: Path) -> None:
+    for member in members:
+        path = folder.joinpath(*PurePosixPath(member.name).parts[1:])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = tar.extractfile(member)
+        if content is not None:
+            with path.open("xb") as stream:
+                shutil.copyfileobj(content, stream, 2**20)
+
+
+def _refuse_faults(file: Path, folder: Path, name: str) -> None:
+    faults = verify_cache(folder, sources=False).faults
+    if faults:
+        raise CacheError(f"{file} is damaged and was not unpacked: {faults[0]}")
+    cache = open_unchecked(folder)
+    if name != f"{cache.attributes['dataset']}-{cache.extraction_id[:12]}":
+        raise CacheError(f"{file} is refused: {name} is not the name of the extraction inside it")

@@ -1,0 +1,179 @@
+"""A finished cache as numpy arrays, by split and by id: for programs that are not gare-cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.cache.import_identity import is_imported
+from gare_cache.cache.reader import FeatureCache, open_cache
+from gare_cache.cache.schema import MANIFEST
+from gare_cache.errors import CacheError, unknown_name
+from gare_cache.manifest import Manifest, read_manifest
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSplit:
+    """The features of one split; videos without features and their captions are left out.
+
+    Attributes:
+        name: of the split.
+        video_ids: V ids, the rows of ``frames``, ``times``, ``num_frames``.
+        frames: (V, F, D) float16 projected frame features, not normalised, NaN on padding.
+        times: (V, F) float32 seconds from the start of the file, NaN on padding.
+        num_frames: (V,) int32, at least 1.
+        caption_ids: T ids, the rows of ``text`` and ``video_of_text``.
+        captions: T sentences.
+        text: (T, D) float16 pooled caption features, not normalised.
+        video_of_text: (T,) int64, row of each caption's video.
+        failed: reason for each video of the split that could not be encoded.
+        missing: videos of the split without a file, or absent from the imported features.
+    """
+
+    name: str
+    video_ids: Sequence[str]
+    frames: npt.NDArray[np.float16]
+    times: npt.NDArray[np.float32]
+    num_frames: npt.NDArray[np.int32]
+    caption_ids: Sequence[str]
+    captions: Sequence[str]
+    text: npt.NDArray[np.float16]
+    video_of_text: npt.NDArray[np.int64]
+    failed: Mapping[str, str]
+    missing: Sequence[str]
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """(V, F), True where a frame is real."""
+        return np.asarray(np.arange(self.frames.shape[1]) < self.num_frames[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedCache:
+    """A cache in memory, made by ``load_cache``.
+
+    Attributes:
+        encoder_id: identity of the encoder.
+        extraction_id: identity of the extraction.
+        content_digest: over ids, their states and the chunks' checksums.
+        splits: name -> features.
+    """
+
+    encoder_id: str
+    extraction_id: str
+    content_digest: str
+    splits: Mapping[str, LoadedSplit]
+    _video_rows: Mapping[str, tuple[str, int]]
+    _caption_rows: Mapping[str, tuple[str, int]]
+
+    def split(self, name: str) -> LoadedSplit:
+        """Return a split.
+
+        Raises:
+            CacheError: it is unknown; the message lists the known ones.
+        """
+        if name not in self.splits:
+            raise CacheError(unknown_name("split", name, self.splits))
+        return self.splits[name]
+
+    def video(self, video_id: str) -> npt.NDArray[np.float16]:
+        """Return the (F', D) features of a video's real frames.
+
+        Raises:
+            CacheError: the video has no features.
+        """
+        split, row = _find("video", video_id, self._video_rows)
+        found = self.splits[split]
+        return found.frames[row, : found.num_frames[row]]
+
+    def caption(self, caption_id: str) -> npt.NDArray[np.float16]:
+        """Return the (D,) feature of a caption.
+
+        Raises:
+            CacheError: the caption has no features, or its video has none.
+        """
+        split, row = _find("caption", caption_id, self._caption_rows)
+        return np.asarray(self.splits[split].text[row])
+
+
+def load_cache(folder: Path | str, *, manifest: Path | str | None = None) -> LoadedCache:
+    """Load a finished cache into memory.
+
+    Args:
+        folder: ``ROOT/<dataset>-<id12>``.
+        manifest: folder of the tables that ``prepare`` wrote; None takes the copy that the last
+            finished extraction left in the cache. It says what belongs to which split.
+
+    Raises:
+        CacheError: there is no such cache, it is damaged by the look of its files, or an item of
+            the manifest is not done.
+        AnnotationError: the manifest is missing or has other columns.
+    """
+    cache = open_cache(Path(folder))
+    tables = read_manifest(cache.folder / MANIFEST if manifest is None else Path(manifest))
+    names = dict.fromkeys(tables.videos["split"].to_pylist())
+    splits = {name: _load_split(cache, tables, name) for name in names}
+    return LoadedCache(
+        encoder_id=cache.encoder_id,
+        extraction_id=cache.extraction_id,
+        content_digest=cache.content_digest,
+        splits=MappingProxyType(splits),
+        _video_rows=_rows({name: split.video_ids for name, split in splits.items()}),
+        _caption_rows=_rows({name: split.caption_ids for name, split in splits.items()}),
+    )
+
+
+def _load_split(cache: FeatureCache, manifest: Manifest, name: str) -> LoadedSplit:
+    listed = [row for row in manifest.videos.to_pylist() if row["split"] == name]
+    known = cache.tables["video"].latest() if is_imported(cache) else None
+    present = [
+        row["video_id"]
+        for row in listed
+        if (row["path"] is not None if known is None else row["video_id"] in known)
+    ]
+    features = cache.videos(present)
+    kept = features.num_frames > 0
+    video_ids = [id_ for id_, keep in zip(present, kept, strict=True) if keep]
+    row_of = {id_: row for row, id_ in enumerate(video_ids)}
+    without = _captions_without_features(cache)
+    captions = [
+        row
+        for row in manifest.captions.to_pylist()
+        if row["video_id"] in row_of and row["caption_id"] not in without
+    ]
+    caption_ids = [row["caption_id"] for row in captions]
+    failures = cache.failures()
+    return LoadedSplit(
+        name=name,
+        video_ids=tuple(video_ids),
+        frames=features.frames[kept],
+        times=features.times[kept],
+        num_frames=features.num_frames[kept],
+        caption_ids=tuple(caption_ids),
+        captions=tuple(row["caption"] for row in captions),
+        text=cache.captions(caption_ids),
+        video_of_text=np.array([row_of[row["video_id"]] for row in captions], dtype=np.int64),
+        failed={id_: failures[id_] for id_ in present if id_ in failures},
+        missing=tuple(sorted({row["video_id"] for row in listed} - set(present))),
+    )
+
+
+def _captions_without_features(cache: FeatureCache) -> set[str]:
+    table = cache.tables["text"]
+    return {id_ for id_, row in table.latest().items() if table.status(row) == "failed"}
+
+
+def _rows(ids_of: Mapping[str, Sequence[Any]]) -> dict[str, tuple[str, int]]:
+    return {id_: (name, row) for name, ids in ids_of.items() for row, id_ in enumerate(ids)}
+
+
+def _find(kind: str, id_: str, rows: Mapping[str, tuple[str, int]]) -> tuple[str, int]:
+    if id_ not in rows:
+        raise CacheError(f"{unknown_name(kind, id_, rows)}; only items with features are loaded")
+    return rows[id_]

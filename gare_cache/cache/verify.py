@@ -1,0 +1,260 @@
+"""Reread a whole cache: checksums, sizes, counts, NaN patterns, norms, digests of the sources."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.cache.chunks import (
+    DROP_COMMAND,
+    checksum,
+    chunk_path,
+    only_done,
+    read_chunk,
+    size_fault,
+)
+from gare_cache.cache.group import stored_array
+from gare_cache.cache.reader import FeatureCache, open_unchecked
+from gare_cache.cache.rows import RowTable
+from gare_cache.cache.schema import HEAD_START, KINDS, ArraySpec, Kind
+from gare_cache.errors import CacheError
+from gare_cache.files import file_digest
+
+_MAKE_ANEW = f"run `{DROP_COMMAND}`, then `gare-cache extract`"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something in a cache that is not as it was written.
+
+    Attributes:
+        file: path below the cache folder, or the source's path.
+        problem: what is wrong.
+        remedy: what to do.
+        unit: the unit to make anew; None where that does not help.
+        rows: the rows concerned; empty for all of the unit.
+        harmless: only rows that are not done are concerned, which extraction writes anyway.
+    """
+
+    file: str
+    problem: str
+    remedy: str
+    unit: tuple[Kind, int] | None = None
+    rows: tuple[int, ...] = ()
+    harmless: bool = False
+
+    def __str__(self) -> str:
+        place = "" if self.unit is None else f" ({self.unit[0]} unit {self.unit[1]}"
+        if place and self.rows:
+            shown = ", ".join(map(str, self.rows[:_SHOWN]))
+            place += f", rows {shown}{', ...' if len(self.rows) > _SHOWN else ''}"
+        return f"{self.file}: {self.problem}{place + ')' if place else ''}; {self.remedy}"
+
+
+@dataclass
+class Verification:
+    """What a reading of a whole cache found.
+
+    Attributes:
+        faults: in the order of the arrays.
+        num_chunks: chunks read.
+        num_bytes: their size.
+        sources_read: videos whose digest was computed again.
+        sources_absent: videos whose file is not on this machine.
+        norms: array -> (smallest, largest) norm of a feature vector.
+    """
+
+    faults: list[Fault] = field(default_factory=list)
+    num_chunks: int = 0
+    num_bytes: int = 0
+    sources_read: int = 0
+    sources_absent: int = 0
+    norms: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def verify_cache(
+    folder: Path, *, sources: bool = True, on_step: Callable[[int], None] = lambda _: None
+) -> Verification:
+    """Reread everything that a cache holds.
+
+    Args:
+        folder: of the cache; nobody may be writing it.
+        sources: compute the digests of the videos again, where they are on this machine.
+        on_step: called with 1 for every unit and every source; ``num_steps`` in all.
+
+    Raises:
+        CacheError: it is no cache, or its tables, journal or metadata cannot be read.
+    """
+    cache = open_unchecked(folder)
+    found = Verification()
+    found.faults += _head_start_faults(cache)
+    for kind in KINDS:
+        _check_shapes(cache, kind)
+        for unit in sorted(cache.tables[kind].checksums):
+            found.faults += _unit_faults(cache, kind, unit, found)
+            on_step(1)
+    for row, source in _sources(cache) if sources else ():
+        found.faults += _source_faults(cache.tables["video"], row, source, found)
+        on_step(1)
+    return found
+
+
+def num_steps(folder: Path) -> int:
+    """Return how often ``verify_cache`` calls ``on_step``."""
+    cache = open_unchecked(folder)
+    return sum(len(cache.tables[kind].checksums) for kind in KINDS) + len(list(_sources(cache)))
+
+
+def _head_start_faults(cache: FeatureCache) -> Iterator[Fault]:
+    path = cache.folder / HEAD_START
+    expected = cache.attributes.get("head_start_sha256")
+    remedy = f"delete {path} and run `gare-cache extract`, which writes it again"
+    if not path.exists():
+        yield Fault(HEAD_START, "it is missing", "run `gare-cache extract`, which writes it again")
+    elif hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        yield Fault(HEAD_START, "it is not what was written", remedy)
+
+
+def _check_shapes(cache: FeatureCache, kind: Kind) -> None:
+    rows = len(cache.tables[kind].sources)
+    for spec in cache.layout.arrays(kind):
+        stored = stored_array(cache.group, spec, cache.folder)
+        if stored.shape[0] < rows or stored.chunks[0] != cache.tables[kind].unit_rows:
+            raise CacheError(
+                f"{cache.folder}: array {spec.name} has {stored.shape[0]} rows in chunks of "
+                f"{stored.chunks[0]}, its table {rows} in units of {cache.tables[kind].unit_rows}; "
+                "restore zarr.json from a copy, or move the cache away and extract again"
+            )
+
+
+def _unit_faults(
+    cache: FeatureCache, kind: Kind, unit: int, found: Verification
+) -> Iterator[Fault]:
+    table = cache.tables[kind]
+    values: dict[str, npt.NDArray[Any]] = {}
+    for spec in cache.layout.arrays(kind):
+        fault = size_fault(cache.folder, spec, unit, unit_rows=table.unit_rows)
+        if fault is None:
+            chunk = read_chunk(cache.folder, spec, unit, unit_rows=table.unit_rows)
+            found.num_chunks += 1
+            found.num_bytes += chunk.nbytes
+            values[spec.name] = chunk
+            yield from _checksum_faults(cache, spec, table, unit, chunk)
+        else:
+            file = str(chunk_path(cache.folder, spec, unit).relative_to(cache.folder))
+            yield Fault(file, fault, _MAKE_ANEW, (kind, unit))
+    if len(values) == len(cache.layout.arrays(kind)):
+        first = unit * table.unit_rows
+        ok = np.array([table.status(first + i) == "ok" for i in range(table.unit_rows)])
+        check = _video_problems if kind == "video" else _text_problems
+        for name, problem, bad in check(values, ok, found):
+            rows = tuple(int(row) for row in first + np.flatnonzero(bad))
+            yield Fault(f"array {name}", problem, _MAKE_ANEW, (kind, unit), rows)
+
+
+def _checksum_faults(
+    cache: FeatureCache,
+    spec: ArraySpec,
+    table: RowTable,
+    unit: int,
+    chunk: npt.NDArray[Any],
+) -> Iterator[Fault]:
+    expected = table.checksums[unit].get(spec.name)
+    if checksum(chunk) == expected:
+        return
+    first = unit * table.unit_rows
+    kept = only_done(chunk, spec, [row - first for row in table.done_rows(unit)])
+    file = str(chunk_path(cache.folder, spec, unit).relative_to(cache.folder))
+    if checksum(kept) == expected:
+        problem = (
+            "rows that are not done hold something; an extraction was stopped while it wrote them"
+        )
+        yield Fault(file, problem, "run `gare-cache extract`", (table.kind, unit), harmless=True)
+    else:
+        problem = f"its checksum is {checksum(chunk)}, the journal has {expected}"
+        yield Fault(file, problem, _MAKE_ANEW, (table.kind, unit))
+
+
+def _video_problems(
+    values: Mapping[str, npt.NDArray[Any]], ok: npt.NDArray[np.bool_], found: Verification
+) -> Iterator[tuple[str, str, npt.NDArray[np.bool_]]]:
+    num_frames = values["video/num_frames"]
+    most = values["video/times"].shape[1]
+    wrong = np.where(ok, (num_frames < 1) | (num_frames > most), num_frames != 0)
+    if wrong.any():
+        yield "video/num_frames", "counts that do not fit the journal", wrong
+    mask = np.arange(most) < num_frames[:, None]
+    for name in ("video/frames", "video/times"):
+        array = values[name].reshape(len(ok), most, -1)
+        bad = np.asarray((mask & ~np.isfinite(array).all(-1)).any(1))
+        if name == "video/times":  # imported features may come without times
+            bad = np.asarray(bad & ~np.isnan(array).all(axis=(1, 2)))
+        if bad.any():
+            yield name, "values that are not finite in frames that count", bad
+        bad = np.asarray((~mask & ~np.isnan(array).all(-1)).any(1))
+        if bad.any():
+            yield name, "values where there is no frame", bad
+    zero = _without_direction("video/frames", values["video/frames"], mask, found)
+    if zero.any():
+        yield "video/frames", "feature vectors of length zero", np.asarray(zero.any(1))
+
+
+def _text_problems(
+    values: Mapping[str, npt.NDArray[Any]], ok: npt.NDArray[np.bool_], found: Verification
+) -> Iterator[tuple[str, str, npt.NDArray[np.bool_]]]:
+    features = values["text/features"]
+    bad = ok & ~np.isfinite(features).all(1)
+    if bad.any():
+        yield "text/features", "values that are not finite", bad
+    bad = ~ok & ~np.isnan(features).all(1)
+    if bad.any():
+        yield "text/features", "values where no caption is", bad
+    bad = _without_direction("text/features", features, ok, found)
+    if bad.any():
+        yield "text/features", "feature vectors of length zero", bad
+
+
+def _without_direction(
+    name: str, vectors: npt.NDArray[Any], mask: npt.NDArray[np.bool_], found: Verification
+) -> npt.NDArray[np.bool_]:
+    norms = np.linalg.norm(vectors.astype(np.float32), axis=-1)
+    real = norms[mask & np.isfinite(norms)]
+    if len(real):
+        low, high = found.norms.get(name, (np.inf, 0.0))
+        found.norms[name] = (min(low, float(real.min())), max(high, float(real.max())))
+    return np.asarray(mask & (norms == 0))
+
+
+def _sources(cache: FeatureCache) -> Sequence[tuple[int, dict[str, Any]]]:
+    table = cache.tables["video"]
+    return [
+        (row, table.sources[row])
+        for row in table.latest().values()
+        if table.status(row) == "ok" and table.outcomes[row].digest is not None
+    ]
+
+
+def _source_faults(
+    table: RowTable, row: int, source: dict[str, Any], found: Verification
+) -> Iterator[Fault]:
+    path = Path(source["path"])
+    try:
+        stat = path.stat()
+    except OSError:
+        found.sources_absent += 1
+        return
+    found.sources_read += 1
+    if (stat.st_size, stat.st_mtime_ns) != (source["size_bytes"], source["mtime_ns"]):
+        # The row belongs to the older file for good; the changed one takes a new row.
+        remedy = "run `gare-cache prepare`, then `gare-cache extract`"
+        yield Fault(str(path), "the video has changed since it was encoded", remedy)
+    elif file_digest(path) != table.outcomes[row].digest:
+        problem = "the video has other content than when it was encoded, under the same date"
+        yield Fault(str(path), problem, _MAKE_ANEW, ("video", row // table.unit_rows), (row,))

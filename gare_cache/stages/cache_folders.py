@@ -1,0 +1,125 @@
+"""Stages of `gare-cache cache`: list, clean, pack and unpack the folders under the root."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gare_cache.cache.folders import (
+    cache_folders,
+    folder_bytes,
+    leftovers,
+    pack,
+    remove,
+    summarise,
+    unpack,
+)
+from gare_cache.cache.identity import cache_root
+from gare_cache.errors import CacheError
+from gare_cache.stages.workspace import Workspace
+
+_FEATURES_FILE = "features.json"
+_MEGABYTE = 2**20
+
+
+def find_folder(workspace: Workspace, name: str | None) -> Path:
+    """Return a cache folder by its name under the root or its path; None asks ``features.json``.
+
+    Raises:
+        CacheError: there is no such folder; the message lists those that are there.
+    """
+    if name is None and workspace.features.is_file():
+        name = json.loads(workspace.features.read_text(encoding="utf-8"))["folder"]
+    candidates = [] if name is None else [workspace.cache_root / name, Path(name)]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    present = ", ".join(folder.name for folder in cache_folders(workspace.cache_root)) or "none"
+    wanted = f"no cache {name!r}" if name else f"{workspace.features} does not exist"
+    raise CacheError(
+        f"{wanted}; name one of those under {workspace.cache_root} ({present}), or run "
+        "`gare-cache extract`"
+    )
+
+
+def list_caches(project: Path) -> Iterator[str]:
+    """Yield a paragraph for every cache under the root.
+
+    Args:
+        project: folder of params.yaml.
+    """
+    root = cache_root(project)
+    folders = cache_folders(root)
+    yield f"{len(folders)} caches under {root}"
+    for folder in folders:
+        summary = summarise(folder)
+        yield f"{summary.name}  {summary.num_bytes / _MEGABYTE:,.1f} MB  {summary.state}"
+        if summary.dataset:
+            yield f"    data set {summary.dataset}, encoder {summary.encoder_id[:12]}"
+            yield f"    {summary.counts}"
+            yield f"    {summary.sampling}"
+
+
+def collect_garbage(project: Path, outputs: Sequence[Path], *, remove_them: bool) -> Iterator[str]:
+    """Yield what may be removed under the root of caches, and remove it where that is wanted.
+
+    A cache stays when a features.json names it that lies in the project's folder, however deep, or
+    in one of ``outputs``; one that is being written stays, too.
+
+    Args:
+        project: folder of params.yaml.
+        outputs: further folders with a features.json.
+        remove_them: False only tells.
+
+    Raises:
+        CacheError: a features.json cannot be read, so that nothing can be told safely.
+        EnvironmentFailure: the disk refuses.
+    """
+    root = cache_root(project)
+    found = leftovers(root, _named(project, root, outputs))
+    freed = 0
+    for path, reason in found:
+        size = remove(path) if remove_them else _size(path)
+        freed += size
+        yield f"{path}  {size / _MEGABYTE:,.1f} MB  {reason}"
+    if remove_them or not found:
+        yield f"{freed / _MEGABYTE:,.1f} MB freed under {root}"
+    else:
+        yield (
+            f"{freed / _MEGABYTE:,.1f} MB would be freed under {root}, nothing was removed; other "
+            "projects may share this root: give --yes to remove all of these"
+        )
+
+
+def pack_cache(workspace: Workspace, name: str, file: Path) -> None:
+    """Write a cache, named as ``find_folder`` takes it, into one file; see ``folders.pack``."""
+    pack(find_folder(workspace, name), file)
+
+
+def unpack_cache(project: Path, file: Path) -> Path:
+    """Unpack a cache into the project's root of caches and return its folder."""
+    return unpack(file, cache_root(project))
+
+
+def _named(project: Path, root: Path, outputs: Sequence[Path]) -> set[str]:
+    files = [folder / _FEATURES_FILE for folder in outputs]
+    for folder, subfolders, names in os.walk(project):
+        subfolders[:] = [name for name in subfolders if Path(folder) / name != root]
+        if _FEATURES_FILE in names:
+            files.append(Path(folder) / _FEATURES_FILE)
+    named = set()
+    for file in files:
+        try:
+            named.add(str(json.loads(file.read_text(encoding="utf-8"))["folder"]))
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as err:
+            raise CacheError(
+                f"{file} does not name a cache folder ({err}); mend or remove it first, so that "
+                "nothing in use is taken for garbage"
+            ) from err
+    return named
+
+
+def _size(path: Path) -> int:
+    return folder_bytes(path) if path.is_dir() else path.stat().st_size

@@ -1,0 +1,191 @@
+"""Stages import-features and export-features: features of others in, ours out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from gare_cache.annotations.record import SPLITS
+from gare_cache.cache.feature_export import export_features
+from gare_cache.cache.feature_files import feature_file_digest, open_feature_file
+from gare_cache.cache.feature_import import Place, import_unit
+from gare_cache.cache.feature_tables import IDS, FeatureTable
+from gare_cache.cache.identity import folder_name
+from gare_cache.cache.import_identity import import_identity
+from gare_cache.cache.reader import FeatureCache, open_cache
+from gare_cache.cache.rows import ID
+from gare_cache.cache.schema import KINDS, Kind
+from gare_cache.cache.writer import CacheWriter, open_writer
+from gare_cache.data.split import expected_items
+from gare_cache.errors import ConfigError, FeatureFileError, unknown_name
+from gare_cache.files import canonical_digest
+from gare_cache.manifest import Manifest, read_manifest
+from gare_cache.stages.import_sources import check_ids, read_source
+from gare_cache.stages.progress import progress, say
+from gare_cache.stages.workspace import Workspace, open_features, write_features
+
+
+def import_features(
+    workspace: Workspace,
+    paths: Sequence[Path],
+    *,
+    encoder_id: str | None = None,
+    max_frames: int | None = None,
+    logit_scale: float | None = None,
+    ignore_unknown: bool = False,
+) -> dict[str, Any]:
+    """Make a cache of features that were encoded elsewhere, then write ``features.json``.
+
+    The files are streamed unit by unit; a run that was stopped continues behind its last unit, and
+    one that has nothing to do changes nothing. The folder is named after the files' content.
+
+    Args:
+        workspace: the project; its manifest says which ids there are.
+        paths: HDF5 files, npz archives or folders of npy files (docs/features.md).
+        encoder_id: name of the encoder; None takes the identity that an exported file carries.
+        max_frames: frames F of a row; None is what the longest video needs.
+        logit_scale: logarithm of the scale that heads start from; None takes the file's, or
+            log 100.
+        ignore_unknown: leave out ids that the manifest does not know, instead of an error.
+
+    Returns:
+        The content of ``features.json``.
+
+    Raises:
+        FeatureFileError: a file is faulty, its ids are not the manifest's, or none of its videos
+            or captions can be used.
+        ConfigError: the encoder is not named, or a flag does not fit the files.
+        CacheError: another process writes the cache.
+    """
+    manifest = read_manifest(workspace.manifest)
+    listed = _listed(manifest)
+    with ExitStack() as stack:
+        files = [stack.enter_context(open_feature_file(path)) for path in paths]
+        source = read_source(
+            files, encoder_id=encoder_id, max_frames=max_frames, logit_scale=logit_scale
+        )
+        for kind in KINDS:
+            check_ids(source.tables[kind], listed[kind], kind, ignore_unknown=ignore_unknown)
+        say(f"digest of {', '.join(map(str, paths))}")
+        identity = import_identity(
+            encoder=source.encoder,
+            source_digest=canonical_digest([feature_file_digest(path) for path in paths]),
+            max_frames=source.layout.max_frames,
+            logit_scale=source.logit_scale,
+        )
+        dataset = workspace.params.dataset.name
+        folder = workspace.cache_root / folder_name(dataset, identity)
+        say(f"cache {folder}")
+        with open_writer(
+            folder,
+            dataset=dataset,
+            identity=identity,
+            layout=source.layout,
+            head_start=source.head_start,
+        ) as writer:
+            for kind in KINDS:
+                _import_kind(writer, kind, source.tables[kind], listed[kind])
+    return _publish(workspace, open_cache(folder), listed)
+
+
+def export(workspace: Workspace, path: Path, splits: Sequence[str] = ()) -> Path:
+    """Write the features that ``features.json`` names to an HDF5 file that the import reads.
+
+    Args:
+        workspace: the project.
+        path: the file to make.
+        splits: which splits; empty means all.
+
+    Raises:
+        ConfigError: an unknown split.
+        CacheError: there are no features.
+        FeatureFileError: the file exists.
+    """
+    for split in splits:
+        if split not in SPLITS:
+            raise ConfigError(unknown_name("split", split, SPLITS))
+    cache, _ = open_features(workspace)
+    manifest = read_manifest(workspace.manifest)
+    ids: dict[Kind, Sequence[str]] = {
+        kind: [
+            row[ID[kind]]
+            for row in expected_items(cache, manifest, kind)
+            if not splits or row["split"] in splits
+        ]
+        for kind in KINDS
+    }
+    with progress("export", sum(map(len, ids.values()))) as advance:
+        export_features(cache, path, ids, on_items=advance)
+    return path
+
+
+def _listed(manifest: Manifest) -> dict[Kind, dict[str, dict[str, Any]]]:
+    """Return the manifest's rows by kind and id; no video is bound to a file of its own."""
+    no_file = {"path": None, "size_bytes": None, "mtime_ns": None}
+    return {
+        "video": {row["video_id"]: {**row, **no_file} for row in manifest.videos.to_pylist()},
+        "text": {row["caption_id"]: row for row in manifest.captions.to_pylist()},
+    }
+
+
+def _import_kind(
+    writer: CacheWriter,
+    kind: Kind,
+    tables: Sequence[FeatureTable],
+    listed: Mapping[str, dict[str, Any]],
+) -> None:
+    # Rows follow the files, so that reading them is one pass.
+    places: list[Place] = [
+        (table, position)
+        for table in tables
+        for position, id_ in enumerate(table.ids)
+        if id_ in listed
+    ]
+    rows = writer.allocate(kind, [listed[table.ids[at]] for table, at in places])
+    place_of = dict(zip(rows, places, strict=True))
+    pending = writer.pending(kind, rows)
+    left = sum(len(unit.rows) for unit in pending)
+    largest = 0.0
+    with progress(f"import {kind} features", len(rows), done=len(rows) - left) as advance:
+        for unit in pending:
+            started = time.perf_counter()
+            found = import_unit(
+                writer.layout,
+                kind,
+                unit.rows,
+                [place_of[row] for row in unit.rows],
+                on_items=advance,
+            )
+            seconds = {"read": time.perf_counter() - started}
+            writer.commit(unit, found.values, found.outcomes, thumbnails={}, seconds=seconds)
+            largest = max(largest, found.relative_error)
+    if left:
+        dtypes = sorted(frozenset().union(*(table.dtypes for table in tables)))
+        say(
+            f"{kind} features were {' and '.join(dtypes)}; the largest relative error of a "
+            f"vector in float16 is {largest:.1e}"
+        )
+
+
+def _publish(
+    workspace: Workspace, cache: FeatureCache, listed: Mapping[Kind, Iterable[str]]
+) -> dict[str, Any]:
+    counts: dict[Kind, dict[str, int]] = {}
+    for kind in KINDS:
+        table = cache.tables[kind]
+        latest = table.latest()
+        states = {id_: table.status(latest.get(id_, -1)) for id_ in listed[kind]}
+        failed = [id_ for id_, state in states.items() if state == "failed"]
+        num_ok = sum(state == "ok" for state in states.values())
+        if failed:
+            reason = table.outcomes[latest[failed[0]]].reason
+            summary = f"{len(failed):,} {IDS[kind]} cannot be used (first: {failed[0]!r}, {reason})"
+            if not num_ok:
+                raise FeatureFileError(f"{summary}; nothing is left to train on")
+            say(f"warning: {summary}; they are masked, and counted in every coverage")
+        missing = len(states) - num_ok - len(failed)
+        counts[kind] = {"encoded": num_ok, "failed": len(failed), "missing": missing}
+    return write_features(workspace, cache, videos=counts["video"], captions=counts["text"])
