@@ -15,7 +15,7 @@ from gare_cache.cache.feature_tables import IDS, NUM_FRAMES, PACKED, TIMES
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import FEATURES, KINDS, Kind
-from gare_cache.errors import CacheError, FeatureFileError
+from gare_cache.errors import FeatureFileError
 from gare_cache.files import replacing
 
 ENCODER_IDENTITY = "encoder_identity"
@@ -52,7 +52,7 @@ def export_features(
     """
     if path.exists():
         raise FeatureFileError(f"{path} exists; remove it, or give another name")
-    rows = {kind: _rows(cache, kind, ids[kind]) for kind in KINDS}
+    rows = {kind: sorted(cache.rows(kind, ids[kind])) for kind in KINDS}
     group = zarr.open_group(cache.folder / FEATURES, mode="r", zarr_format=3)
     with replacing(path) as partial, h5py.File(partial, "w") as file:
         file.attrs.update(_attributes(cache))
@@ -94,18 +94,6 @@ def _units(rows: Sequence[int], unit_rows: int) -> Iterator[tuple[int, Sequence[
         if place == len(rows) or rows[place] // unit_rows != rows[first] // unit_rows:
             yield first, rows[first:place]
             first = place
-
-
-def _rows(cache: FeatureCache, kind: Kind, ids: Sequence[str]) -> list[int]:
-    table = cache.tables[kind]
-    latest = table.latest()
-    absent = [id_ for id_ in ids if table.status(latest.get(id_, -1)) == "pending"]
-    if absent:
-        raise CacheError(
-            f"{len(absent):,} of {len(ids):,} {kind} rows are not in {cache.folder} (first: "
-            f"{absent[0]!r}); run the command that made it again"
-        )
-    return sorted(latest[id_] for id_ in ids)
 
 
 def _attributes(cache: FeatureCache) -> dict[str, Any]:

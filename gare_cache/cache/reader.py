@@ -77,7 +77,7 @@ class FeatureCache:
         Raises:
             CacheError: a video is not in the cache, or not done.
         """
-        rows = self._rows("video", ids)
+        rows = self.rows("video", ids)
         return VideoFeatures(*(self._read(spec.name, rows) for spec in self.layout.arrays("video")))
 
     def captions(self, ids: Sequence[str]) -> npt.NDArray[np.float16]:
@@ -86,7 +86,7 @@ class FeatureCache:
         Raises:
             CacheError: a caption is not in the cache, or not done.
         """
-        return self._read("text/features", self._rows("text", ids))
+        return self._read("text/features", self.rows("text", ids))
 
     def counts(self, kind: Kind) -> dict[str, int]:
         """Count the current rows of all ids: ``ok``, ``failed``, ``pending``."""
@@ -113,14 +113,19 @@ class FeatureCache:
         paths = [thumbnail_path(self.folder, latest[id_]) for id_ in ids]
         return [path.read_bytes() if path.exists() else None for path in paths]
 
-    def _rows(self, kind: Kind, ids: Sequence[str]) -> list[int]:
+    def rows(self, kind: Kind, ids: Sequence[str]) -> list[int]:
+        """Return the current row of each id, in the order asked.
+
+        Raises:
+            CacheError: an id is not in the cache, or not done.
+        """
         table = self.tables[kind]
         latest = table.latest()
         absent = [id_ for id_ in ids if table.status(latest.get(id_, -1)) == "pending"]
         if absent:
             raise CacheError(
                 f"{len(absent)} of {len(ids)} {kind} rows are not in {self.folder} (first: "
-                f"{absent[0]!r}); run `gare-cache extract`"
+                f"{absent[0]!r}); run `gare-cache extract` (or `import-features`) again"
             )
         return [latest[id_] for id_ in ids]
 
