@@ -48,11 +48,25 @@ class EncoderSettings(Settings):
     preprocess: Literal["exact", "device"] = "exact"
 
 
+class ViewSettings(Settings):
+    """Augmented encodings of every video."""
+
+    count: Count
+    seed: Annotated[int, Field(ge=0)] = 0
+    smallest_crop: Annotated[float, Field(gt=0, le=1)] = 0.5
+    flip: bool = True
+    operations: Annotated[int, Field(ge=0)] = 2
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+
+
 class ExtractSettings(Settings):
     """Which frames, and how they are encoded."""
 
     sampler: Literal["fps_then_uniform", "segment_centre"] = "fps_then_uniform"
-    max_frames: Count = 12
+    max_frames_cached: Count = 64
+    views: ViewSettings | None = None
+    patch_tokens: bool = False
+    word_tokens: bool = False
     batch_frames: Count = 128
     batch_captions: Count = 256
     deadline_seconds: Positive = 60.0
@@ -127,6 +141,9 @@ class TrainSettings(Settings):
 
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
+    num_frames: Count = 12
+    frame_choice: Literal["even", "jittered"] = "even"
+    views: bool = False
     epochs: Count = 5
     batch_size: Annotated[int, Field(ge=2)] = 128
     optimizer: Literal["bert_adam", "adamw"] = "bert_adam"

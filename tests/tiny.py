@@ -71,9 +71,15 @@ def tiny_params(encoder_dir: Path) -> dict[str, Any]:
     return {
         "dataset": {"name": "tiny", "annotations": "captions.csv", "video_roots": ["videos"]},
         "encoder": {"model": f"local-dir:{encoder_dir}"},
-        "extract": {"sampler": "segment_centre", "max_frames": 4, "batch_frames": 8},
+        "extract": {"sampler": "segment_centre", "max_frames_cached": 4, "batch_frames": 8},
         "head": {"aggregator": {"name": "transformer", "layers": 1}},
-        "train": {"epochs": 3, "batch_size": 4, "threads": 1, "learning_rate": 0.001},
+        "train": {
+            "num_frames": 4,
+            "epochs": 3,
+            "batch_size": 4,
+            "threads": 1,
+            "learning_rate": 0.001,
+        },
         "evaluate": {"resamples": 50},
         "report": {"examples": 2},
     }

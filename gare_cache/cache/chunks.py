@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,11 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.cache.rows import RowTable
-from gare_cache.cache.schema import FEATURES, ArraySpec, Kind, Layout
+from gare_cache.cache.schema import FEATURES, ArraySpec
 from gare_cache.errors import CacheError
 from gare_cache.files import fsync, replacing
 
 DROP_COMMAND = "gare-cache verify --drop-damaged"
-
-
-@dataclass(frozen=True)
-class ChunkFault:
-    """A chunk file that cannot be what the journal says.
-
-    Attributes:
-        kind: ``video`` or ``text``.
-        unit: number of the chunk along the first axis.
-        file: path below the cache folder.
-        problem: what is wrong.
-    """
-
-    kind: Kind
-    unit: int
-    file: str
-    problem: str
 
 
 def chunk_path(folder: Path, spec: ArraySpec, unit: int) -> Path:
@@ -72,11 +53,16 @@ def read_chunk(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> n
     Raises:
         CacheError: the file is missing or of another size.
     """
+    return np.array(map_chunk(folder, spec, unit, unit_rows=unit_rows))
+
+
+def map_chunk(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> npt.NDArray[Any]:
+    """Map a whole chunk into memory, as ``read_chunk`` returns it but read when it is used."""
     fault = size_fault(folder, spec, unit, unit_rows=unit_rows)
     if fault is not None:
         raise CacheError(f"{folder / FEATURES}: {fault}; run `{DROP_COMMAND}`")
-    content = chunk_path(folder, spec, unit).read_bytes()
-    return np.frombuffer(content, spec.dtype).reshape(unit_rows, *spec.row_shape)
+    shape = (unit_rows, *spec.row_shape)
+    return np.memmap(chunk_path(folder, spec, unit), spec.dtype, "r", shape=shape)
 
 
 def only_done(chunk: npt.NDArray[Any], spec: ArraySpec, done: Sequence[int]) -> npt.NDArray[Any]:
@@ -98,30 +84,3 @@ def size_fault(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> s
     if found != expected:
         return f"chunk {name} has {found:,} bytes instead of {expected:,}"
     return None
-
-
-def size_faults(
-    folder: Path, layout: Layout, tables: Mapping[Kind, RowTable]
-) -> Iterator[ChunkFault]:
-    """Yield the chunks that the journal has and that are missing or of another size."""
-    for kind, table in tables.items():
-        for unit in sorted(table.checksums):
-            for spec in layout.arrays(kind):
-                problem = size_fault(folder, spec, unit, unit_rows=table.unit_rows)
-                if problem is not None:
-                    file = str(chunk_path(folder, spec, unit).relative_to(folder))
-                    yield ChunkFault(kind, unit, file, problem)
-
-
-def refuse_size_faults(folder: Path, layout: Layout, tables: Mapping[Kind, RowTable]) -> None:
-    """Refuse a cache whose chunk files contradict its journal.
-
-    Raises:
-        CacheError: with the number of such chunks and the first of them.
-    """
-    faults = list(size_faults(folder, layout, tables))
-    if faults:
-        raise CacheError(
-            f"{folder} is damaged: {faults[0].problem} ({len(faults)} such chunks); run "
-            f"`{DROP_COMMAND}`, then `gare-cache extract` to make their units anew"
-        )

@@ -17,6 +17,7 @@ from gare_cache.cache.schema import (
     FORMAT_VERSION,
     HEAD_START,
     KINDS,
+    WORDS,
     ArraySpec,
     Kind,
     Layout,
@@ -75,6 +76,8 @@ def open_group_for_writing(
         for kind in KINDS:
             for spec in layout.arrays(kind):
                 _create_array(group, spec, layout.unit_rows(kind))
+        if layout.words:
+            group.require_group(WORDS)
         group.update_attributes(
             {
                 "dataset": dataset,

@@ -69,6 +69,7 @@ class LoadedCache:
     extraction_id: str
     content_digest: str
     splits: Mapping[str, LoadedSplit]
+    _cache: FeatureCache
     _video_rows: Mapping[str, tuple[str, int]]
     _caption_rows: Mapping[str, tuple[str, int]]
 
@@ -101,6 +102,33 @@ class LoadedCache:
         split, row = _find("caption", caption_id, self._caption_rows)
         return np.asarray(self.splits[split].text[row])
 
+    def views(self, video_id: str) -> npt.NDArray[np.float16]:
+        """Return the (R, F', D) augmented features of a video's real frames, read from the disk.
+
+        Raises:
+            CacheError: the video has no features, or the cache no views.
+        """
+        num_frames = len(self.video(video_id))
+        return self._cache.views([video_id])[0, :, :num_frames]
+
+    def patches(self, video_id: str) -> npt.NDArray[np.float16]:
+        """Return the (F', P, D) patch tokens of a video's real frames, memory-mapped.
+
+        Raises:
+            CacheError: the video has no features, or the cache no patch tokens.
+        """
+        num_frames = len(self.video(video_id))
+        return self._cache.patches([video_id])[0][:num_frames]
+
+    def words(self, caption_id: str) -> npt.NDArray[np.float16]:
+        """Return the (L, D) word tokens of a caption, memory-mapped; the last is its feature.
+
+        Raises:
+            CacheError: the caption has no features, or the cache no word tokens.
+        """
+        _find("caption", caption_id, self._caption_rows)
+        return self._cache.words([caption_id])[0]
+
 
 def load_cache(folder: Path | str, *, manifest: Path | str | None = None) -> LoadedCache:
     """Load a finished cache into memory.
@@ -124,6 +152,7 @@ def load_cache(folder: Path | str, *, manifest: Path | str | None = None) -> Loa
         extraction_id=cache.extraction_id,
         content_digest=cache.content_digest,
         splits=MappingProxyType(splits),
+        _cache=cache,
         _video_rows=_rows({name: split.video_ids for name, split in splits.items()}),
         _caption_rows=_rows({name: split.caption_ids for name, split in splits.items()}),
     )

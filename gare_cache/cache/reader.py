@@ -15,17 +15,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gare_cache.cache import journal
-from gare_cache.cache.chunks import refuse_size_faults
+from gare_cache.cache.chunks import map_chunk
 from gare_cache.cache.group import open_group, stored_unit_rows
 from gare_cache.cache.rows import RowTable, read_rows
 from gare_cache.cache.schema import (
     HEAD_START,
     JOURNAL,
     KINDS,
+    PATCHES,
+    VIEWS,
     Kind,
     Layout,
     thumbnail_path,
 )
+from gare_cache.cache.sizes import refuse_size_faults
+from gare_cache.cache.words import Tokens, read_unit_words
 from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest
 
@@ -78,7 +82,48 @@ class FeatureCache:
             CacheError: a video is not in the cache, or not done.
         """
         rows = self.rows("video", ids)
-        return VideoFeatures(*(self._read(spec.name, rows) for spec in self.layout.arrays("video")))
+        names = ("video/frames", "video/times", "video/num_frames")
+        return VideoFeatures(*(self._read(name, rows) for name in names))
+
+    def views(self, ids: Sequence[str]) -> npt.NDArray[np.float16]:
+        """Return the (V, R, F, D) augmented frame features of videos, NaN on padding.
+
+        Raises:
+            CacheError: the cache holds none, or as ``videos``.
+        """
+        self._require(self.layout.num_views > 0, "augmented views", "extract.views")
+        return self._read(VIEWS, self.rows("video", ids))
+
+    def patches(self, ids: Sequence[str]) -> list[npt.NDArray[np.float16]]:
+        """Return the patch tokens of videos, memory-mapped: (F, P, D) each, NaN on padding.
+
+        Raises:
+            CacheError: the cache holds none, or as ``videos``.
+        """
+        self._require(self.layout.num_patches > 0, "patch tokens", "extract.patch_tokens")
+        table = self.tables["video"]
+        spec = next(spec for spec in self.layout.arrays("video") if spec.name == PATCHES)
+        return [
+            map_chunk(self.folder, spec, row // table.unit_rows, unit_rows=table.unit_rows)[
+                row % table.unit_rows
+            ]
+            for row in self.rows("video", ids)
+        ]
+
+    def words(self, ids: Sequence[str]) -> list[Tokens]:
+        """Return the word tokens of captions, memory-mapped: (L, D) each, the last one at EOT.
+
+        Raises:
+            CacheError: the cache holds none, or as ``captions``.
+        """
+        self._require(self.layout.words, "word tokens", "extract.word_tokens")
+        table = self.tables["text"]
+        rows = self.rows("text", ids)
+        units = {
+            unit: read_unit_words(self.folder, self.layout, table, unit).of_row
+            for unit in {row // table.unit_rows for row in rows}
+        }
+        return [units[row // table.unit_rows][row] for row in rows]
 
     def captions(self, ids: Sequence[str]) -> npt.NDArray[np.float16]:
         """Return the (T, D) text features of captions, in the order asked.
@@ -128,6 +173,12 @@ class FeatureCache:
                 f"{absent[0]!r}); run `gare-cache extract` (or `import-features`) again"
             )
         return [latest[id_] for id_ in ids]
+
+    def _require(self, present: bool, what: str, setting: str) -> None:
+        if not present:
+            raise CacheError(
+                f"{self.folder} holds no {what}; set {setting} and run `gare-cache extract`"
+            )
 
     def _read(self, name: str, rows: Sequence[int]) -> npt.NDArray[Any]:
         return np.asarray(self.group[name][:])[np.asarray(rows, dtype=np.int64)]  # type: ignore[index]

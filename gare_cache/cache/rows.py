@@ -16,8 +16,9 @@ from gare_cache.cache.schema import KINDS, TABLES, Kind
 from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest, write_parquet
 
-# The first column after the row number is the id; a row is taken again only where all the
-# columns of KEY are equal: a changed file or sentence takes a new row.
+# The first column after the row number is the id; the last row of an id is taken again only where
+# all the columns of KEY are equal: a changed file or sentence takes a new row, also where it is
+# changed back, so that the last row of an id is always the current one.
 SOURCE_COLUMNS: dict[Kind, pa.Schema] = {
     "video": pa.schema(
         [
@@ -57,7 +58,7 @@ class RowTable:
     checksums: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def allocate(self, sources: Sequence[dict[str, Any]]) -> list[int]:
-        """Return the row of each source; one that is new takes the next row.
+        """Return the row of each source; one that is new or changed takes the next row.
 
         Raises:
             CacheError: two of the sources have one id.
@@ -68,7 +69,7 @@ class RowTable:
                 f"{times} {self.kind} items have the id {id_!r}; give every item its own id and "
                 "run `gare-cache prepare` again"
             )
-        rows = {self._key(source): row for row, source in enumerate(self.sources)}
+        rows = {self._key(self.sources[row]): row for row in self.latest().values()}
         columns = SOURCE_COLUMNS[self.kind].names
         for source in sources:
             key = self._key(source)
@@ -150,7 +151,8 @@ def read_sources(folder: Path, kind: Kind) -> list[dict[str, Any]]:
     """Read the sources of a kind in row order; a missing table is an empty one.
 
     Raises:
-        CacheError: the table is unreadable, its rows are not numbered 0, 1, 2, or one item has two.
+        CacheError: the table is unreadable, its rows are not numbered 0, 1, 2, or an item that did
+            not change has two.
     """
     path = folder / TABLES[kind]
     if not path.exists():
@@ -167,10 +169,12 @@ def read_sources(folder: Path, kind: Kind) -> list[dict[str, Any]]:
             f"{path}: the rows are not numbered from 0 to {len(table) - 1}; {_RESTORE}"
         )
     sources: list[dict[str, Any]] = table.select(names).to_pylist()
-    keys = Counter(tuple(source[name] for name in KEYS[kind]) for source in sources)
-    for key, times in keys.most_common(1):
-        if times > 1:
-            raise CacheError(f"{path}: item {key[0]!r} has {times} rows; {_RESTORE}")
+    current: dict[str, tuple[Any, ...]] = {}
+    for source in sources:
+        key = tuple(source[name] for name in KEYS[kind])
+        if current.get(source[ID[kind]]) == key:
+            raise CacheError(f"{path}: item {key[0]!r} has two rows; {_RESTORE}")
+        current[source[ID[kind]]] = key
     return sources
 
 

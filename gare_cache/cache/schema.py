@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,15 @@ THUMBNAILS = "thumbnails"
 TABLES: dict[Kind, str] = {"video": "items.parquet", "text": "captions.parquet"}
 
 _UNIT_BYTES = 4 * 2**20
+_MOST_UNIT_BYTES = 64 * 2**20
+_FEW_ROWS = 16  # a unit of longer rows grows up to this: its last batch is mostly padding
 _MOST_ROWS: dict[Kind, int] = {"video": 256, "text": 4096}
+_MOST_ROWS_OF_WORDS = 256  # some 13 tokens a caption: 3.4 MB at width 512
+
+VIEWS = "video/views"
+PATCHES = "video/patches"
+WORDS = "text/tokens"
+LENGTHS = "text/lengths"
 
 
 @dataclass(frozen=True)
@@ -54,31 +62,48 @@ class Layout:
     Attributes:
         max_frames: frames F kept per video.
         dim: width D of the features.
+        num_views: augmented views R kept per video, 0 for none.
+        num_patches: patch tokens P kept per frame, 0 for none.
+        words: whether the word tokens of captions are kept: not as rows, for captions differ in
+            length, but as one array a unit (see ``cache.words``).
     """
 
     max_frames: int
     dim: int
+    num_views: int = 0
+    num_patches: int = 0
+    words: bool = False
 
     def arrays(self, kind: Kind) -> tuple[ArraySpec, ...]:
         """Return the arrays of a kind; their rows are in step."""
         nan = float("nan")
         if kind == "video":
+            frame = (self.max_frames, self.dim)
+            patch = (self.max_frames, self.num_patches, self.dim)
             return (
-                ArraySpec("video/frames", (self.max_frames, self.dim), "<f2", nan),
+                ArraySpec("video/frames", frame, "<f2", nan),
                 ArraySpec("video/times", (self.max_frames,), "<f4", nan),
                 ArraySpec("video/num_frames", (), "<i4", 0),
+                *([ArraySpec(VIEWS, (self.num_views, *frame), "<f2", nan)] * (self.num_views > 0)),
+                *([ArraySpec(PATCHES, patch, "<f2", nan)] * (self.num_patches > 0)),
             )
-        return (ArraySpec("text/features", (self.dim,), "<f2", nan),)
+        features = ArraySpec("text/features", (self.dim,), "<f2", nan)
+        return (features, ArraySpec(LENGTHS, (), "<i4", 0)) if self.words else (features,)
 
     def unit_rows(self, kind: Kind) -> int:
-        """Return the rows of a unit: a power of two that fills some 4 MB, within bounds."""
+        """Return the rows of a unit: a power of two.
+
+        Its largest array fills some 4 MB; where that is fewer than 16 rows, 16 within 64 MB.
+        """
+        if kind == "text" and self.words:
+            return _MOST_ROWS_OF_WORDS
         row_bytes = max(spec.row_bytes for spec in self.arrays(kind))
-        fitting = max(1, _UNIT_BYTES // row_bytes)
+        fitting = max(1, _UNIT_BYTES // row_bytes, min(_FEW_ROWS, _MOST_UNIT_BYTES // row_bytes))
         return min(_MOST_ROWS[kind], int(2 ** (fitting.bit_length() - 1)))
 
     def to_json(self) -> dict[str, int]:
         """Return the layout as stored in the group's attributes."""
-        return {"max_frames": self.max_frames, "dim": self.dim}
+        return asdict(self)
 
 
 def thumbnail_path(folder: Path, row: int) -> Path:

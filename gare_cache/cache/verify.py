@@ -22,11 +22,22 @@ from gare_cache.cache.chunks import (
 from gare_cache.cache.group import stored_array
 from gare_cache.cache.reader import FeatureCache, open_unchecked
 from gare_cache.cache.rows import RowTable
-from gare_cache.cache.schema import HEAD_START, KINDS, ArraySpec, Kind
+from gare_cache.cache.schema import (
+    HEAD_START,
+    KINDS,
+    LENGTHS,
+    PATCHES,
+    VIEWS,
+    WORDS,
+    ArraySpec,
+    Kind,
+)
+from gare_cache.cache.words import read_unit_words, words_fault, words_path
 from gare_cache.errors import CacheError
 from gare_cache.files import file_digest
 
 _MAKE_ANEW = f"run `{DROP_COMMAND}`, then `gare-cache extract`"
+_UNFINISHED = "rows that are not done hold something; an extraction was stopped while it wrote them"
 _SHOWN = 5
 
 
@@ -139,17 +150,21 @@ def _unit_faults(
 ) -> Iterator[Fault]:
     table = cache.tables[kind]
     values: dict[str, npt.NDArray[Any]] = {}
+    done = [row - unit * table.unit_rows for row in table.done_rows(unit)]
     for spec in cache.layout.arrays(kind):
         fault = size_fault(cache.folder, spec, unit, unit_rows=table.unit_rows)
         if fault is None:
             chunk = read_chunk(cache.folder, spec, unit, unit_rows=table.unit_rows)
             found.num_chunks += 1
             found.num_bytes += chunk.nbytes
-            values[spec.name] = chunk
+            # Rows that are not done are the checksum's affair alone.
+            values[spec.name] = only_done(chunk, spec, done)
             yield from _checksum_faults(cache, spec, table, unit, chunk)
         else:
             file = str(chunk_path(cache.folder, spec, unit).relative_to(cache.folder))
             yield Fault(file, fault, _MAKE_ANEW, (kind, unit))
+    if kind == "text" and cache.layout.words:
+        yield from _words_faults(cache, unit, found)
     if len(values) == len(cache.layout.arrays(kind)):
         first = unit * table.unit_rows
         ok = np.array([table.status(first + i) == "ok" for i in range(table.unit_rows)])
@@ -157,6 +172,29 @@ def _unit_faults(
         for name, problem, bad in check(values, ok, found):
             rows = tuple(int(row) for row in first + np.flatnonzero(bad))
             yield Fault(f"array {name}", problem, _MAKE_ANEW, (kind, unit), rows)
+
+
+def _words_faults(cache: FeatureCache, unit: int, found: Verification) -> Iterator[Fault]:
+    table = cache.tables["text"]
+    path = words_path(cache.folder, unit)
+    file = str(path.relative_to(cache.folder))
+    problem = words_fault(cache.folder, cache.layout, table, unit)
+    if problem is not None:
+        yield Fault(file, problem, _MAKE_ANEW, ("text", unit))
+        return
+    words = read_unit_words(cache.folder, cache.layout, table, unit)
+    found.num_chunks += 1
+    found.num_bytes += path.stat().st_size
+    expected = table.checksums[unit].get(WORDS)
+    if words.checksum() != expected:
+        problem = f"its checksum is {words.checksum()}, the journal has {expected}"
+        yield Fault(file, problem, _MAKE_ANEW, ("text", unit))
+    elif not words.exact:
+        yield Fault(file, _UNFINISHED, "run `gare-cache extract`", ("text", unit), harmless=True)
+    bad = [row for row, tokens in words.of_row.items() if not np.isfinite(tokens).all()]
+    if bad:
+        problem = "values that are not finite"
+        yield Fault(f"array {WORDS}", problem, _MAKE_ANEW, ("text", unit), tuple(bad))
 
 
 def _checksum_faults(
@@ -173,10 +211,8 @@ def _checksum_faults(
     kept = only_done(chunk, spec, [row - first for row in table.done_rows(unit)])
     file = str(chunk_path(cache.folder, spec, unit).relative_to(cache.folder))
     if checksum(kept) == expected:
-        problem = (
-            "rows that are not done hold something; an extraction was stopped while it wrote them"
-        )
-        yield Fault(file, problem, "run `gare-cache extract`", (table.kind, unit), harmless=True)
+        remedy = "run `gare-cache extract`"
+        yield Fault(file, _UNFINISHED, remedy, (table.kind, unit), harmless=True)
     else:
         problem = f"its checksum is {checksum(chunk)}, the journal has {expected}"
         yield Fault(file, problem, _MAKE_ANEW, (table.kind, unit))
@@ -191,8 +227,11 @@ def _video_problems(
     if wrong.any():
         yield "video/num_frames", "counts that do not fit the journal", wrong
     mask = np.arange(most) < num_frames[:, None]
-    for name in ("video/frames", "video/times"):
-        array = values[name].reshape(len(ok), most, -1)
+    for name, values_of_frames in values.items():
+        if name == "video/num_frames":
+            continue
+        by_frame = np.moveaxis(values_of_frames, 2, 1) if name == VIEWS else values_of_frames
+        array = by_frame.reshape(len(ok), most, -1)
         bad = np.asarray((mask & ~np.isfinite(array).all(-1)).any(1))
         if name == "video/times":  # imported features may come without times
             bad = np.asarray(bad & ~np.isnan(array).all(axis=(1, 2)))
@@ -201,9 +240,12 @@ def _video_problems(
         bad = np.asarray((~mask & ~np.isnan(array).all(-1)).any(1))
         if bad.any():
             yield name, "values where there is no frame", bad
-    zero = _without_direction("video/frames", values["video/frames"], mask, found)
-    if zero.any():
-        yield "video/frames", "feature vectors of length zero", np.asarray(zero.any(1))
+    real = {"video/frames": mask, VIEWS: mask[:, None], PATCHES: mask[:, :, None]}
+    for name in real.keys() & values.keys():
+        zero = _without_direction(name, values[name], real[name], found)
+        if zero.any():
+            bad = np.asarray(zero.reshape(len(ok), -1).any(1))
+            yield name, "feature vectors of length zero", bad
 
 
 def _text_problems(
@@ -213,6 +255,10 @@ def _text_problems(
     bad = ok & ~np.isfinite(features).all(1)
     if bad.any():
         yield "text/features", "values that are not finite", bad
+    if LENGTHS in values:
+        bad = (values[LENGTHS] > 0) != ok
+        if bad.any():
+            yield LENGTHS, "numbers of tokens that do not fit the journal", np.asarray(bad)
     bad = ~ok & ~np.isnan(features).all(1)
     if bad.any():
         yield "text/features", "values where no caption is", bad
@@ -225,6 +271,7 @@ def _without_direction(
     name: str, vectors: npt.NDArray[Any], mask: npt.NDArray[np.bool_], found: Verification
 ) -> npt.NDArray[np.bool_]:
     norms = np.linalg.norm(vectors.astype(np.float32), axis=-1)
+    mask = np.broadcast_to(mask, norms.shape)
     real = norms[mask & np.isfinite(norms)]
     if len(real):
         low, high = found.norms.get(name, (np.inf, 0.0))

@@ -22,7 +22,6 @@ from gare_cache.cache.chunks import (
     chunk_path,
     only_done,
     read_chunk,
-    refuse_size_faults,
     write_chunk,
 )
 from gare_cache.cache.disk import explain_refusals
@@ -31,11 +30,15 @@ from gare_cache.cache.lock import Shard, gate, shard_of_cache, whole_cache, writ
 from gare_cache.cache.rows import RowTable, read_rows, read_sources
 from gare_cache.cache.schema import (
     JOURNAL,
+    LENGTHS,
+    WORDS,
     ArraySpec,
     Kind,
     Layout,
     thumbnail_path,
 )
+from gare_cache.cache.sizes import refuse_size_faults
+from gare_cache.cache.words import read_unit_words, words_path, write_unit_words
 from gare_cache.errors import CacheError
 from gare_cache.files import PARTIAL_SUFFIX
 
@@ -122,7 +125,8 @@ class CacheWriter:
 
         Args:
             pending: the unit and its rows.
-            values: array name -> (rows, ...) values in the order of ``pending.rows``.
+            values: array name -> (rows, ...) values in the order of ``pending.rows``; with word
+                tokens also ``text/tokens``, (sum L, D) in the same order.
             outcomes: one a row.
             thumbnails: row -> JPEG.
             seconds: time spent before the write, by side.
@@ -134,9 +138,14 @@ class CacheWriter:
         started = time.perf_counter()
         arrays = self.layout.arrays(pending.kind)
         with explain_refusals(self.folder):
+            words = self._words(pending, values) if pending.kind == "text" else None
             checksums = {
                 spec.name: self._write(spec, pending, values[spec.name]) for spec in arrays
             }
+            if words is not None:  # behind their lengths, see ``cache.words``
+                checksums[WORDS] = write_unit_words(
+                    self.folder, pending.unit, words, dim=self.layout.dim
+                )
             for row, jpeg in thumbnails.items():
                 path = thumbnail_path(self.folder, row)
                 path.parent.mkdir(exist_ok=True)
@@ -160,6 +169,23 @@ class CacheWriter:
         write_chunk(self.folder, spec, pending.unit, chunk)
         return checksum(chunk)
 
+    def _words(
+        self, pending: PendingUnit, values: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[int, npt.NDArray[np.float16]] | None:
+        """Join the tokens of the rows that are done with those of the pending ones."""
+        if not self.layout.words:
+            return None
+        table = self.tables["text"]
+        words: dict[int, npt.NDArray[np.float16]] = {}
+        if table.done_rows(pending.unit):
+            kept = read_unit_words(self.folder, self.layout, table, pending.unit)
+            if kept.checksum() != table.checksums[pending.unit][WORDS]:
+                raise _not_as_recorded(words_path(self.folder, pending.unit))
+            words |= kept.of_row
+        ends = np.cumsum(values[LENGTHS])
+        words |= zip(pending.rows, np.split(values[WORDS], ends[:-1]), strict=True)
+        return words
+
     def _done_before(self, spec: ArraySpec, pending: PendingUnit) -> npt.NDArray[Any]:
         # The rows that stay; what an interrupted write left in the others does not.
         table = self.tables[pending.kind]
@@ -171,11 +197,7 @@ class CacheWriter:
         kept = only_done(stored, spec, done)
         expected = table.checksums[pending.unit][spec.name]
         if expected not in (checksum(stored), checksum(kept)):
-            path = chunk_path(self.folder, spec, pending.unit)
-            raise CacheError(
-                f"{path} does not have the checksum of the journal, so the unit's other rows "
-                f"cannot be kept; run `{DROP_COMMAND}`, then `gare-cache extract`"
-            )
+            raise _not_as_recorded(chunk_path(self.folder, spec, pending.unit))
         return kept
 
 
@@ -279,6 +301,13 @@ def _locked(folder: Path, shard: Shard | None) -> Iterator[None]:
             lock = shard_of_cache(folder, shard) if shard else whole_cache(folder)
             stack.enter_context(lock)
         yield
+
+
+def _not_as_recorded(path: Path) -> CacheError:
+    return CacheError(
+        f"{path} does not have the checksum of the journal, so the unit's other rows cannot be "
+        f"kept; run `{DROP_COMMAND}`, then `gare-cache extract`"
+    )
 
 
 def _journal_name(shard: Shard | None) -> str:

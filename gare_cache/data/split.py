@@ -13,6 +13,7 @@ from gare_cache.cache.import_identity import is_imported
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import Kind
+from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.errors import CacheError, ConfigError
 from gare_cache.manifest import Manifest
 
@@ -27,6 +28,7 @@ class FeatureSplit:
         caption_ids: T ids, the rows of ``text``.
         captions: T sentences.
         frames: (V, F, D) float32, zero on padding.
+        views: (V, R, F, D) float32 augmented frames, zero on padding; None where not asked for.
         mask: (V, F) bool, True where a frame is real; every video has one.
         text: (T, D) float32 sentence features.
         video_of_text: (T,) int64, row of each caption's video.
@@ -44,6 +46,7 @@ class FeatureSplit:
     video_of_text: Tensor
     num_videos_listed: int
     num_captions_listed: int
+    views: Tensor | None = None
 
     @property
     def coverage(self) -> str:
@@ -74,7 +77,13 @@ class FeatureSplit:
 
 
 def load_split(
-    cache: FeatureCache, manifest: Manifest, name: str, *, device: torch.device
+    cache: FeatureCache,
+    manifest: Manifest,
+    name: str,
+    *,
+    device: torch.device,
+    num_frames: int | None = None,
+    views: bool = False,
 ) -> FeatureSplit:
     """Load a split whole; videos without features are left out together with their captions.
 
@@ -85,6 +94,8 @@ def load_split(
         manifest: which ids belong to the split.
         name: ``train``, ``val`` or ``test``.
         device: where the tensors go.
+        num_frames: the most frames of a video, spread evenly over the cached ones; None takes all.
+        views: load the augmented views too.
 
     Raises:
         ConfigError: the manifest has no video in the split.
@@ -114,9 +125,12 @@ def load_split(
             f"none of the {captions_listed} {name} captions has features in {cache.folder}"
         )
     caption_ids = [row["caption_id"] for row in captions]
-    num_frames = torch.from_numpy(features.num_frames[kept])
-    mask = torch.arange(features.frames.shape[1])[None, :] < num_frames[:, None]
+    num_cached = torch.from_numpy(features.num_frames[kept])
+    mask = torch.arange(features.frames.shape[1])[None, :] < num_cached[:, None]
     frames = torch.from_numpy(features.frames[kept]).float().masked_fill(~mask[..., None], 0.0)
+    augmented = _views(cache, video_ids, mask).to(device) if views else None
+    if num_frames is not None and num_frames < frames.shape[1]:
+        frames, mask = take_frames(frames, mask, even_positions(mask.sum(dim=1), num_frames))
     return FeatureSplit(
         name=name,
         video_ids=video_ids,
@@ -128,7 +142,13 @@ def load_split(
         video_of_text=torch.tensor([video_row[row["video_id"]] for row in captions], device=device),
         num_videos_listed=len(videos),
         num_captions_listed=captions_listed,
+        views=augmented,
     )
+
+
+def _views(cache: FeatureCache, video_ids: Sequence[str], mask: Tensor) -> Tensor:
+    views = torch.from_numpy(cache.views(video_ids)).float()
+    return views.masked_fill(~mask[:, None, :, None], 0.0)
 
 
 def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from gare_cache.encoders.loading import PRECISIONS, ModelSource, load_model, loa
 from gare_cache.encoders.open_clip_import import import_open_clip
 from gare_cache.encoders.preprocessing import Preprocessing, preprocessing_of
 from gare_cache.encoders.text_tower import can_cut, encode_cut, head_start, text_tower
+from gare_cache.encoders.tokens import count_patches, frame_tokens, require_words, word_tokens
 from gare_cache.errors import ConfigError
 from gare_cache.files import canonical_digest
 
@@ -28,6 +29,7 @@ class Encoder:
     """A frozen CLIP with its own preprocessing, tokenizer and identity.
 
     Attributes:
+        name: of the model, as it was asked for.
         identity: what the features depend on: model configuration, digest of the weights,
             QuickGELU, preprocessing, precision, text context.
         dim: width D of the features.
@@ -36,6 +38,7 @@ class Encoder:
         preprocessing: how frames become the model's input; its ``shrink`` may run elsewhere.
     """
 
+    name: str
     identity: dict[str, Any]
     dim: int
     context_length: int
@@ -91,6 +94,30 @@ class Encoder:
         images = images.to(self._device, self._dtype)
         return torch.as_tensor(self._model.encode_image(images)).float()
 
+    @torch.inference_mode()
+    def encode_frame_tokens(self, images: Tensor) -> Tensor:
+        """Encode preprocessed frames and keep the patch tokens.
+
+        Args:
+            images: (B, 3, height, width) float32.
+
+        Returns:
+            (B, 1 + P, D) float32 on the encoder's device: the frame's feature, then its patches.
+        """
+        return frame_tokens(self._model, images.to(self._device, self._dtype)).float()
+
+    @torch.inference_mode()
+    def count_patches(self) -> int:
+        """Try the model's patch tokens and return how many a frame has.
+
+        Raises:
+            ConfigError: they do not reproduce the frame's feature.
+        """
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn((2, 3, *self.preprocessing.size), generator=generator)
+        images = images.to(self._device, self._dtype)
+        return count_patches(self._model, images, name=self.name, dtype=self._dtype)
+
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Return (B, context_length) token ids; longer captions are cut."""
         return torch.as_tensor(self._tokenizer(list(captions), context_length=self.context_length))
@@ -116,6 +143,30 @@ class Encoder:
         if self.cuts_text:
             return encode_cut(text_tower(self._model), tokens).float().cpu()
         return torch.as_tensor(self._model.encode_text(tokens)).float().cpu()
+
+    @torch.inference_mode()
+    def encode_words(self, tokens: Tensor) -> Tensor:
+        """Encode tokenized captions and keep the word tokens.
+
+        Args:
+            tokens: (B, context_length) ids.
+
+        Returns:
+            (B, L, D) float32 on the CPU, L at least the longest caption; the token at EOT (the
+            largest id) is the caption's feature, those behind it mean nothing.
+        """
+        tokens = tokens.to(self._device)
+        return word_tokens(self._model, tokens, cut=self.cuts_text).float().cpu()
+
+    @torch.inference_mode()
+    def require_words(self) -> None:
+        """Try the model's word tokens.
+
+        Raises:
+            ConfigError: they do not reproduce the caption's feature.
+        """
+        tokens = self.tokenize(_PROBE_CAPTIONS).to(self._device)
+        require_words(self._model, tokens, cut=self.cuts_text, name=self.name, dtype=self._dtype)
 
     def head_start(self) -> dict[str, Tensor]:
         """Return what heads start from, see ``text_tower.head_start``."""
@@ -160,6 +211,7 @@ def load_encoder(
         "context_length": context,
     }
     return Encoder(
+        name=source.model,
         identity=identity,
         dim=int(loaded.config["embed_dim"]),
         context_length=context,

@@ -1,4 +1,7 @@
-"""Import open_clip, also where torchvision's compiled operators do not fit the installed torch."""
+"""Import open_clip and torchvision's transforms.
+
+Also where torchvision's compiled operators do not fit the installed torch.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +36,34 @@ def import_open_clip() -> ModuleType:
     Raises:
         EnvironmentFailure: open_clip or torchvision cannot be imported for any other reason.
     """
+    return _import("open_clip")
+
+
+def import_torchvision_transforms() -> ModuleType:
+    """Import ``torchvision.transforms.v2`` and return it, as ``import_open_clip`` does.
+
+    Raises:
+        EnvironmentFailure: torchvision cannot be imported for any other reason.
+    """
+    return _import("torchvision.transforms.v2")
+
+
+def _import(name: str) -> ModuleType:
     try:
-        return importlib.import_module("open_clip")
+        return importlib.import_module(name)
     except RuntimeError as err:
         if _MISSING_OPERATOR not in str(err):
-            raise EnvironmentFailure(f"open_clip cannot be imported: {err}") from err
+            raise EnvironmentFailure(f"{name} cannot be imported: {err}") from err
     except ImportError as err:
         raise EnvironmentFailure(
-            f"open_clip cannot be imported ({err}); install open_clip_torch and torchvision"
+            f"{name} cannot be imported ({err}); install open_clip_torch and torchvision"
         ) from err
     logger.info(
         "torchvision was built for another torch (%s): declaring its operators", _MISSING_OPERATOR
     )
     _declare_operators()
     _drop_modules()
-    return importlib.import_module("open_clip")
+    return importlib.import_module(name)
 
 
 def _declare_operators() -> None:

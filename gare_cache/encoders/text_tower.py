@@ -29,17 +29,35 @@ def encode_cut(tower: Any, tokens: Tensor) -> Tensor:
     Returns:
         (B, D) projected features at EOT, not normalised.
     """
-    eot = tokens.argmax(dim=-1)
-    length = int(eot.max()) + 1
+    x = _hidden_cut(tower, tokens)
+    x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]
+    return project_text(tower, x)
+
+
+def encode_words_cut(tower: Any, tokens: Tensor) -> Tensor:
+    """Encode tokens as ``encode_cut`` and keep them all: (B, L, D) with L of the longest caption.
+
+    The row at EOT is the caption's feature; rows behind it mean nothing.
+    """
+    return project_text(tower, _hidden_cut(tower, tokens))
+
+
+def project_text(tower: Any, hidden: Tensor) -> Tensor:
+    """Project (..., width) hidden states behind the last norm to (..., D)."""
+    projection = tower.text_projection
+    if projection is None:
+        return hidden
+    linear = isinstance(projection, nn.Linear)
+    return torch.as_tensor(projection(hidden) if linear else hidden @ projection)
+
+
+def _hidden_cut(tower: Any, tokens: Tensor) -> Tensor:
+    length = int(tokens.argmax(dim=-1).max()) + 1
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(tokens[:, :length]).to(dtype)
     x = x + tower.positional_embedding[:length].to(dtype)
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length].to(x.device))
-    x = tower.ln_final(x)[torch.arange(len(x), device=x.device), eot]
-    projection = tower.text_projection
-    if projection is None:
-        return torch.as_tensor(x)
-    return torch.as_tensor(projection(x) if isinstance(projection, nn.Linear) else x @ projection)
+    return torch.as_tensor(tower.ln_final(x))
 
 
 def can_cut(model: Any, tokens: Tensor) -> bool:
@@ -61,8 +79,15 @@ def can_cut(model: Any, tokens: Tensor) -> bool:
     if not all(hasattr(tower, name) for name in ("token_embedding", "text_projection")):
         return False
     whole = model.encode_text(tokens).float()
-    difference = (encode_cut(tower, tokens).float() - whole).norm() / whole.norm()
-    return bool(difference <= _TOLERANCE[tower.transformer.get_cast_dtype()])
+    return agree(encode_cut(tower, tokens), whole, tower.transformer.get_cast_dtype())
+
+
+def agree(features: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether features are equal up to the rounding of the dtype they were computed in."""
+    if features.shape != expected.shape:
+        return False
+    difference = (features.float() - expected.float()).norm() / expected.float().norm()
+    return bool(difference <= _TOLERANCE[dtype])
 
 
 def head_start(model: Any, *, dim: int, blocks: int = 4) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gare_cache.encoders.preprocessing import Preprocessing
+from gare_cache.encoders.augmentation import Views, draw_views
+from gare_cache.encoders.preprocessing import Frames, Preprocessing
 from gare_cache.errors import DecodeError
 from gare_cache.files import file_digest
 from gare_cache.video.decoding import DecodedClip, decode_clip
@@ -41,6 +42,7 @@ class DecodedVideo:
         switch_reason: why the decoder that the rule names was not used.
         digest: SHA-256 of the file's bytes.
         thumbnail: JPEG of the middle frame.
+        views: (R, F, height, width, 3) uint8 augmented frames of the model's size; None without.
         seconds: time spent on it in the worker.
     """
 
@@ -51,6 +53,7 @@ class DecodedVideo:
     switch_reason: str | None = None
     digest: str | None = None
     thumbnail: bytes | None = None
+    views: npt.NDArray[np.uint8] | None = None
     seconds: float = 0.0
 
 
@@ -63,6 +66,7 @@ def decode_in_workers(
     preprocessing: Preprocessing,
     workers: int,
     deadline_seconds: float,
+    views: Views | None = None,
 ) -> Iterator[Iterator[DecodedVideo]]:
     """Decode videos ahead of the caller, in worker processes that end with the block.
 
@@ -73,12 +77,17 @@ def decode_in_workers(
         preprocessing: how frames are shrunk before they travel.
         workers: processes at a time.
         deadline_seconds: the longest that a video may take; a worker that takes longer is killed.
+        views: augmented views to draw of every video.
 
     Yields:
         The videos, in the order of the sources.
     """
     work = partial(
-        decode_video, sampler=sampler, max_frames=max_frames, preprocessing=preprocessing
+        decode_video,
+        sampler=sampler,
+        max_frames=max_frames,
+        preprocessing=preprocessing,
+        views=views,
     )
     with in_workers(
         work,
@@ -94,7 +103,12 @@ def decode_in_workers(
 
 
 def decode_video(
-    source: dict[str, Any], *, sampler: str, max_frames: int, preprocessing: Preprocessing
+    source: dict[str, Any],
+    *,
+    sampler: str,
+    max_frames: int,
+    preprocessing: Preprocessing,
+    views: Views | None = None,
 ) -> DecodedVideo:
     """Decode and shrink one video; a file that cannot be decoded gives a reason, no exception.
 
@@ -103,6 +117,7 @@ def decode_video(
         sampler: name of the sampler.
         max_frames: the most frames to take.
         preprocessing: how frames are shrunk.
+        views: augmented views to draw.
     """
     started = time.perf_counter()
     try:
@@ -114,6 +129,7 @@ def decode_video(
             switch_reason=clip.switch_reason,
             digest=file_digest(Path(source["path"])),
             thumbnail=_thumbnail(clip.frames[len(clip.frames) // 2]),
+            views=_views(clip.frames, views, source["video_id"], preprocessing),
             seconds=time.perf_counter() - started,
         )
     except MemoryError:
@@ -139,6 +155,14 @@ def _decode(source: dict[str, Any], *, sampler: str, max_frames: int) -> Decoded
         start_seconds=source["start_seconds"],
         end_seconds=source["end_seconds"],
     )
+
+
+def _views(
+    frames: Frames, views: Views | None, video_id: str, preprocessing: Preprocessing
+) -> Frames | None:
+    if views is None:
+        return None
+    return draw_views(frames, views, video_id=video_id, size=preprocessing.size)
 
 
 def _thumbnail(frame: npt.NDArray[np.uint8]) -> bytes:

@@ -23,7 +23,12 @@ from gare_cache.manifest import read_manifest
 from gare_cache.reproducibility import resolve_device, set_threads
 from gare_cache.stages.decode_videos import DecodedVideo, decode_in_workers
 from gare_cache.stages.extract import pending_sources
-from gare_cache.stages.project_encoder import project_encoder, project_identity
+from gare_cache.stages.project_encoder import (
+    project_encoder,
+    project_identity,
+    project_layout,
+    project_views,
+)
 from gare_cache.stages.workspace import Workspace
 
 _TRIAL_VIDEOS = 8
@@ -77,7 +82,7 @@ def dry_run(
     encoder = project_encoder(workspace, manifest, device=device)
     identity = project_identity(workspace, encoder)
     folder = workspace.cache_root / folder_name(workspace.params.dataset.name, identity)
-    layout = Layout(max_frames=workspace.params.extract.max_frames, dim=encoder.dim)
+    layout = project_layout(workspace.params.extract, encoder)
     tables = _tables(folder, layout)
     pending = pending_sources(tables, manifest)
     yield f"cache            {folder} ({'exists' if tables['video'].sources else 'new'})"
@@ -163,10 +168,11 @@ def _try_decoding(
     with decode_in_workers(
         chosen,
         sampler=settings.sampler,
-        max_frames=settings.max_frames,
+        max_frames=settings.max_frames_cached,
         preprocessing=encoder.preprocessing,
         workers=min(cores, count),
         deadline_seconds=settings.deadline_seconds,
+        views=project_views(settings),
     ) as decoded:
         videos: list[DecodedVideo] = list(decoded)
     return _Trial(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gare_cache.cache.journal import RowOutcome
-from gare_cache.cache.schema import Layout
+from gare_cache.cache.schema import LENGTHS, PATCHES, VIEWS, WORDS, Layout
 from gare_cache.cache.writer import CacheWriter, PendingUnit
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.errors import EncoderError
@@ -59,17 +59,21 @@ def encode_videos(
         Values in the order of ``rows``; a video that cannot be decoded, or whose features are not
         finite in float16, has none, and its outcome says why.
     """
-    batcher = _FixedBatches(encoder, batch_frames)
+    frames = _FixedBatches(encoder, batch_frames, with_patches=layout.num_patches > 0)
+    views = _FixedBatches(encoder, batch_frames, with_patches=False)
     videos: list[DecodedVideo] = []
     waiting = _Stopwatch(decoded)
     for video in waiting:
         if video.frames is not None:
-            batcher.add(video.frames)
-        videos.append(replace(video, frames=None))  # a unit's pixels do not fit into memory
+            frames.add(video.frames)
+        if video.views is not None:
+            views.add(video.views.reshape(-1, *video.views.shape[2:]))
+        # A unit's pixels do not fit into memory.
+        videos.append(replace(video, frames=None, views=None))
         on_video(1)
     seconds = {"wait": waiting.seconds, "decode": sum(video.seconds for video in videos)}
-    unit = _gathered(rows, videos, batcher.finish(), layout)
-    return replace(unit, seconds={**seconds, "encode": batcher.seconds})
+    unit = _gathered(rows, videos, frames.finish(), views.finish()[:, 0], layout)
+    return replace(unit, seconds={**seconds, "encode": frames.seconds + views.seconds})
 
 
 def encode_captions(
@@ -78,6 +82,7 @@ def encode_captions(
     captions: Sequence[str],
     *,
     batch_captions: int,
+    with_words: bool,
     on_captions: Callable[[int], None],
 ) -> EncodedUnit:
     """Encode the captions of a unit, sorted by length, in batches of one fixed size.
@@ -87,6 +92,7 @@ def encode_captions(
         rows: row of each caption, ascending.
         captions: the sentences.
         batch_captions: captions a batch; the last one is filled with its last caption.
+        with_words: keep the word tokens too; a caption's feature is then the token at EOT.
         on_captions: called with the number of captions done.
 
     Raises:
@@ -96,21 +102,33 @@ def encode_captions(
     tokens = encoder.tokenize(captions)
     order = torch.argsort((tokens != 0).sum(dim=1), stable=True)
     features = np.empty((len(captions), encoder.dim), dtype="<f2")
+    words: dict[int, npt.NDArray[np.float16]] = {}
     for start in range(0, len(order), batch_captions):
         batch = order[start : start + batch_captions]
-        filled = torch.cat([batch, batch[-1:].expand(batch_captions - len(batch))])
-        encoded = encoder.encode_tokens(tokens[filled])[: len(batch)]
-        features[batch.numpy()] = encoded.numpy().astype("<f2")
+        filled = tokens[torch.cat([batch, batch[-1:].expand(batch_captions - len(batch))])]
+        if with_words:
+            encoded = encoder.encode_words(filled).numpy().astype("<f2")
+            last = filled.argmax(dim=1).tolist()  # EOT is the largest id
+            words |= {int(i): encoded[k, : last[k] + 1] for k, i in enumerate(batch)}
+            features[batch.numpy()] = np.stack([words[int(i)][-1] for i in batch])
+        else:
+            encoded = encoder.encode_tokens(filled)[: len(batch)].numpy()
+            features[batch.numpy()] = encoded.astype("<f2")
         on_captions(len(batch))
     num_bad = int((~np.isfinite(features).all(axis=1)).sum())
+    num_bad += sum(not np.isfinite(w[:-1]).all() for w in words.values())
     if num_bad:
         raise EncoderError(
             f"the features of {num_bad} of {len(captions)} captions are not finite in float16; "
             "check the weights, or set encoder.precision to fp32"
         )
+    values: dict[str, npt.NDArray[Any]] = {"text/features": features}
+    if with_words:
+        ordered = [words[i] for i in range(len(captions))]
+        values[LENGTHS] = np.array([len(tokens) for tokens in ordered], dtype="<i4")
+        values[WORDS] = np.concatenate(ordered)
     outcomes = [RowOutcome(row) for row in rows]
-    seconds = {"encode": time.perf_counter() - started}
-    return EncodedUnit({"text/features": features}, outcomes, seconds=seconds)
+    return EncodedUnit(values, outcomes, seconds={"encode": time.perf_counter() - started})
 
 
 @contextmanager
@@ -146,20 +164,28 @@ def committing(writer: CacheWriter) -> Iterator[Callable[[PendingUnit, EncodedUn
 def _gathered(
     rows: Sequence[int],
     videos: Sequence[DecodedVideo],
-    features: npt.NDArray[np.float16],
+    tokens: npt.NDArray[np.float16],
+    views: npt.NDArray[np.float16],
     layout: Layout,
 ) -> EncodedUnit:
-    """Deal the features of all frames out to the videos."""
+    """Deal the tokens of all frames and the features of all views out to the videos."""
     values = {spec.name: spec.empty(len(rows)) for spec in layout.arrays("video")}
     outcomes, start = [], 0
     for i, (row, video) in enumerate(zip(rows, videos, strict=True)):
-        own = features[start : start + len(video.times)]
-        start += len(video.times)
-        outcome = _outcome(row, video, own)
+        length = len(video.times)
+        end = start + length
+        own = tokens[start:end]
+        own_views = views[layout.num_views * start : layout.num_views * end]
+        start = end
+        outcome = _outcome(row, video, own, own_views)
         if outcome.reason is None:
-            values["video/frames"][i, : len(own)] = own
-            values["video/times"][i, : len(own)] = video.times
-            values["video/num_frames"][i] = len(own)
+            values["video/frames"][i, :length] = own[:, 0]
+            values["video/times"][i, :length] = video.times
+            values["video/num_frames"][i] = length
+            if layout.num_views:
+                values[VIEWS][i, :, :length] = own_views.reshape(-1, length, layout.dim)
+            if layout.num_patches:
+                values[PATCHES][i, :length] = own[:, 1:]
         outcomes.append(outcome)
     pictures = zip(rows, (video.thumbnail for video in videos), strict=True)
     thumbnails = {row: picture for row, picture in pictures if picture is not None}
@@ -167,11 +193,12 @@ def _gathered(
 
 
 class _FixedBatches:
-    """Encode frames as they come, always ``size`` at a time."""
+    """Encode frames as they come, always ``size`` at a time, into (1 + P, D) tokens each."""
 
-    def __init__(self, encoder: Encoder, size: int) -> None:
+    def __init__(self, encoder: Encoder, size: int, *, with_patches: bool) -> None:
         self._encoder = encoder
         self._size = size
+        self._with_patches = with_patches
         self._waiting: list[Tensor] = []
         self._running: deque[Tensor] = deque()
         self._features: list[npt.NDArray[np.float16]] = []
@@ -195,12 +222,17 @@ class _FixedBatches:
         while self._running:
             self._fetch()
         self.seconds += time.perf_counter() - started
-        empty = np.empty((0, self._encoder.dim), dtype="<f2")
-        return np.concatenate([empty, *self._features])
+        if not self._features:
+            return np.empty((0, 1, self._encoder.dim), dtype="<f2")
+        return np.concatenate(self._features)
 
     def _encode(self, images: Tensor, real: int) -> None:
         # Fetched one batch later, so that a GPU has the next batch before this one is done.
-        self._running.append(self._encoder.encode_frames(images)[:real])
+        if self._with_patches:
+            tokens = self._encoder.encode_frame_tokens(images)
+        else:
+            tokens = self._encoder.encode_frames(images)[:, None]
+        self._running.append(tokens[:real])
         if len(self._running) > 1:
             self._fetch()
 
@@ -228,10 +260,10 @@ class _Stopwatch:
             self.seconds += time.perf_counter() - started
 
 
-def _outcome(row: int, video: DecodedVideo, features: npt.NDArray[np.float16]) -> RowOutcome:
+def _outcome(row: int, video: DecodedVideo, *features: npt.NDArray[np.float16]) -> RowOutcome:
     if video.reason is not None:
         return RowOutcome(row, reason=video.reason)
-    if not np.isfinite(features).all():
+    if not all(np.isfinite(values).all() for values in features):
         return RowOutcome(row, reason="its features are not finite in float16")
     return RowOutcome(
         row,

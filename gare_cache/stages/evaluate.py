@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from gare_cache.config import EvaluateSettings
 from gare_cache.data.split import FeatureSplit, load_split
-from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import (
     QueryRanks,
     retrieval_metrics,
@@ -56,13 +55,13 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     checkpoint = load_checkpoint(workspace.run / "head.safetensors")
     cache, _ = open_features(workspace)
     require_encoder(checkpoint, cache.encoder_id, where=cache.folder)
-    trained_frames = checkpoint.head.settings["max_frames"]
-    if cache.layout.max_frames > trained_frames:
-        raise ConfigError(
-            f"the head takes at most {trained_frames} frames, the cache holds up to "
-            f"{cache.layout.max_frames}; train anew, or set extract.max_frames to {trained_frames}"
-        )
-    split = load_split(cache, read_manifest(workspace.manifest), settings.split, device=target)
+    split = load_split(
+        cache,
+        read_manifest(workspace.manifest),
+        settings.split,
+        device=target,
+        num_frames=checkpoint.head.settings["max_frames"],
+    )
     methods = {ZERO_SHOT: zero_shot_head(split), HEAD: checkpoint.head}
     similarities = {name: _similarity(head, split) for name, head in methods.items()}
     ranks = {name: _ranks(s, split, settings) for name, s in similarities.items()}

@@ -14,7 +14,7 @@ from gare_cache.cache.journal import UnitRecord
 from gare_cache.cache.lock import Shard
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.rows import RowTable
-from gare_cache.cache.schema import KINDS, MANIFEST, Kind, Layout
+from gare_cache.cache.schema import KINDS, MANIFEST, Kind
 from gare_cache.cache.writer import CacheWriter, open_writer
 from gare_cache.config import ExtractSettings
 from gare_cache.encoders.encoder import Encoder
@@ -24,7 +24,12 @@ from gare_cache.reproducibility import set_threads
 from gare_cache.stages.decode_videos import decode_in_workers
 from gare_cache.stages.encode_units import committing, encode_captions, encode_videos
 from gare_cache.stages.progress import progress, say
-from gare_cache.stages.project_encoder import project_encoder, project_identity
+from gare_cache.stages.project_encoder import (
+    project_encoder,
+    project_identity,
+    project_layout,
+    project_views,
+)
 from gare_cache.stages.workspace import Workspace, write_features
 
 _MOST_WORKERS = 16
@@ -78,7 +83,7 @@ def extract(
         folder,
         dataset=params.dataset.name,
         identity=identity,
-        layout=Layout(max_frames=params.extract.max_frames, dim=encoder.dim),
+        layout=project_layout(params.extract, encoder),
         head_start=encoder.head_start(),
         shard=shard,
         retry_failed=retry_failed,
@@ -174,10 +179,11 @@ def _encode_all_videos(
         decode_in_workers(
             [source_of[row] for unit in pending for row in unit.rows],
             sampler=settings.sampler,
-            max_frames=settings.max_frames,
+            max_frames=settings.max_frames_cached,
             preprocessing=encoder.preprocessing,
             workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
             deadline_seconds=settings.deadline_seconds,
+            views=project_views(settings),
         ) as decoded,
         committing(writer) as commit,
         progress("encode videos", len(rows), done=len(rows) - left) as advance,
@@ -209,6 +215,7 @@ def _encode_all_captions(
                 unit.rows,
                 [caption_of[row] for row in unit.rows],
                 batch_captions=settings.batch_captions,
+                with_words=settings.word_tokens,
                 on_captions=advance,
             )
             writer.commit(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from gare_cache.annotations.record import SPLITS
 from gare_cache.cache.folders import folder_bytes
 from gare_cache.cache.reader import FeatureCache
-from gare_cache.cache.schema import FEATURES, KINDS, THUMBNAILS, Kind
+from gare_cache.cache.schema import FEATURES, KINDS, THUMBNAILS, WORDS, Kind
 from gare_cache.manifest import Manifest, read_manifest
 from gare_cache.stages.workspace import Workspace, open_features
 
@@ -73,6 +73,11 @@ def _sizes(cache: FeatureCache) -> Iterator[tuple[str, str]]:
             size = folder_bytes(cache.folder / FEATURES / spec.name)
             shape = " x ".join(map(str, (len(cache.tables[kind].sources), *spec.row_shape)))
             yield f"array {spec.name}", f"{_megabytes(size)}, {shape} {spec.dtype}"
+    if cache.layout.words:
+        size = folder_bytes(cache.folder / FEATURES / WORDS)
+        captions = len(cache.tables["text"].sources)
+        shape = f"tokens of {captions:,} captions x {cache.layout.dim}"
+        yield f"array {WORDS}", f"{_megabytes(size)}, {shape} <f2"
     yield THUMBNAILS, _megabytes(folder_bytes(cache.folder / THUMBNAILS))
     yield "size", _megabytes(folder_bytes(cache.folder))
 

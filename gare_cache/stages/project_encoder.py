@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from gare_cache.cache.identity import extraction_identity
-from gare_cache.config import EncoderSettings
+from gare_cache.cache.schema import Layout
+from gare_cache.config import EncoderSettings, ExtractSettings
 from gare_cache.demo import demo_encoder_dir
+from gare_cache.encoders.augmentation import Views, view_identity
 from gare_cache.encoders.encoder import Encoder, load_encoder
 from gare_cache.encoders.loading import LOCAL_DIR, ModelSource
 from gare_cache.errors import ConfigError
@@ -46,16 +48,42 @@ def project_encoder(
 def project_identity(workspace: Workspace, encoder: Encoder) -> dict[str, Any]:
     """Return the identity of the extraction that params.yaml describes."""
     settings = workspace.params.extract
+    views = project_views(settings)
     return extraction_identity(
         encoder=encoder.identity,
         sampling={
             "sampler": settings.sampler,
-            "max_frames": settings.max_frames,
+            "max_frames": settings.max_frames_cached,
+            "patch_tokens": settings.patch_tokens,
+            "word_tokens": settings.word_tokens,
+            "views": None if views is None else view_identity(views),
             "batch_frames": settings.batch_frames,
             "batch_captions": settings.batch_captions,
         },
         decoder_rule=f"{DECODER_RULE} with {'decord' if import_decord() else 'PyAV alone'}",
     )
+
+
+def project_layout(settings: ExtractSettings, encoder: Encoder) -> Layout:
+    """Return the shapes of the cache that the settings describe.
+
+    Raises:
+        ConfigError: patch or word tokens are asked for that the encoder cannot give.
+    """
+    if settings.word_tokens:
+        encoder.require_words()
+    return Layout(
+        max_frames=settings.max_frames_cached,
+        dim=encoder.dim,
+        num_views=0 if settings.views is None else settings.views.count,
+        num_patches=encoder.count_patches() if settings.patch_tokens else 0,
+        words=settings.word_tokens,
+    )
+
+
+def project_views(settings: ExtractSettings) -> Views | None:
+    """Return how the videos are augmented; None where they are not."""
+    return None if settings.views is None else Views(**settings.views.model_dump())
 
 
 def _encoder_settings(workspace: Workspace, manifest: Manifest) -> EncoderSettings:

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from gare_cache.cache.reader import FeatureCache
-from gare_cache.config import HeadSettings, Params
+from gare_cache.config import HeadSettings, Params, TrainSettings
 from gare_cache.data.batches import num_batches
+from gare_cache.data.frames import FrameChoice
 from gare_cache.data.split import FeatureSplit, load_split
+from gare_cache.errors import ConfigError
 from gare_cache.files import canonical_digest, write_json, write_text
 from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_from_encoder
 from gare_cache.losses.objective import Objective
@@ -51,9 +53,10 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     target = resolve_device(device)
     cache, features = open_features(workspace)
     manifest = read_manifest(workspace.manifest)
-    train_split = load_split(cache, manifest, "train", device=target)
-    val_split = load_split(cache, manifest, "val", device=target)
-    head = new_head(params.head, cache).to(target)
+    num_frames = _num_frames(settings, cache)
+    train_split = load_split(cache, manifest, "train", device=target, views=settings.views)
+    val_split = load_split(cache, manifest, "val", device=target, num_frames=num_frames)
+    head = new_head(params.head, cache, num_frames=num_frames).to(target)
     objective = Objective(**settings.loss.model_dump())
     optimizer = build_optimizer(
         head,
@@ -74,6 +77,9 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
             optimizer,
             train=train_split,
             validation=val_split,
+            frame_choice=FrameChoice(
+                num_frames, jittered=settings.frame_choice == "jittered", views=settings.views
+            ),
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             warmup=settings.warmup,
@@ -96,11 +102,11 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     return record
 
 
-def new_head(settings: HeadSettings, cache: FeatureCache) -> RetrievalHead:
+def new_head(settings: HeadSettings, cache: FeatureCache, *, num_frames: int) -> RetrievalHead:
     """Build a head for a cache's features and start it from the encoder."""
     head = build_head(
         dim=cache.layout.dim,
-        max_frames=cache.layout.max_frames,
+        max_frames=num_frames,
         projection=settings.projection,
         aggregator=settings.aggregator.model_dump(exclude_none=True),
         pooling=settings.pooling.model_dump(exclude_none=True),
@@ -109,6 +115,21 @@ def new_head(settings: HeadSettings, cache: FeatureCache) -> RetrievalHead:
     )
     initialise_from_encoder(head, cache.head_start())
     return head
+
+
+def _num_frames(settings: TrainSettings, cache: FeatureCache) -> int:
+    asked, cached = settings.num_frames, cache.layout.max_frames
+    if asked > cached:
+        raise ConfigError(
+            f"train.num_frames is {asked}, but {cache.folder} holds at most {cached} frames a "
+            "video; lower it, or extract with a larger extract.max_frames_cached"
+        )
+    if asked == cached and settings.frame_choice == "jittered":
+        raise ConfigError(
+            f"train.frame_choice is jittered, but train.num_frames and {cache.folder} both have "
+            f"{cached} frames a video, which leaves nothing to choose; lower train.num_frames"
+        )
+    return asked
 
 
 def _record(

@@ -24,7 +24,7 @@ from gare_cache.stages.cache_folders import find_folder
 from gare_cache.stages.decode_videos import decode_in_workers
 from gare_cache.stages.encode_units import encode_captions, encode_videos
 from gare_cache.stages.progress import progress
-from gare_cache.stages.project_encoder import project_encoder, project_identity
+from gare_cache.stages.project_encoder import project_encoder, project_identity, project_views
 from gare_cache.stages.workspace import Workspace
 
 # float16 moves a cosine by 5e-5, bfloat16 by 3e-3, another frame or file by far more.
@@ -177,10 +177,11 @@ def _compare_videos(
         decode_in_workers(
             sources,
             sampler=settings.sampler,
-            max_frames=settings.max_frames,
+            max_frames=settings.max_frames_cached,
             preprocessing=encoder.preprocessing,
             workers=_WORKERS,
             deadline_seconds=settings.deadline_seconds,
+            views=project_views(settings),
         ) as decoded,
         progress("encode again", len(sources)) as advance,
     ):
@@ -212,6 +213,7 @@ def _compare_captions(
         range(len(sources)),
         [source["caption"] for source in sources],
         batch_captions=workspace.params.extract.batch_captions,
+        with_words=cache.layout.words,
         on_captions=lambda _: None,
     )
     ids = [source["caption_id"] for source in sources]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gare_cache.data.batches import epoch_batches, num_batches
+from gare_cache.data.frames import FrameChoice, training_frames
 from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
@@ -58,6 +59,7 @@ def train_head(
     *,
     train: FeatureSplit,
     validation: FeatureSplit,
+    frame_choice: FrameChoice,
     epochs: int,
     batch_size: int,
     warmup: float,
@@ -79,6 +81,7 @@ def train_head(
         optimizer: over the head's parameters, with ``base_lr`` in every group.
         train: pairs to learn from.
         validation: videos to select by.
+        frame_choice: which of the train split's frames a batch shows.
         epochs: passes over the captions.
         batch_size: pairs a batch.
         warmup: share of the updates in which the learning rate rises.
@@ -107,6 +110,8 @@ def train_head(
             optimizer,
             split=train,
             batches=list(epoch_batches(len(train.text), batch_size, generator)),
+            frame_choice=frame_choice,
+            generator=generator,
             factors=[
                 warmup_cosine(state.epoch * steps + i, epochs * steps, warmup=warmup)
                 for i in range(steps)
@@ -145,6 +150,8 @@ def _train_epoch(
     *,
     split: FeatureSplit,
     batches: list[Tensor],
+    frame_choice: FrameChoice,
+    generator: torch.Generator,
     factors: list[float],
     max_grad_norm: float,
     on_batch: Callable[[], None],
@@ -153,7 +160,12 @@ def _train_epoch(
     sums: dict[str, Tensor] = {}
     for batch, factor in zip(batches, factors, strict=True):
         set_learning_rate(optimizer, factor)
-        terms = _update(head, objective, optimizer, split, batch, max_grad_norm)
+        batch = batch.to(split.text.device)
+        frames = training_frames(split, split.video_of_text[batch], frame_choice, generator)
+        scores = head(split.text[batch], *frames)
+        loss = objective(scores.similarity, scores.delta, head.scale)
+        _update(head, optimizer, loss.total, max_grad_norm)
+        terms = {"total": loss.total.detach(), **loss.terms}
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value
         on_batch()
@@ -165,23 +177,13 @@ def _train_epoch(
 
 
 def _update(
-    head: RetrievalHead,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    split: FeatureSplit,
-    batch: Tensor,
-    max_grad_norm: float,
-) -> dict[str, Tensor]:
-    batch = batch.to(split.text.device)
-    videos = split.video_of_text[batch]
-    scores = head(split.text[batch], split.frames[videos], split.mask[videos])
-    loss = objective(scores.similarity, scores.delta, head.scale)
+    head: RetrievalHead, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float
+) -> None:
     optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(head.parameters(), max_grad_norm)
     optimizer.step()
     head.limit_scale()
-    return {"total": loss.total.detach(), **loss.terms}
 
 
 def _save(

@@ -181,12 +181,26 @@ def test_the_digest_follows_content(tmp_path: Path) -> None:
     assert a == b != c
 
 
+def test_a_sentence_that_is_changed_back_takes_a_new_row(tmp_path: Path) -> None:
+    first, second = ({"caption_id": "a", "caption": text} for text in ("one", "two"))
+    with writer(tmp_path / "c") as cache:
+        assert [cache.allocate("text", [c]) for c in (first, second)] == [[0], [1]]
+        assert cache.allocate("text", [first]) == [2]
+        assert cache.allocate("text", [first]) == [2]
+        assert cache.tables["text"].latest() == {"a": 2}
+    with writer(tmp_path / "c") as cache:
+        assert cache.allocate("text", [first]) == [2]
+
+
 def test_units_are_sized_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert Layout(max_frames=12, dim=512).unit_rows("video") == 256
     assert Layout(max_frames=64, dim=768).unit_rows("video") == 32
     assert Layout(max_frames=12, dim=512).unit_rows("text") == 4096
-    assert Layout(max_frames=4096, dim=1024).unit_rows("video") == 1
+    assert Layout(max_frames=4096, dim=1024).unit_rows("video") == 8
+    assert Layout(max_frames=64, dim=512, num_patches=49).unit_rows("video") == 16
+    assert Layout(max_frames=2**15, dim=1024).unit_rows("video") == 1
+    assert Layout(max_frames=12, dim=512, words=True).unit_rows("text") == 256
 
 
 def test_the_root_of_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +367,7 @@ def test_two_items_with_one_id_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: [*rows[:1], {**rows[0], "row": 1}], r"item 'v0' has 2 rows"),
+        (lambda rows: [*rows[:1], {**rows[0], "row": 1}], r"item 'v0' has two rows"),
         (lambda rows: [rows[0], {**rows[1], "row": 0}], r"not numbered from 0 to 1"),
         (lambda rows: rows[:1], r"unit 0 holds video row 1, but there are 1 rows"),
     ],

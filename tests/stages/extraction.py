@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from gare_cache.stages.extract import extract
 from tests.tiny import workspace
 
 PAUSE_SECONDS = 0.02
-ARRAYS = ("video/frames", "video/times", "video/num_frames", "text/features")
 _REPOSITORY = Path(__file__).parents[2]
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.stages.extraction"])
@@ -38,6 +37,7 @@ import_open_clip()
 def small_units() -> None:
     """Units of 4 videos and 8 captions: 4 and 4 of them in the tiny project."""
     schema._MOST_ROWS.update(video=4, text=8)
+    schema._MOST_ROWS_OF_WORDS = 8
 
 
 def start(project: Path, **options: Any) -> tuple[Any, Connection]:
@@ -63,10 +63,17 @@ def run_command(*arguments: str, folder: Path, most_bytes: int | None = None) ->
 def arrays(project: Path) -> dict[str, Any]:
     (folder,) = (project / "cache").iterdir()
     group = zarr.open_group(folder / "features.zarr", mode="r")
-    return {name: np.asarray(group[name][:]) for name in ARRAYS}
+    return {name: np.asarray(array[:]) for name, array in _members(group)}
+
+
+def _members(group: zarr.Group) -> Iterator[tuple[str, Any]]:
+    for name, member in group.members(max_depth=None):
+        if isinstance(member, zarr.Array):
+            yield name, member
 
 
 def assert_equal_bytes(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].shape == value.shape, name
         assert found[name].tobytes() == value.tobytes(), name
@@ -77,6 +84,7 @@ def _extract(project: Path, moments: Connection, options: dict[str, Any]) -> Non
     small_units()
     sys.stderr = (project / f"stderr-{os.getpid()}").open("w")
     writer.write_chunk = _announced(moments, "chunk", writer.write_chunk)
+    writer.write_unit_words = _announced(moments, "words", writer.write_unit_words)
     writer.journal.append = _announced(moments, "journal", writer.journal.append)
     writer.CacheWriter.commit = _announced(moments, "unit", writer.CacheWriter.commit)  # type: ignore[method-assign]
     RowTable.write = _announced(moments, "table", RowTable.write)  # type: ignore[method-assign]

@@ -148,10 +148,10 @@ def test_other_settings_extract_into_another_folder_and_the_old_one_is_found_aga
     extracted: Path,
 ) -> None:
     first = (workspace(extracted).features).read_bytes()
-    change_params(extracted, extract__max_frames=2)
+    change_params(extracted, extract__max_frames_cached=2)
     extract(workspace(extracted))
     assert len(list((extracted / "cache").iterdir())) == 2
-    change_params(extracted, extract__max_frames=4)
+    change_params(extracted, extract__max_frames_cached=4)
     journals = {p: p.read_bytes() for p in extracted.glob("cache/*/journal/*")}
     extract(workspace(extracted))
     assert workspace(extracted).features.read_bytes() == first
@@ -264,12 +264,32 @@ def test_a_head_for_another_encoder_is_refused(extracted: Path, tmp_path: Path) 
         evaluate(workspace(extracted))
 
 
-def test_a_head_for_fewer_frames_is_refused(extracted: Path) -> None:
+def test_a_head_scores_a_cache_of_more_frames_on_as_many_as_it_was_trained_with(
+    extracted: Path,
+) -> None:
     train(workspace(extracted))
-    change_params(extracted, extract__max_frames=6)
+    change_params(extracted, extract__max_frames_cached=6)
     extract(workspace(extracted))
-    with pytest.raises(ConfigError, match="takes at most 4 frames, the cache holds up to 6"):
-        evaluate(workspace(extracted))
+    before = evaluate(workspace(extracted))["methods"]["head"]
+    assert before["t2v"]["queries"] == 6
+
+
+def test_more_frames_than_are_cached_are_refused(extracted: Path) -> None:
+    change_params(extracted, train__num_frames=5)
+    with pytest.raises(ConfigError, match=r"train.num_frames is 5, but .* holds at most 4 frames"):
+        train(workspace(extracted))
+
+
+def test_jitter_without_a_choice_is_refused(extracted: Path) -> None:
+    change_params(extracted, train__frame_choice="jittered")
+    with pytest.raises(ConfigError, match="nothing to choose"):
+        train(workspace(extracted))
+
+
+def test_views_that_were_not_cached_are_refused(extracted: Path) -> None:
+    change_params(extracted, train__views=True)
+    with pytest.raises(CacheError, match=r"holds no augmented views; set extract\.views"):
+        train(workspace(extracted))
 
 
 def test_stages_out_of_order_name_the_stage_to_run(project: Path) -> None:

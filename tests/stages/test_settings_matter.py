@@ -25,7 +25,10 @@ CHANGES: dict[str, dict[str, Any]] = {
         "encoder.context_length": 6,
         "encoder.preprocess": "device",
         "extract.sampler": "fps_then_uniform",
-        "extract.max_frames": 3,
+        "extract.max_frames_cached": 5,
+        "extract.patch_tokens": True,
+        "extract.word_tokens": True,
+        "extract.views": {"count": 1},
         "extract.batch_frames": 5,
         "extract.batch_captions": 3,
     },
@@ -41,6 +44,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "head.gap.init": "identity",
         "head.reference_padding": True,
         "train.seed": 1,
+        "train.num_frames": 3,
         "train.epochs": 2,
         "train.batch_size": 5,
         "train.optimizer": "adamw",
@@ -79,6 +83,8 @@ ELSEWHERE = {
     "extract.deadline_seconds",
     "extract.max_failed_percent",
     "train.threads",
+    "train.frame_choice",  # test_views_and_frames.py
+    "train.views",
     "train.loss.contrastive",  # one value so far
 }
 

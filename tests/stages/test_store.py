@@ -41,11 +41,13 @@ from tests.tiny import change_params, workspace
 def _small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GARE_CACHE_ROOT", raising=False)
     monkeypatch.setattr(schema, "_MOST_ROWS", {"video": 4, "text": 8})
+    monkeypatch.setattr(schema, "_MOST_ROWS_OF_WORDS", 8)
 
 
 @pytest.fixture
 def undisturbed(project: Path, tmp_path: Path) -> tuple[dict[str, Any], bytes]:
     """Arrays and features.json of an extraction that nothing interrupted; its cache is gone."""
+    change_params(project, extract__patch_tokens=True, extract__word_tokens=True)
     prepare(workspace(project))
     extract(workspace(project))
     expected = arrays(project), workspace(project).features.read_bytes()
@@ -62,7 +64,7 @@ def test_kills_at_random_moments_do_not_change_a_byte(
     killed_at: Counter[str] = Counter()
     finished = 0
     while killed_at.total() < kills:
-        moment = _kill_at(project, generator.randint(1, 12), generator.random() * PAUSE_SECONDS)
+        moment = _kill_at(project, generator.randint(1, 20), generator.random() * PAUSE_SECONDS)
         if moment is None:  # done before its moment came: begin with an empty cache
             finished += 1
             assert_equal_bytes(arrays(project), undisturbed[0])
@@ -388,9 +390,9 @@ def test_the_cache_commands(project: Path, tmp_path: Path) -> None:
     prepare(workspace(project))
     extract(workspace(project))
     (used,) = (project / "cache").iterdir()
-    change_params(project, extract__max_frames=2)
+    change_params(project, extract__max_frames_cached=2)
     extract(workspace(project))
-    change_params(project, extract__max_frames=4)
+    change_params(project, extract__max_frames_cached=4)
     extract(workspace(project))
     (unused,) = set((project / "cache").iterdir()) - {used}
     out = command(project, "cache", "list")[1]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from gare_cache.data.batches import epoch_batches
+from gare_cache.data.frames import FrameChoice
 from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError, FingerprintMismatch
 from gare_cache.heads.retrieval import RetrievalHead, build_head
@@ -14,6 +15,8 @@ from gare_cache.training.loop import TrainingState, train_head, validation_score
 from gare_cache.training.optimizers import build_optimizer
 
 DIM = 64
+EVEN = FrameChoice(5, jittered=False, views=False)
+JITTERED = FrameChoice(3, jittered=True, views=False)
 
 
 def split(name: str, videos: int, captions: int, seed: int) -> FeatureSplit:
@@ -35,7 +38,12 @@ TRAIN, VAL = split("train", 120, 2, 0), split("val", 30, 2, 1)
 
 
 def run(
-    state_file: Path, *, epochs: int = 4, stop_after: int | None = None, seed: int = 0
+    state_file: Path,
+    *,
+    epochs: int = 4,
+    stop_after: int | None = None,
+    seed: int = 0,
+    choice: FrameChoice = EVEN,
 ) -> tuple[RetrievalHead, TrainingState]:
     torch.manual_seed(seed)
     head = build_head(dim=DIM, max_frames=5, projection="linear", gap={"dropout": 0.3})
@@ -58,6 +66,7 @@ def run(
         optimizer,
         train=TRAIN,
         validation=VAL,
+        frame_choice=choice,
         epochs=epochs,
         batch_size=16,
         warmup=0.1,
@@ -82,12 +91,13 @@ def test_training_learns_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert set(state.history[0].losses) == {"total", "contrastive", "ib", "eps", "dir"}
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, whole_state = run(tmp_path / "whole.pt")
+@pytest.mark.parametrize("choice", [EVEN, JITTERED], ids=["even", "jittered"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, choice: FrameChoice) -> None:
+    whole, whole_state = run(tmp_path / "whole.pt", choice=choice)
     for stop in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "parts.pt", stop_after=stop)
-    parts, parts_state = run(tmp_path / "parts.pt")
+            run(tmp_path / "parts.pt", stop_after=stop, choice=choice)
+    parts, parts_state = run(tmp_path / "parts.pt", choice=choice)
     assert parts_state.history == whole_state.history
     for name, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[name]), name
@@ -125,6 +135,7 @@ def test_a_diverging_loss_is_an_error(tmp_path: Path) -> None:
             torch.optim.SGD([{"params": head.parameters(), "lr": 0.1, "base_lr": 0.1}]),
             train=broken,
             validation=VAL,
+            frame_choice=EVEN,
             epochs=1,
             batch_size=16,
             warmup=0.1,

@@ -1,0 +1,148 @@
+"""Word tokens of captions: one ragged array a unit, in the order of its rows.
+
+``text/lengths`` says how many tokens a row has. The lengths of a unit are written before its
+tokens, and the tokens of a later write always hold more rows than those before, so that their
+number tells which of the two a killed writer left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
+
+from gare_cache.cache.chunks import DROP_COMMAND, checksum, read_chunk, size_fault
+from gare_cache.cache.rows import RowTable
+from gare_cache.cache.schema import FEATURES, LENGTHS, WORDS, ArraySpec, Layout
+from gare_cache.errors import CacheError
+from gare_cache.files import fsync, replacing
+
+Tokens = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, eq=False)
+class UnitWords:
+    """The word tokens of a unit as they lie on the disk.
+
+    Attributes:
+        of_row: done row -> (L, D) float16, memory-mapped.
+        exact: False where rows that are not done hold tokens too.
+    """
+
+    of_row: Mapping[int, Tokens]
+    exact: bool
+
+    def checksum(self) -> str:
+        """Return the CRC-32C (hex) of the done rows' tokens, one after the other."""
+        return checksum(joined(self.of_row.values()))
+
+
+def joined(tokens: Iterable[Tokens]) -> Tokens:
+    """Return the tokens of several captions as one (sum L, D) array."""
+    return np.concatenate([np.empty(0, "<f2"), *(t.ravel() for t in tokens)]).astype("<f2")
+
+
+def write_unit_words(folder: Path, unit: int, tokens: Mapping[int, Tokens], *, dim: int) -> str:
+    """Write the tokens of a unit: the chunk, then the array's metadata, both flushed.
+
+    Args:
+        folder: of the cache; the unit's lengths must lie there already.
+        unit: its number.
+        tokens: row -> (L, D), for all rows that have tokens.
+        dim: width D.
+
+    Returns:
+        The CRC-32C (hex) of the chunk.
+    """
+    content = joined(tokens[row] for row in sorted(tokens))
+    path = words_path(folder, unit)
+    with replacing(path) as partial:
+        partial.write_bytes(content.tobytes())
+    metadata = path.parents[2] / "zarr.json"
+    with replacing(metadata) as partial:
+        partial.write_bytes(_metadata((content.size // dim, dim)))
+    for parent in (path.parents[1], path.parents[3]):
+        fsync(parent)
+    return checksum(content)
+
+
+def read_unit_words(folder: Path, layout: Layout, table: RowTable, unit: int) -> UnitWords:
+    """Find the tokens of a unit's done rows.
+
+    Raises:
+        CacheError: the file is missing, or its size fits neither the rows that are done nor all
+            rows that have a length.
+    """
+    lengths = _lengths(folder, layout, table, unit)
+    fault = words_fault(folder, layout, table, unit)
+    if fault is not None:
+        raise CacheError(f"{folder / FEATURES}: {fault}; run `{DROP_COMMAND}`")
+    done = {row: lengths[row] for row in table.done_rows(unit)}
+    path = words_path(folder, unit)
+    exact = path.stat().st_size == sum(done.values()) * layout.dim * 2
+    stored = done if exact else lengths
+    if not sum(stored.values()):
+        return UnitWords({}, exact)
+    values = np.memmap(path, "<f2", "r").reshape(-1, layout.dim)
+    ends = np.cumsum(list(stored.values()))
+    rows = {
+        row: values[end - length : end]
+        for (row, length), end in zip(stored.items(), ends, strict=True)
+        if row in done and length
+    }
+    return UnitWords(rows, exact)
+
+
+def words_fault(folder: Path, layout: Layout, table: RowTable, unit: int) -> str | None:
+    """Say why a unit's tokens cannot be whole, judged by the size of their file."""
+    lengths = _lengths(folder, layout, table, unit)
+    path = words_path(folder, unit)
+    name = path.relative_to(folder / FEATURES)
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        return f"chunk {name} is missing, though the journal has it"
+    done = sum(lengths[row] for row in table.done_rows(unit)) * layout.dim * 2
+    if found not in (done, sum(lengths.values()) * layout.dim * 2):
+        return f"chunk {name} has {found:,} bytes instead of {done:,}"
+    return None
+
+
+def words_path(folder: Path, unit: int) -> Path:
+    """Return the file of a unit's tokens, the one chunk of their array."""
+    return folder / FEATURES / WORDS / str(unit) / "c" / "0" / "0"
+
+
+def _lengths(folder: Path, layout: Layout, table: RowTable, unit: int) -> dict[int, int]:
+    spec = lengths_spec(layout)
+    if size_fault(folder, spec, unit, unit_rows=table.unit_rows) is not None:
+        return dict.fromkeys(table.done_rows(unit), 0)  # the lengths' own fault is reported
+    values = read_chunk(folder, spec, unit, unit_rows=table.unit_rows)
+    first = unit * table.unit_rows
+    return {first + place: int(length) for place, length in enumerate(values)}
+
+
+def lengths_spec(layout: Layout) -> ArraySpec:
+    """Return the array of lengths."""
+    return next(spec for spec in layout.arrays("text") if spec.name == LENGTHS)
+
+
+def _metadata(shape: tuple[int, int]) -> bytes:
+    array: zarr.Array[Any] = zarr.create_array(
+        MemoryStore(),
+        shape=shape,
+        chunks=shape,
+        dtype="<f2",
+        fill_value=float("nan"),
+        compressors=None,
+        filters=None,
+        zarr_format=3,
+    )
+    return array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes()
