@@ -26,14 +26,16 @@ class Settings(BaseModel):
 
 
 class DatasetSettings(Settings):
-    """Which videos and captions."""
+    """Which videos and captions; protocol and fractions belong to some readers each."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     reader: str = "generic"
     annotations: str
     video_roots: list[str]
-    val_fraction: Fraction = 0.1
-    test_fraction: Fraction = 0.1
+    protocol: str | None = None
+    captions: Literal["each", "paragraph"] = "each"
+    val_fraction: Fraction | None = None
+    test_fraction: Fraction | None = None
 
 
 class EncoderSettings(Settings):

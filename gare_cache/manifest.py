@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gare_cache.annotations.record import SPLITS, AnnotationRecord
-from gare_cache.errors import AnnotationError
+from gare_cache.errors import AnnotationError, ConfigError, unknown_name
 from gare_cache.files import write_parquet
 
 VIDEO_EXTENSIONS = frozenset(
@@ -54,6 +54,8 @@ CAPTION_SCHEMA = pa.schema(
         ("caption", pa.string()),
     ]
 )
+PARAGRAPH = "paragraph"
+CAPTIONS = ("each", PARAGRAPH)
 _SHOWN = 5
 
 
@@ -70,19 +72,37 @@ class Manifest:
         write_parquet(folder / "captions.parquet", self.captions)
 
     def summary(self) -> dict[str, Any]:
-        """Count videos, captions and missing files per split; name the first missing ids."""
+        """Count per split, and name the videos without a file.
+
+        Returns:
+            ``splits``: for each split its ``videos``, ``captions``, ``missing_videos``,
+            ``repeated_captions`` (the same sentence again for the same video),
+            ``shared_sentences`` (that stand for more than one video) and
+            ``captions_with_shared_sentence``; ``missing``: the ids without a file.
+        """
         videos = self.videos.select(["video_id", "split", "path"]).to_pylist()
-        captions = Counter(self.captions["split"].to_pylist())
         missing = [row["video_id"] for row in videos if row["path"] is None]
         splits = {
             split: {
                 "videos": sum(row["split"] == split for row in videos),
-                "captions": captions[split],
                 "missing_videos": sum(row["split"] == split and not row["path"] for row in videos),
+                **self._count_captions(split),
             }
             for split in SPLITS
         }
         return {"splits": splits, "missing": missing}
+
+    def _count_captions(self, split: str) -> dict[str, int]:
+        rows = [row for row in self.captions.to_pylist() if row["split"] == split]
+        pairs = {(row["video_id"], row["caption"]) for row in rows}
+        videos_of = Counter(caption for _, caption in pairs)
+        shared = {caption for caption, videos in videos_of.items() if videos > 1}
+        return {
+            "captions": len(rows),
+            "repeated_captions": len(rows) - len(pairs),
+            "shared_sentences": len(shared),
+            "captions_with_shared_sentence": sum(row["caption"] in shared for row in rows),
+        }
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -109,6 +129,7 @@ def build_manifest(
     *,
     val_fraction: float,
     test_fraction: float,
+    captions: str = "each",
 ) -> Manifest:
     """Group captions by video, give every video a split, and find its file.
 
@@ -122,15 +143,21 @@ def build_manifest(
             imported and no video is wanted here.
         val_fraction: share of the videos, in [0, 1).
         test_fraction: share of the videos, in [0, 1).
+        captions: ``each`` sentence is a caption, or a video's sentences, joined in their order
+            with a space between, are one: its ``paragraph``.
 
     Returns:
         The manifest: videos in the order of their first caption. A clip's id is
-        ``video@start-end``, a caption's ``video_id#k``, k counting the video's captions from 0.
+        ``video@start-end``; a caption's is ``video_id#k``, k its ``caption_key`` or else its
+        number among the video's captions, from 0, and ``video_id#paragraph`` for a paragraph.
 
     Raises:
+        ConfigError: ``captions`` is neither of the two.
         AnnotationError: a root is no folder, two files fit one name, a video stands in two
             splits, or the roots hold no annotated video at all.
     """
+    if captions not in CAPTIONS:
+        raise ConfigError(unknown_name("dataset.captions", captions, CAPTIONS))
     captions_of: dict[str, list[AnnotationRecord]] = defaultdict(list)
     for record in records:
         captions_of[item_id(record)].append(record)
@@ -143,19 +170,19 @@ def build_manifest(
             f"{', '.join(map(str, video_roots))} ({files.count} video files there); the first is "
             f"{records[0].video!r}"
         )
-    captions = [
+    caption_rows = [
         {
-            "caption_id": f"{id_}#{number}",
+            "caption_id": f"{id_}#{number if record.caption_key is None else record.caption_key}",
             "video_id": id_,
             "split": splits[id_],
             "caption": record.caption,
         }
         for id_, rows in captions_of.items()
-        for number, record in enumerate(rows)
+        for number, record in enumerate([_paragraph(rows)] if captions == PARAGRAPH else rows)
     ]
     return Manifest(
         videos=pa.Table.from_pylist(videos, schema=VIDEO_SCHEMA),
-        captions=pa.Table.from_pylist(captions, schema=CAPTION_SCHEMA),
+        captions=pa.Table.from_pylist(caption_rows, schema=CAPTION_SCHEMA),
     )
 
 
@@ -173,6 +200,12 @@ def item_id(record: AnnotationRecord) -> str:
 def hash_fraction(video_id: str) -> float:
     """Return a number in [0, 1) that depends on the id alone, the same on every machine."""
     return int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8]) / 2**64
+
+
+def _paragraph(rows: Sequence[AnnotationRecord]) -> AnnotationRecord:
+    # A key of its own: id#0 stays the first sentence, so that neither is taken for the other.
+    text = " ".join(row.caption for row in rows)
+    return replace(rows[0], caption=text, caption_key=PARAGRAPH)
 
 
 def _assign_splits(

@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gare_cache.annotations.record import AnnotationRecord
-from gare_cache.errors import AnnotationError
+from gare_cache.errors import AnnotationError, ConfigError
 from gare_cache.manifest import Manifest, build_manifest, hash_fraction, read_manifest
 
 
@@ -45,6 +46,45 @@ def test_ids_paths_and_captions(tmp_path: Path) -> None:
         ("gone#0", "c"),
     ]
     assert manifest.summary()["missing"] == ["gone"]
+
+
+def test_a_paragraph_joins_a_videos_sentences_in_their_order(tmp_path: Path) -> None:
+    records = [record("a.mp4", "He sits."), record("b", "A cat."), record("a", "He stands.")]
+    records += [record("c", "Go.", start_seconds=float(s), end_seconds=s + 1.0) for s in (0, 1)]
+
+    def captions(kind: str) -> list[tuple[str, str]]:
+        manifest = build_manifest(records, [], val_fraction=0, test_fraction=0, captions=kind)
+        rows = manifest.captions.select(["caption_id", "caption"]).to_pylist()
+        return [(row["caption_id"], row["caption"]) for row in rows]
+
+    assert captions("paragraph") == [
+        ("a#paragraph", "He sits. He stands."),
+        ("b#paragraph", "A cat."),
+        ("c@0-1#paragraph", "Go."),
+        ("c@1-2#paragraph", "Go."),
+    ]
+    assert captions("each")[:2] == [("a#0", "He sits."), ("a#1", "He stands.")]
+    with pytest.raises(ConfigError, match=r"unknown dataset.captions 'paragraphs'; did you mean"):
+        captions("paragraphs")
+
+
+def test_a_caption_with_a_key_keeps_it_as_its_id() -> None:
+    records = [record("a", "one"), replace(record("a", "two"), caption_key="query")]
+    manifest = build_manifest(records, [], val_fraction=0, test_fraction=0)
+    assert manifest.captions["caption_id"].to_pylist() == ["a#0", "a#query"]
+
+
+def test_repeated_and_shared_sentences_are_counted() -> None:
+    said = {"a": ["x", "x", "y", "x"], "b": ["x", "z"], "c": ["z"], "d": ["z", "z"]}
+    split = {"a": "train", "b": "train", "c": "test", "d": "train"}
+    records = [record(id_, text, split[id_]) for id_, texts in said.items() for text in texts]
+    splits = build_manifest(records, [], val_fraction=0, test_fraction=0).summary()["splits"]
+    train = {"captions": 8, "repeated_captions": 3}
+    # x stands for a (3 times) and b; z for b and, twice, d: c is in another split.
+    train |= {"shared_sentences": 2, "captions_with_shared_sentence": 7}
+    assert splits["train"] == {"videos": 3, "missing_videos": 3, **train}
+    assert splits["test"]["captions"] == 1
+    assert splits["test"]["captions_with_shared_sentence"] == 0
 
 
 def test_several_roots_and_relative_names(tmp_path: Path) -> None:

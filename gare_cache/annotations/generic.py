@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gare_cache.annotations.record import SPLIT_NAMES, AnnotationRecord
+from gare_cache.annotations.record import SPLIT_NAMES, AnnotationRecord, Annotations
 from gare_cache.errors import AnnotationError, unknown_name
 
 REQUIRED_COLUMNS = ("video", "caption")
@@ -21,7 +21,7 @@ OPTIONAL_COLUMNS = ("split", "start", "end")
 _Row = tuple[str, dict[str, Any]]
 
 
-def read_generic(path: Path) -> list[AnnotationRecord]:
+def read_generic(path: Path) -> Annotations:
     """Read one caption a row.
 
     Args:
@@ -47,7 +47,7 @@ def read_generic(path: Path) -> list[AnnotationRecord]:
         raise AnnotationError(f"{path} cannot be read as {path.suffix[1:]}: {err}") from err
     if not records:
         raise AnnotationError(f"{path} holds no captions")
-    return records
+    return Annotations(records)
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:

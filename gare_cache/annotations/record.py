@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # What annotation files call a split -> what this project calls it.
@@ -10,6 +11,7 @@ SPLIT_NAMES = {
     "training": "train",
     "val": "val",
     "valid": "val",
+    "validate": "val",
     "validation": "val",
     "dev": "val",
     "test": "test",
@@ -29,6 +31,7 @@ class AnnotationRecord:
         start_seconds: start of the clip; None for the whole video.
         end_seconds: end of the clip; None for the whole video.
         origin: ``file:line``, for messages.
+        caption_key: names the caption among those of its video; None where its number does.
     """
 
     video: str
@@ -37,3 +40,17 @@ class AnnotationRecord:
     start_seconds: float | None
     end_seconds: float | None
     origin: str
+    caption_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a reader gives.
+
+    Attributes:
+        records: the captions, in the order of the annotation.
+        notes: what a user should know of these files, one sentence each.
+    """
+
+    records: Sequence[AnnotationRecord]
+    notes: tuple[str, ...] = ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from gare_cache.annotations.readers import read_annotations
+from gare_cache.annotations.readers import check_joins, read_annotations, split_fractions
 from gare_cache.config import resolve
 from gare_cache.files import write_json
-from gare_cache.manifest import build_manifest
+from gare_cache.manifest import PARAGRAPH, build_manifest
 from gare_cache.stages.progress import say
 from gare_cache.stages.workspace import Workspace
 
@@ -18,29 +19,64 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
     """Write ``manifest/{videos,captions}.parquet`` and ``manifest/summary.json``.
 
     Returns:
-        The summary: counts per split, and the ids of missing videos.
+        The summary: counts per split, the ids of missing videos, the number of annotated
+        sentences and the reader's notes.
 
     Raises:
         AnnotationError: the annotations or video folders are faulty.
-        ConfigError: an unknown reader.
+        ConfigError: an unknown reader or protocol, or a setting that the reader does not use.
     """
     settings = workspace.params.dataset
-    manifest = build_manifest(
-        read_annotations(settings.reader, resolve(workspace.project, settings.annotations)),
-        [resolve(workspace.project, root) for root in settings.video_roots],
-        val_fraction=settings.val_fraction,
-        test_fraction=settings.test_fraction,
+    fractions = split_fractions(
+        settings.reader,
+        {"val_fraction": settings.val_fraction, "test_fraction": settings.test_fraction},
     )
-    summary = manifest.summary()
+    if settings.captions == PARAGRAPH:
+        check_joins(settings.reader)
+    path = resolve(workspace.project, settings.annotations)
+    annotations = read_annotations(settings.reader, path, settings.protocol)
+    manifest = build_manifest(
+        annotations.records,
+        [resolve(workspace.project, root) for root in settings.video_roots],
+        captions=settings.captions,
+        **fractions,
+    )
+    summary = manifest.summary() | {
+        "sentences": len(annotations.records),
+        "notes": list(annotations.notes),
+    }
     manifest.write(workspace.manifest)
     write_json(workspace.manifest / "summary.json", summary)
+    for line in _lines(workspace, summary):
+        say(line)
+    return summary
+
+
+def _lines(workspace: Workspace, summary: dict[str, Any]) -> Iterator[str]:
+    settings = workspace.params.dataset
     for split, counts in summary["splits"].items():
-        say(f"{split}: {counts['videos']:,} videos, {counts['captions']:,} captions")
+        yield f"{split}: {counts['videos']:,} videos, {counts['captions']:,} captions"
+        if counts["repeated_captions"]:
+            yield f"    {counts['repeated_captions']:,} repeat a sentence of the same video"
+        if counts["shared_sentences"]:
+            yield (
+                f"    {counts['captions_with_shared_sentence']:,} have a sentence that stands for "
+                f"several videos ({counts['shared_sentences']:,} such sentences)"
+            )
+    if settings.captions == PARAGRAPH:
+        paragraphs = sum(counts["captions"] for counts in summary["splits"].values())
+        if summary["sentences"] > paragraphs:
+            yield f"{summary['sentences']:,} sentences are joined to {paragraphs:,} paragraphs"
+        else:
+            yield (
+                "warning: dataset.captions: paragraph joins nothing, every video has one sentence "
+                "(rows with start and end are videos of their own)"
+            )
+    yield from summary["notes"]
     missing = summary["missing"]
     if not settings.video_roots:
-        say("dataset.video_roots is empty: features come from `gare-cache import-features`")
+        yield "dataset.video_roots is empty: features come from `gare-cache import-features`"
     elif missing:
         shown = ", ".join(missing[:_MISSING_SHOWN])
         more = "" if len(missing) <= _MISSING_SHOWN else f", ... (all in {workspace.manifest})"
-        say(f"warning: no file for {len(missing):,} videos: {shown}{more}")
-    return summary
+        yield f"warning: no file for {len(missing):,} videos: {shown}{more}"

@@ -32,7 +32,7 @@ def write(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_three_kinds_of_file_give_the_same_records(tmp_path: Path, kind: str) -> None:
-    first, second = read_annotations("generic", write(tmp_path, kind))
+    first, second = read_annotations("generic", write(tmp_path, kind)).records
     assert first == AnnotationRecord(
         "a.mp4", 'a "red", round ball', "train", 1.0, 2.5, first.origin
     )

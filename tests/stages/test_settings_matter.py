@@ -74,6 +74,8 @@ ELSEWHERE = {
     "dataset.reader",
     "dataset.annotations",
     "dataset.video_roots",
+    "dataset.protocol",
+    "dataset.captions",
     "dataset.val_fraction",
     "dataset.test_fraction",
     "encoder.model",

@@ -1,0 +1,300 @@
+"""Read MSR-VTT from its official files: two zip archives or their union, and lists of ids."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gare_cache.annotations.record import SPLIT_NAMES, SPLITS, AnnotationRecord, Annotations
+from gare_cache.errors import AnnotationError
+
+TRAIN_LISTS = {"1k-a-9k": "MSRVTT_train.9k.csv", "1k-a-7k": "MSRVTT_train.7k.csv"}
+FULL = "full"
+PROTOCOLS = (*TRAIN_LISTS, FULL)
+QUERIES = "MSRVTT_JSFUSION_test.csv"
+OFFICIAL_LISTS = {split: f"MSRVTT_{split}.full.csv" for split in SPLITS}
+# Archive -> the JSON in it; MSRVTT_data.json is the union of the two.
+ARCHIVES = {
+    "train_val_annotation.zip": "train_val_videodatainfo.json",
+    "test_videodatainfo.json.zip": "test_videodatainfo.json",
+}
+JOINED = "MSRVTT_data.json"
+QUERY_KEY = "jsfusion"
+
+
+@dataclass(frozen=True)
+class _Caption:
+    text: str  # as annotated, spaces included
+    origin: str
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    source: str
+    split_of: Mapping[str, str]  # video id -> the official split, "" where the file names none
+    captions_of: Mapping[str, list[_Caption]]
+
+
+@dataclass(frozen=True)
+class _VideoList:
+    source: str
+    ids: list[str]
+
+
+def read_msrvtt(path: Path, protocol: str) -> Annotations:
+    """Read MSR-VTT's 10,000 videos, with 20 captions each, as one of its protocols.
+
+    ``1k-a-9k`` and ``1k-a-7k`` test on the 1,000 videos of ``MSRVTT_JSFUSION_test.csv``, one query
+    each, taken from that list (JSFusion, arXiv:1808.02559; not all are verbatim official
+    captions), and train on the ids of ``MSRVTT_train.9k.csv`` or ``.7k.csv`` less the official
+    validation videos, which select the epoch. ``full`` is the official 6,513 / 497 / 2,990. The
+    official splits are those of ``MSRVTT_{train,val,test}.full.csv`` or, for a list that is not
+    there, of ``split`` in the JSON.
+
+    Args:
+        path: the folder of the two official archives or of ``MSRVTT_data.json`` (the archives are
+            taken where both are there), or that JSON under any name; the lists lie beside it.
+        protocol: one of ``PROTOCOLS``.
+
+    Returns:
+        The captions: train, val, test, videos in the order of the lists, captions in the order of
+        the annotation.
+
+    Raises:
+        AnnotationError: a file is missing or malformed, a list names an unknown video or one
+            twice, two splits share a video, or a video of a split has no caption.
+    """
+    folder = path if path.is_dir() else path.parent
+    corpus = _read_corpus(path)
+    official = {split: _official(folder, corpus, split) for split in SPLITS}
+    if protocol == FULL:
+        lists, queries, notes = official, {}, []
+    else:
+        queries = _read_queries(folder / QUERIES)
+        named = _read_list(folder / TRAIN_LISTS[protocol])
+        held_out = set(official["val"].ids)
+        lists = {
+            "train": _VideoList(named.source, [id_ for id_ in named.ids if id_ not in held_out]),
+            "val": official["val"],
+            "test": _VideoList(str(folder / QUERIES), list(queries)),
+        }
+        notes = [
+            f"{len(named.ids) - len(lists['train'].ids):,} of the {len(named.ids):,} ids of "
+            f"{TRAIN_LISTS[protocol]} are official validation videos: they select the epoch and "
+            "are not trained on",
+            _say_verbatim(queries, corpus),
+        ]
+    _check_lists(lists, corpus)
+    captions_of = {**corpus.captions_of, **{id_: [query] for id_, query in queries.items()}}
+    _check_captions(lists, captions_of)
+    records = [
+        _record(id_, caption, split, QUERY_KEY if id_ in queries else None)
+        for split in SPLITS
+        for id_ in lists[split].ids
+        for caption in captions_of[id_]
+    ]
+    unused = len(corpus.split_of) - sum(len(videos.ids) for videos in lists.values())
+    if unused:
+        notes.append(f"{unused:,} annotated videos are in no split of {protocol}")
+    return Annotations(records, tuple(notes))
+
+
+def _record(id_: str, caption: _Caption, split: str, key: str | None) -> AnnotationRecord:
+    return AnnotationRecord(
+        video=id_,
+        caption=caption.text.strip(),
+        split=split,
+        start_seconds=None,
+        end_seconds=None,
+        origin=caption.origin,
+        caption_key=key,
+    )
+
+
+def _read_corpus(path: Path) -> _Corpus:
+    if path.is_dir():
+        archives = [path / name for name in ARCHIVES if (path / name).is_file()]
+        if len(archives) == len(ARCHIVES):
+            return _corpus(path, ((archive, _unzip(archive)) for archive in archives))
+        path = path / JOINED
+        if not path.is_file():
+            lacking = [name for name in ARCHIVES if path.parent / name not in archives]
+            raise AnnotationError(
+                f"{path.parent} holds neither {JOINED} nor both official archives "
+                f"({' and '.join(lacking)} not found)"
+            )
+    if not path.is_file():
+        raise AnnotationError(
+            f"{path} does not exist; dataset.annotations is the folder of the official MSR-VTT "
+            f"files, or {JOINED}"
+        )
+    if path.suffix.lower() != ".json":
+        raise AnnotationError(
+            f"{path} is no .json; give the folder of the official archives, or {JOINED}"
+        )
+    return _corpus(path, [(path, path.read_bytes())])
+
+
+def _unzip(archive: Path) -> bytes:
+    name = ARCHIVES[archive.name]
+    try:
+        with zipfile.ZipFile(archive) as file:
+            found = [entry for entry in file.namelist() if PurePosixPath(entry).name == name]
+            if not found:
+                raise AnnotationError(
+                    f"{archive} holds no {name} (found: {', '.join(file.namelist()) or 'nothing'})"
+                )
+            return file.read(found[0])
+    except (zipfile.BadZipFile, zlib.error, EOFError) as err:
+        raise AnnotationError(f"{archive} is damaged ({err}); fetch it again") from err
+
+
+def _corpus(source: Path, files: Iterable[tuple[Path, bytes]]) -> _Corpus:
+    split_of: dict[str, str] = {}
+    captions_of: dict[str, list[_Caption]] = defaultdict(list)
+    for path, content in files:
+        videos, sentences = _parse(path, content)
+        for number, video in enumerate(videos):
+            id_ = _text(f"{path}: videos[{number}]", video, "video_id")
+            if id_ in split_of:
+                raise AnnotationError(f"{path}: videos[{number}]: {id_!r} is annotated twice")
+            split_of[id_] = str(video.get("split") or "")
+        for number, sentence in enumerate(sentences):
+            origin = f"{path}: sentences[{number}]"
+            id_ = _text(origin, sentence, "video_id")
+            if id_ not in split_of:
+                raise AnnotationError(f"{origin} is of {id_!r}, which is not among its videos")
+            captions_of[id_].append(_Caption(_text(origin, sentence, "caption"), origin))
+    return _Corpus(str(source), split_of, dict(captions_of))
+
+
+def _parse(path: Path, content: bytes) -> tuple[list[Any], list[Any]]:
+    try:
+        value = json.loads(content)
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise AnnotationError(f"{path} holds no JSON: {err}") from err
+    found = value if isinstance(value, dict) else {}
+    for name in ("videos", "sentences"):
+        if not isinstance(found.get(name), list):
+            keys = ", ".join(map(str, found)) or type(value).__name__
+            raise AnnotationError(
+                f"{path} has no list {name!r} (found: {keys}); MSR-VTT's JSON has videos and "
+                "sentences"
+            )
+    return found["videos"], found["sentences"]
+
+
+def _text(origin: str, values: Any, name: str) -> str:
+    value = values.get(name) if isinstance(values, dict) else None
+    if not isinstance(value, str) or not value.strip():
+        raise AnnotationError(f"{origin}: {name!r} is {value!r}; a text is needed")
+    return value
+
+
+def _official(folder: Path, corpus: _Corpus, split: str) -> _VideoList:
+    path = folder / OFFICIAL_LISTS[split]
+    if path.is_file():
+        return _read_list(path)
+    ids = [id_ for id_, name in corpus.split_of.items() if SPLIT_NAMES.get(name) == split]
+    if not ids:
+        raise AnnotationError(
+            f"{path} does not exist, and no video of {corpus.source} names the split {split!r}"
+        )
+    return _VideoList(corpus.source, ids)
+
+
+def _read_list(path: Path) -> _VideoList:
+    return _VideoList(str(path), list(_by_id(path, ("video_id",))))
+
+
+def _read_queries(path: Path) -> dict[str, _Caption]:
+    rows = _by_id(path, ("video_id", "sentence"))
+    return {
+        id_: _Caption(_text(origin, row, "sentence"), origin) for id_, (origin, row) in rows.items()
+    }
+
+
+def _by_id(path: Path, columns: tuple[str, ...]) -> dict[str, tuple[str, dict[str, Any]]]:
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    try:
+        for origin, row in _csv_rows(path, columns):
+            id_ = _text(origin, row, "video_id").strip()
+            if id_ in found:
+                raise AnnotationError(f"{origin}: {id_!r} stands there twice")
+            found[id_] = (origin, row)
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise AnnotationError(f"{path} cannot be read as csv: {err}") from err
+    if not found:
+        raise AnnotationError(f"{path} names no video")
+    return found
+
+
+def _csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not path.is_file():
+        raise AnnotationError(f"{path} does not exist; it belongs beside the annotations")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        names = list(reader.fieldnames or ())
+        for column in columns:
+            if column not in names:
+                raise AnnotationError(
+                    f"{path} has no column {column!r} (found: {', '.join(names) or 'none'})"
+                )
+        for row in reader:
+            yield f"{path}:{reader.line_num}", row
+
+
+def _check_lists(lists: Mapping[str, _VideoList], corpus: _Corpus) -> None:
+    for videos in lists.values():
+        unknown = [id_ for id_ in videos.ids if id_ not in corpus.split_of]
+        if unknown:
+            raise AnnotationError(
+                f"{videos.source} names {len(unknown):,} videos that {corpus.source} does not "
+                f"annotate, the first is {unknown[0]!r}"
+            )
+    for one, other in combinations(SPLITS, 2):
+        members = set(lists[other].ids)
+        shared = [id_ for id_ in lists[one].ids if id_ in members]
+        if shared:
+            raise AnnotationError(
+                f"{len(shared):,} videos are both {one} ({lists[one].source}) and {other} "
+                f"({lists[other].source}), the first is {shared[0]!r}"
+            )
+
+
+def _check_captions(
+    lists: Mapping[str, _VideoList], captions_of: Mapping[str, list[_Caption]]
+) -> None:
+    for split, videos in lists.items():
+        bare = [id_ for id_ in videos.ids if not captions_of.get(id_)]
+        if bare:
+            raise AnnotationError(
+                f"{len(bare):,} {split} videos of {videos.source} have no caption, the first is "
+                f"{bare[0]!r}"
+            )
+
+
+def _say_verbatim(queries: Mapping[str, _Caption], corpus: _Corpus) -> str:
+    other = _not_verbatim(queries, corpus, str)
+    reworded = _not_verbatim(queries, corpus, lambda text: " ".join(text.lower().split()))
+    return (
+        f"{other:,} of {len(queries):,} queries are not verbatim among the official captions of "
+        f"their video ({reworded:,} where case and spaces do not count)"
+    )
+
+
+def _not_verbatim(
+    queries: Mapping[str, _Caption], corpus: _Corpus, form: Callable[[str], str]
+) -> int:
+    return sum(
+        form(query.text) not in {form(caption.text) for caption in corpus.captions_of.get(id_, [])}
+        for id_, query in queries.items()
+    )
