@@ -67,7 +67,7 @@ def root(
 
     The pipeline is [bold]prepare -> extract -> train -> evaluate -> report[/bold], one command
     each, all driven by params.yaml; `dvc repro` runs what is out of date. Start with
-    [bold]gare-cache demo[/bold] and the params.yaml of the repository.
+    [bold]gare-cache init[/bold], which writes params.yaml and dvc.yaml.
 
     Exit codes: 0 done, 1 the machine failed (disk, device, network), 2 a mistake in settings or
     data, 130 interrupted.
@@ -310,6 +310,26 @@ def report(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None
     workspace = open_workspace(params, outputs)
     typer.echo(report(workspace))
     typer.echo(f"{workspace.report / 'report.html'}")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Of the new project; made if need be.")],
+    preset: Annotated[str, typer.Option(help="demo, generic or msrvtt-1ka.")],
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="ViT-B-32 (default), ViT-B-16 or ViT-L-14; the demo has its own."),
+    ] = None,
+) -> None:
+    """Start a project: params.yaml, dvc.yaml, .gitignore and a README of the next commands.
+
+    Nothing is overwritten.
+    """
+    from gare_cache.stages.init import init
+
+    for path in init(folder, preset=preset, encoder=encoder):
+        typer.echo(f"{path}")
+    typer.echo(f"next: cd {folder}, and follow README.md")
 
 
 @cache_app.command("list")

@@ -1,0 +1,50 @@
+"""Settings to start from, as data: data sets, GARE's published values, a pipeline for DVC."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from string import Template
+
+from gare_cache.errors import ConfigError, unknown_name
+
+# Preset -> whether its encoder may be chosen; the demo comes with its own.
+PRESETS = {"demo": False, "generic": True, "msrvtt-1ka": True}
+# All with OpenAI's weights, whose tag sets QuickGELU. The first is the default.
+ENCODERS = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
+
+
+def project_files(preset: str, *, encoder: str | None = None) -> dict[str, str]:
+    """Return the files of a new project.
+
+    Args:
+        preset: one of ``PRESETS``.
+        encoder: one of ``ENCODERS``; None takes the preset's own.
+
+    Returns:
+        File name -> text: ``params.yaml``, ``dvc.yaml``, ``.gitignore`` and ``README.md``.
+
+    Raises:
+        ConfigError: an unknown preset or encoder, or an encoder for a preset that has its own.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(unknown_name("preset", preset, PRESETS))
+    if encoder is not None and not PRESETS[preset]:
+        raise ConfigError(
+            f"--encoder is {encoder!r}, but preset {preset!r} comes with its own; leave it out"
+        )
+    if encoder is not None and encoder not in ENCODERS:
+        raise ConfigError(unknown_name("encoder of a preset", encoder, ENCODERS))
+    params = _read(f"{preset}.yaml")
+    if PRESETS[preset]:
+        published = Template(_read("published.yaml")).substitute(model=encoder or ENCODERS[0])
+        params = f"{params}\n{published}"
+    return {
+        "params.yaml": params,
+        "dvc.yaml": _read("dvc.yaml"),
+        ".gitignore": _read("gitignore"),
+        "README.md": _read(f"{preset}.md"),
+    }
+
+
+def _read(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")

@@ -1,0 +1,35 @@
+"""Stage init: a preset -> the files of a new project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gare_cache.errors import ConfigError
+from gare_cache.files import write_text
+from gare_cache.presets import project_files
+
+
+def init(folder: Path, *, preset: str, encoder: str | None = None) -> list[Path]:
+    """Write ``params.yaml``, ``dvc.yaml``, ``.gitignore`` and ``README.md`` into a folder.
+
+    Args:
+        folder: made where it does not exist; other files in it stay as they are.
+        preset: the settings to start from.
+        encoder: an open_clip model in place of the preset's.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: an unknown preset or encoder, or one of the files exists; nothing is written.
+    """
+    texts = {folder / name: text for name, text in project_files(preset, encoder=encoder).items()}
+    existing = [path.name for path in texts if path.exists()]
+    if existing:
+        raise ConfigError(
+            f"{folder} has {', '.join(existing)} already, and nothing is overwritten; name another "
+            "folder or move them away"
+        )
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)
