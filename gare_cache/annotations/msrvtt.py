@@ -74,16 +74,18 @@ def read_msrvtt(path: Path, protocol: str) -> Annotations:
     """
     folder = path if path.is_dir() else path.parent
     corpus = _read_corpus(path)
-    official = {split: _official(folder, corpus, split) for split in SPLITS}
+    queries: dict[str, _Caption] = {}
+    notes: list[str] = []
     if protocol == FULL:
-        lists, queries, notes = official, {}, []
+        lists = {split: _official(folder, corpus, split) for split in SPLITS}
     else:
         queries = _read_queries(folder / QUERIES)
         named = _read_list(folder / TRAIN_LISTS[protocol])
-        held_out = set(official["val"].ids)
+        validation = _official(folder, corpus, "val")
+        held_out = set(validation.ids)
         lists = {
             "train": _VideoList(named.source, [id_ for id_ in named.ids if id_ not in held_out]),
-            "val": official["val"],
+            "val": validation,
             "test": _VideoList(str(folder / QUERIES), list(queries)),
         }
         notes = [

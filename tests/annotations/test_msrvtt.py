@@ -85,6 +85,13 @@ def test_the_full_lists_are_taken_where_they_are(folder: Path) -> None:
     assert found.notes == ("1 annotated videos are in no split of full",)
 
 
+def test_1k_a_needs_no_other_official_list_than_that_of_validation(folder: Path) -> None:
+    expected = triples(read_msrvtt(folder, "1k-a-9k"))
+    without_splits(folder)
+    (folder / "MSRVTT_val.full.csv").write_text("video_id\nv2\n")
+    assert triples(read_msrvtt(folder, "1k-a-9k")) == expected
+
+
 def test_the_joined_json_gives_the_same_from_the_folder_and_by_name(folder: Path) -> None:
     expected = triples(read_msrvtt(folder, "1k-a-9k"))
     for name in ARCHIVES:
@@ -159,7 +166,7 @@ def text(name: str, value: str) -> Callable[[Path], None]:
         (with_sentences_of_no_video, r"sentences\[0\] is of 'v0', which is not among its videos"),
         (with_an_empty_caption, r"sentences\[1\]: 'caption' is ' '; a text is needed"),
         (without_captions, r"2 train videos of .*train.9k.csv have no caption, the first is 'v0'"),
-        (without_splits, r"train.full.csv does not exist, and no video of .* names the split"),
+        (without_splits, r"val.full.csv does not exist, and no video of .* names the split"),
         (the_same_twice, r"videos\[0\]: 'v0' is annotated twice"),
         (damaged, r"train_val_annotation.zip is damaged .*; fetch it again"),
         (
