@@ -332,6 +332,43 @@ def init(
     typer.echo(f"next: cd {folder}, and follow README.md")
 
 
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="npy of (T, V): rows texts, columns videos.")],
+    video_of_text: Annotated[
+        Path | None,
+        typer.Option(help="npy, txt or csv: each text's column from 0. Else the diagonal is true."),
+    ] = None,
+    video_ids: Annotated[
+        Path | None,
+        typer.Option(help="Ids of the columns; then --video-of-text holds ids."),
+    ] = None,
+    transposed: Annotated[bool, typer.Option("--transposed", help="Rows are videos.")] = False,
+    v2t_convention: Annotated[
+        str, typer.Option(help="best_caption_of_all or best_caption_group.")
+    ] = "best_caption_of_all",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there, unrounded.")
+    ] = None,
+) -> None:
+    """Score a similarity matrix that any program saved: both directions, ties, intervals.
+
+    NaN, infinity and lists that do not fit are errors; nothing is dropped. docs/compare.md.
+    """
+    from gare_cache.stages.score import score
+
+    lines = score(
+        file,
+        video_of_text=video_of_text,
+        video_ids=video_ids,
+        transposed=transposed,
+        v2t_convention=v2t_convention,
+        json_file=json_file,
+    )
+    for line in lines:
+        typer.echo(line)
+
+
 @cache_app.command("list")
 def list_caches(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Show all caches under the root: data set, encoder, sampling, items, size, state."""

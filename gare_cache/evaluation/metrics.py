@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from gare_cache.errors import ConfigError, GareCacheError, unknown_name
 
 RECALL_AT = (1, 5, 10, 50)
+RSUM_TERMS = ("R@1", "R@5", "R@10")
 # How a video's several captions are ranked when the video is the query.
 V2T_CONVENTIONS = ("best_caption_of_all", "best_caption_group")
 
@@ -108,17 +110,26 @@ def retrieval_metrics(ranks: QueryRanks) -> dict[str, float]:
     return {**recalls, "MdR": float(np.median(expected)), "MnR": float(expected.mean())}
 
 
+def rsum(metrics: Mapping[str, Mapping[str, float]]) -> float:
+    """Add R@1, R@5 and R@10 of both directions: six terms.
+
+    Args:
+        metrics: ``{direction: what retrieval_metrics returns}`` for t2v and v2t.
+    """
+    return sum(by_name[term] for by_name in metrics.values() for term in RSUM_TERMS)
+
+
 def check_finite(scores: Scores) -> None:
     """Refuse NaN and infinity.
 
     Raises:
-        NonFiniteScores: with the number of rows that hold one.
+        NonFiniteScores: with the number of rows that hold one, and the first of them (from 0).
     """
-    bad = int((~np.isfinite(scores)).any(axis=1).sum())
-    if bad:
+    bad = np.flatnonzero((~np.isfinite(scores)).any(axis=1))
+    if bad.size:
         raise NonFiniteScores(
-            f"{bad} of {len(scores)} rows of the similarity hold NaN or infinity; a score cannot "
-            "be computed from them"
+            f"{bad.size} of {len(scores)} rows of the similarity hold NaN or infinity, the first "
+            f"is row {bad[0]}; a score cannot be computed from them"
         )
 
 

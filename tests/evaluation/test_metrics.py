@@ -9,6 +9,7 @@ from gare_cache.evaluation.metrics import (
     QueryRanks,
     rank_queries,
     retrieval_metrics,
+    rsum,
     text_to_video,
     video_to_text,
 )
@@ -97,7 +98,7 @@ def test_non_finite_scores_are_an_error() -> None:
         lambda: text_to_video(similarity, np.arange(3).repeat(2)[:4]),
         lambda: video_to_text(similarity, np.array([0, 1, 2, 2]), convention="best_caption_group"),
     ):
-        with pytest.raises(NonFiniteScores, match="2 of 4 rows"):
+        with pytest.raises(NonFiniteScores, match=r"2 of 4 rows .*, the first is row 1;"):
             score()
     with pytest.raises(NonFiniteScores, match="1 of 1 rows"):
         rank_queries(np.array([[np.nan]]), np.array([[True]]))
@@ -131,3 +132,8 @@ def test_a_published_similarity_matrix(shared_data_dir: Path) -> None:
     metrics = retrieval_metrics(v2t)
     assert [round(metrics[f"R@{k}"], 1) for k in (1, 5, 10)] == [46.7, 74.9, 83.7]
     assert (v2t.ties > 0).sum() == 9
+
+
+def test_rsum_adds_six_recalls() -> None:
+    recalls = {"R@1": 1.0, "R@5": 10.0, "R@10": 100.0, "R@50": 7.0, "MdR": 7.0, "MnR": 7.0}
+    assert rsum({"t2v": recalls, "v2t": {k: 2 * v for k, v in recalls.items()}}) == 333

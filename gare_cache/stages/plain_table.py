@@ -1,0 +1,28 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def plain_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1
+) -> list[str]:
+    """Lay out cells in aligned columns, two spaces apart.
+
+    Args:
+        header: column titles.
+        rows: cells, as many as titles in each row.
+        num_left: leading columns that are aligned left; the others are aligned right.
+
+    Returns:
+        One line for the header and each row.
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < num_left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in (header, *rows)
+    ]

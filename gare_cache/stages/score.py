@@ -1,0 +1,164 @@
+"""Stage score: a similarity matrix saved by any program -> metrics in both directions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.errors import ConfigError
+from gare_cache.evaluation.metrics import (
+    Scores,
+    check_finite,
+    rsum,
+    text_to_video,
+    video_to_text,
+)
+from gare_cache.evaluation.summary import summarise
+from gare_cache.files import write_json
+from gare_cache.reports.content import DIRECTIONS, RECALLS
+from gare_cache.reports.tables import DIRECTION_TITLES, format_number
+from gare_cache.stages.plain_table import plain_table
+from gare_cache.stages.similarity_file import (
+    SimilarityFileError,
+    as_scores,
+    read_similarity,
+    read_video_ids,
+    read_video_of_text,
+)
+
+_RESAMPLES = 10_000
+_BOOTSTRAP_SEED = 0
+
+
+def score(
+    file: Path,
+    *,
+    video_of_text: Path | None = None,
+    video_ids: Path | None = None,
+    transposed: bool = False,
+    v2t_convention: str = "best_caption_of_all",
+    json_file: Path | None = None,
+) -> list[str]:
+    """Score a saved (T, V) similarity in both directions.
+
+    Args:
+        file: npy of floats or integers, texts are rows, higher is better.
+        video_of_text: each text's video, as a column index or, with ``video_ids``, an id; None
+            where the diagonal is true.
+        video_ids: ids of the columns.
+        transposed: rows are videos.
+        v2t_convention: one of ``V2T_CONVENTIONS``.
+        json_file: where to write the figures, unrounded.
+
+    Returns:
+        The table and notes, as lines.
+
+    Raises:
+        SimilarityFileError: a file cannot be read, or does not fit the matrix.
+        NonFiniteScores: NaN or infinity.
+    """
+    saved = read_similarity(file)
+    similarity = as_scores(saved)
+    check_finite(similarity)
+    similarity = similarity.T if transposed else similarity
+    truth = _truth(file, similarity, video_of_text, video_ids)
+    ranks = {
+        "t2v": text_to_video(similarity, truth),
+        "v2t": video_to_text(similarity, truth, convention=v2t_convention),
+    }
+    with_text = np.unique(truth)
+    videos = {"t2v": truth, "v2t": with_text}
+    captions_searched = v2t_convention == "best_caption_of_all"
+    items = {
+        "t2v": similarity.shape[1],
+        "v2t": len(truth) if captions_searched else len(with_text),
+    }
+    scores = {
+        direction: summarise(
+            ranks[direction],
+            videos[direction],
+            num_items=items[direction],
+            resamples=_RESAMPLES,
+            seed=_BOOTSTRAP_SEED,
+        )
+        for direction in DIRECTIONS
+    }
+    notes = _notes(saved.dtype, scores, similarity.shape[1] - len(with_text))
+    if json_file is not None:
+        result = {
+            "file": file.name,
+            "num_texts": similarity.shape[0],
+            "num_videos": similarity.shape[1],
+            "dtype": str(saved.dtype),
+            "v2t_convention": v2t_convention,
+            "resamples": _RESAMPLES,
+            "notes": notes,
+            "RSum": rsum(scores),
+            **scores,
+        }
+        write_json(json_file, result)
+    return [*_table(scores), "", *_captions(scores, v2t_convention), *notes]
+
+
+def _truth(
+    file: Path, similarity: Scores, video_of_text: Path | None, video_ids: Path | None
+) -> npt.NDArray[np.int64]:
+    num_texts, num_videos = similarity.shape
+    if video_of_text is not None:
+        ids = None if video_ids is None else read_video_ids(video_ids, num_videos)
+        return read_video_of_text(video_of_text, ids, num_texts=num_texts, num_videos=num_videos)
+    if video_ids is not None:
+        raise ConfigError("--video-ids names the columns for --video-of-text, which is not given")
+    if num_texts != num_videos:
+        raise SimilarityFileError(
+            f"{file} has {num_texts:,} texts and {num_videos:,} videos, so the diagonal is not the "
+            "truth: give each text's column with --video-of-text, or --transposed if the rows are "
+            "the videos"
+        )
+    return np.arange(num_texts)
+
+
+def _notes(
+    dtype: np.dtype[Any], scores: dict[str, dict[str, Any]], num_without_text: int
+) -> list[str]:
+    notes = []
+    if dtype == np.float16 or dtype.kind in "iu":
+        tied = " and ".join(f"{scores[d]['tied queries']:,} {d}" for d in DIRECTIONS)
+        notes.append(
+            f"Note: the values are {dtype}, and rounding makes ties: {tied} queries are tied at "
+            "their true item. A tie counts as the mean over its orders; float32 has fewer."
+        )
+    if num_without_text:
+        notes.append(
+            f"Note: {num_without_text:,} videos have no text: they are searched among in text to "
+            "video and are no query in video to text."
+        )
+    return notes
+
+
+def _table(scores: dict[str, dict[str, Any]]) -> list[str]:
+    header = ("", RECALLS[0], "95 % interval", *RECALLS[1:], "MdR", "MnR", "n", "gallery", "ties")
+    rows = [
+        (
+            DIRECTION_TITLES[direction],
+            format_number(found["R@1"]),
+            f"{format_number(found['R@1 low'])} to {format_number(found['R@1 high'])}",
+            *(format_number(found[name]) for name in (*RECALLS[1:], "MdR", "MnR")),
+            *(f"{found[name]:,}" for name in ("queries", "items", "tied queries")),
+        )
+        for direction, found in scores.items()
+    ]
+    return plain_table(header, rows)
+
+
+def _captions(scores: dict[str, dict[str, Any]], v2t_convention: str) -> list[str]:
+    return [
+        f"RSum {format_number(rsum(scores))} = R@1 + R@5 + R@10 of both directions. "
+        f"Video to text: {v2t_convention.replace('_', ' ')}.",
+        f"R@1's interval: bootstrap over videos with all their texts, {_RESAMPLES:,} resamples. "
+        "Ties: queries whose true item ties with a false one; each counts as the mean over its "
+        "orders.",
+    ]

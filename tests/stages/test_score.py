@@ -1,0 +1,229 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from gare_cache import cli
+from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
+
+
+def score(*arguments: Any) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, ["score", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def saved(path: Path, array: Any) -> Path:
+    np.save(path, array, allow_pickle=True)
+    return path
+
+
+@pytest.fixture
+def many_captions(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """7 texts of 4 videos, in no order; video 2 has no text."""
+    generator = np.random.default_rng(0)
+    truth = np.array([3, 0, 0, 1, 3, 3, 1])
+    similarity = generator.normal(size=(7, 4)).astype(np.float32)
+    return saved(tmp_path / "s.npy", similarity), similarity, truth
+
+
+def test_the_published_matrix(shared_data_dir: Path, tmp_path: Path) -> None:
+    file = shared_data_dir / "features" / "dgl_msrvtt1ka_vitb16_sim_matrix.npy"
+    figures = tmp_path / "figures.json"
+    code, out, err = score(file, "--json", figures)
+    assert (code, err) == (0, "")
+    found = json.loads(figures.read_text())
+    for direction, recalls, ties in (
+        ("t2v", [48.0, 71.3, 81.4], 0),
+        ("v2t", [46.7, 74.9, 83.7], 9),
+    ):
+        scores = found[direction]
+        assert [round(scores[f"R@{k}"], 1) for k in (1, 5, 10)] == recalls
+        assert (scores["queries"], scores["items"], scores["tied queries"]) == (1000, 1000, ties)
+        assert scores["R@1 low"] < scores["R@1"] - 2.5
+        assert scores["R@1 high"] > scores["R@1"] + 2.5
+    assert found["RSum"] == pytest.approx(48.0 + 71.3 + 81.4 + 46.7 + 74.9 + 83.7)
+    text, video = out.splitlines()[1:3]
+    assert text.startswith("Text to video  48.0")
+    assert text.endswith(" 0")
+    assert "46.7" in video
+    assert video.endswith(" 9")
+    assert "RSum 406.0" in out
+    assert "best caption of all" in out
+
+
+@pytest.mark.parametrize("convention", ["best_caption_of_all", "best_caption_group"])
+def test_many_captions_by_index_and_by_id(
+    many_captions: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path, convention: str
+) -> None:
+    file, similarity, truth = many_captions
+    figures = tmp_path / "figures.json"
+    ids = ["a b", 'say "b"', "7", "dé"]
+    columns = tmp_path / "columns.txt"
+    columns.write_text("\n".join(ids) + "\n\n", encoding="utf-8")
+    (tmp_path / "index.txt").write_text("\n".join(map(str, truth)))
+    quoted = [value.replace('"', '""') for value in ids]
+    (tmp_path / "ids.csv").write_text(
+        "".join(f'"{quoted[column]}"\n' for column in truth), encoding="utf-8-sig"
+    )
+    np.save(tmp_path / "ids.npy", np.array([ids[column] for column in truth]))
+    np.save(tmp_path / "index.npy", truth)
+    np.save(tmp_path / "turned.npy", similarity.T)
+    results = []
+    for matrix, *arguments in (
+        (file, "--video-of-text", tmp_path / "index.npy"),
+        (file, "--video-of-text", tmp_path / "index.txt"),
+        (file, "--video-of-text", tmp_path / "ids.csv", "--video-ids", columns),
+        (file, "--video-of-text", tmp_path / "ids.npy", "--video-ids", columns),
+        (tmp_path / "turned.npy", "--transposed", "--video-of-text", tmp_path / "index.npy"),
+    ):
+        code, out, err = score(
+            matrix, *arguments, "--v2t-convention", convention, "--json", figures
+        )
+        assert code == 0, err
+        assert "1 videos have no text" in out
+        results.append(json.loads(figures.read_text()) | {"file": ""})
+    assert results == [results[0]] * 5
+    expected = {
+        "t2v": retrieval_metrics(text_to_video(similarity, truth)),
+        "v2t": retrieval_metrics(video_to_text(similarity, truth, convention=convention)),
+    }
+    for direction, metrics in expected.items():
+        assert {name: results[0][direction][name] for name in metrics} == metrics
+    assert results[0]["t2v"]["items"] == 4
+    assert results[0]["v2t"]["queries"] == 3
+    assert results[0]["v2t"]["items"] == (7 if convention == "best_caption_of_all" else 3)
+
+
+def test_transposing_swaps_the_directions_of_a_square_matrix(tmp_path: Path) -> None:
+    file = saved(tmp_path / "s.npy", np.random.default_rng(1).normal(size=(9, 9)))
+    found = []
+    for arguments in ((), ("--transposed",)):
+        assert score(file, *arguments, "--json", tmp_path / "f.json")[0] == 0
+        found.append(json.loads((tmp_path / "f.json").read_text()))
+    assert found[0]["t2v"] == found[1]["v2t"]
+    assert found[0]["v2t"] == found[1]["t2v"]
+    assert found[0]["t2v"] != found[0]["v2t"]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int8, np.uint16])
+def test_coarse_numbers_are_scored_and_their_ties_said(tmp_path: Path, dtype: type) -> None:
+    # Rows 0 and 1 tie with a false video, column 1 with a false text.
+    values = np.array([[9, 9, 1], [5, 5, 2], [0, 5, 7]], dtype=dtype)
+    code, out, _ = score(saved(tmp_path / "s.npy", values), "--json", tmp_path / "f.json")
+    assert code == 0
+    assert f"the values are {np.dtype(dtype)}, and rounding makes ties: 2 t2v and 1 v2t" in out
+    found = json.loads((tmp_path / "f.json").read_text())
+    assert found["t2v"]["R@1"] == pytest.approx(100 * (0.5 + 0.5 + 1) / 3)
+
+
+def test_integers_keep_their_order(tmp_path: Path) -> None:
+    values = np.eye(2, dtype=np.int64) * 2**53 - 1
+    assert score(saved(tmp_path / "s.npy", values))[0] == 0
+    code, _, err = score(saved(tmp_path / "s.npy", values * 4))
+    assert code == 2
+    assert "int64 values beyond 2^53" in err
+
+
+def test_rows_with_nan_are_counted_in_the_files_own_order(tmp_path: Path) -> None:
+    similarity = np.ones((6, 6), dtype=np.float16)
+    similarity[2, 0], similarity[2, 1], similarity[4, 5] = np.nan, np.inf, -np.inf
+    for arguments in ((), ("--transposed",)):
+        code, out, err = score(saved(tmp_path / "s.npy", similarity), *arguments)
+        assert (code, out) == (2, "")
+        assert "2 of 6 rows of the similarity hold NaN or infinity, the first is row 2" in err
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones(5), "has shape (5,)"),
+        (np.ones((2, 2, 2)), "has shape (2, 2, 2)"),
+        (np.ones((0, 3)), "has shape (0, 3)"),
+        (np.ones((3, 2)), "has 3 texts and 2 videos, so the diagonal is not the truth"),
+        (np.ones((2, 2), dtype=bool), "holds bool"),
+        (np.ones((2, 2), dtype=complex), "holds complex128"),
+        (np.array([["a", "b"], ["c", "d"]]), "holds <U1"),
+        (np.array([[1, None], [2, 3]], dtype=object), "no npy file of plain numbers"),
+    ],
+)
+def test_what_is_no_similarity(tmp_path: Path, array: Any, message: str) -> None:
+    code, out, err = score(saved(tmp_path / "s.npy", array))
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_files_of_other_kinds(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", np.eye(2))
+    (tmp_path / "empty.npy").touch()
+    whole = saved(tmp_path / "whole.npy", np.eye(4)).read_bytes()
+    (tmp_path / "cut.npy").write_bytes(whole[:-8])
+    np.eye(3).dump(tmp_path / "pickled.npy")
+    for name in ("s.npz", "empty.npy", "cut.npy", "pickled.npy"):
+        code, _, err = score(tmp_path / name)
+        assert code == 2
+        assert f"{name} is no npy file of plain numbers" in err
+    assert "nowhere.npy is no file" in score(tmp_path / "nowhere.npy")[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ids", "message"),
+    [
+        ("t.txt", "0\n1\n2\n", None, "has 3 values, the matrix has 7 texts"),
+        ("t.txt", "video\n" + "0\n" * 7, None, "8 values, the matrix has 7 texts; is the first"),
+        ("t.txt", "0\n1\n\n0\n0\n0\n0\n", None, "1 of 7 values are empty: '' (entry 2)"),
+        ("t.txt", "0\n1\n4\n0\n0\n9\n0\n", None, "2 of 7 values are beyond the last column, 3"),
+        ("t.txt", "0\n1\n-1\n0\n0\n0\n0\n", None, "no column index; name the columns with"),
+        ("t.txt", "a\n1\n1\n0\n0\n0\n0\n", None, "1 of 7 values are no column index"),
+        ("t.csv", "0,a\n" + "1,b\n" * 6, None, "7 of 7 values are more than one column"),
+        (
+            "t.txt",
+            "a\na\nb\nx\nb\nc\ny\n",
+            "a\nb\nc\nd",
+            "2 of 7 values are in no column's ids: 'x'",
+        ),
+        ("t.txt", "a\n" * 7, "a\nb\nc", "has 3 values, the matrix has 4 videos"),
+        ("t.txt", "a\n" * 7, "a\nb\na\nd", "1 of 4 values are there already: 'a' (entry 2)"),
+    ],
+)
+def test_lists_that_do_not_fit(
+    many_captions: tuple[Path, np.ndarray, np.ndarray],
+    tmp_path: Path,
+    name: str,
+    content: str,
+    ids: str | None,
+    message: str,
+) -> None:
+    (tmp_path / name).write_text(content)
+    arguments = ["--video-of-text", tmp_path / name]
+    if ids is not None:
+        (tmp_path / "ids.txt").write_text(ids)
+        arguments += ["--video-ids", tmp_path / "ids.txt"]
+    code, out, err = score(many_captions[0], *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_arrays_that_are_no_list(
+    many_captions: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    file, _, truth = many_captions
+    for array in (truth.astype(float), truth[None], np.array([None] * 7)):
+        groups = saved(tmp_path / "groups.npy", array)
+        code, _, err = score(file, "--video-of-text", groups)
+        assert code == 2
+        assert "groups.npy" in err
+    (tmp_path / "latin.txt").write_bytes(b"\xe9\n" * 7)
+    assert "no UTF-8 text" in score(file, "--video-of-text", tmp_path / "latin.txt")[2]
+
+
+def test_ids_of_columns_alone_and_an_unknown_convention(tmp_path: Path) -> None:
+    file = saved(tmp_path / "s.npy", np.eye(2))
+    code, _, err = score(file, "--video-ids", tmp_path / "ids.txt")
+    assert code == 2
+    assert "--video-ids names the columns for --video-of-text" in err
+    code, _, err = score(file, "--v2t-convention", "best")
+    assert code == 2
+    assert "unknown v2t convention 'best'" in err
