@@ -369,6 +369,44 @@ def score(
         typer.echo(line)
 
 
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="Outputs folder of an evaluated run.")],
+    run_b: Annotated[Path, typer.Argument(help="Outputs folder of the run to compare with.")],
+    also_a: Annotated[
+        list[Path] | None, typer.Option(help="Another seed of A; may be repeated.")
+    ] = None,
+    also_b: Annotated[
+        list[Path] | None, typer.Option(help="Another seed of B; may be repeated.")
+    ] = None,
+    method_a: Annotated[str, typer.Option(help="head or zero_shot.")] = "head",
+    method_b: Annotated[str, typer.Option(help="head or zero_shot.")] = "head",
+    queries: Annotated[
+        Path | None, typer.Option(help="List the queries won and lost: .parquet or .csv.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there, unrounded.")
+    ] = None,
+) -> None:
+    """Say whether run A beats run B: paired differences with intervals and p, queries won and lost.
+
+    Runs on different test queries are refused. With --also-a and --also-b the interval covers the
+    noise of the seeds, too. docs/compare.md.
+    """
+    from gare_cache.stages.compare import compare
+
+    lines = compare(
+        [run_a, *(also_a or ())],
+        [run_b, *(also_b or ())],
+        method_a=method_a,
+        method_b=method_b,
+        queries_file=queries,
+        json_file=json_file,
+    )
+    for line in lines:
+        typer.echo(line)
+
+
 @cache_app.command("list")
 def list_caches(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Show all caches under the root: data set, encoder, sampling, items, size, state."""

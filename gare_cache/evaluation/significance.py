@@ -63,6 +63,30 @@ def paired_difference(
     return 100 * float(difference.mean()), low, high
 
 
+def paired_bootstrap(
+    differences: Values, video_of_query: npt.NDArray[np.int64], *, resamples: int, seed: int
+) -> Values:
+    """Resample videos with all their queries; the same resamples for every column.
+
+    Args:
+        differences: (Q, M) hits of one run minus those of another, by M criteria.
+        video_of_query: (Q,) the video each query belongs to.
+        resamples: number of resamples R.
+        seed: of the resampling.
+
+    Returns:
+        (R, M) mean difference of each resample, in points.
+    """
+    columns = [_per_video(column, video_of_query) for column in differences.T]
+    totals = np.stack([total for total, _ in columns], axis=1)
+    counts = columns[0][1]
+    means = [
+        100 * (weights @ totals) / (weights @ counts)[:, None]
+        for weights in _resampled_weights(len(counts), resamples, seed)
+    ]
+    return np.concatenate(means)
+
+
 def _per_video(hits: Values, video_of_query: npt.NDArray[np.int64]) -> tuple[Values, Values]:
     _, video = np.unique(video_of_query, return_inverse=True)
     counts = np.bincount(video).astype(np.float64)

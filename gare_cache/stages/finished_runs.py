@@ -1,0 +1,205 @@
+"""Outputs of evaluated runs, and whether they may be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gare_cache.errors import ConfigError, GareCacheError, unknown_name
+from gare_cache.evaluation.metrics import QueryRanks
+
+DIRECTIONS = ("t2v", "v2t")
+
+Ids = npt.NDArray[np.str_]
+
+
+class NotComparable(GareCacheError, ValueError):
+    """Runs were scored on different queries, or seeds of a method differ in more than the seed."""
+
+
+@dataclass(frozen=True)
+class DirectionRanks:
+    """Ranks of one direction, in the order of the query ids; (Q,) each."""
+
+    query_ids: Ids
+    video_ids: Ids
+    ranks: QueryRanks
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What ``evaluate`` left of one method in one outputs folder.
+
+    Attributes:
+        folder: the outputs folder.
+        method: row of ranks.parquet that was read.
+        metrics: content of metrics.json.
+        directions: ranks by direction.
+        record: content of run/record.json, empty where the folder has none.
+        features: content of features.json, empty where the folder has none.
+    """
+
+    folder: Path
+    method: str
+    metrics: dict[str, Any]
+    directions: dict[str, DirectionRanks]
+    record: dict[str, Any]
+    features: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Folder and method, as printed."""
+        return f"{self.folder} ({self.method})"
+
+
+def read_finished_run(folder: Path, method: str) -> FinishedRun:
+    """Read the metrics and ranks of one method.
+
+    Args:
+        folder: an outputs folder, with ``evaluation/`` in it.
+        method: ``head``, ``zero_shot`` or another that ``ranks.parquet`` holds.
+
+    Raises:
+        ConfigError: nothing was evaluated there, or there is no such method.
+        NotComparable: a query stands there twice.
+    """
+    metrics = _read_json(folder / "evaluation" / "metrics.json")
+    ranks_file = folder / "evaluation" / "ranks.parquet"
+    if not metrics or not ranks_file.is_file():
+        raise ConfigError(
+            f"{folder} holds no evaluation/metrics.json and ranks.parquet; give the outputs folder "
+            "of a run that `gare-cache evaluate` has scored"
+        )
+    table = pq.read_table(ranks_file)
+    methods = pc.unique(table["method"]).to_pylist()
+    if method not in methods:
+        raise ConfigError(f"{ranks_file}: {unknown_name('method', method, methods)}")
+    table = table.filter(pc.equal(table["method"], method)).sort_by("query_id")
+    directions = {}
+    for direction in DIRECTIONS:
+        part = table.filter(pc.equal(table["direction"], direction))
+        query_ids = np.array(part["query_id"].to_pylist(), dtype=str)
+        again = int((query_ids[1:] == query_ids[:-1]).sum())
+        if again:
+            raise NotComparable(f"{ranks_file} holds {again:,} {direction} queries twice")
+        directions[direction] = DirectionRanks(
+            query_ids,
+            np.array(part["video_id"].to_pylist(), dtype=str),
+            QueryRanks(part["ahead"].to_numpy(), part["ties"].to_numpy()),
+        )
+    record = _read_json(folder / "run" / "record.json")
+    return FinishedRun(
+        folder, method, metrics, directions, record, _read_json(folder / "features.json")
+    )
+
+
+def require_same_test(run: FinishedRun, other: FinishedRun) -> None:
+    """Refuse two runs that were not scored on the same queries in the same way.
+
+    Raises:
+        NotComparable: with what differs, how often, and the first case.
+    """
+    pairs = [
+        ("data set", run.features.get("dataset"), other.features.get("dataset")),
+        *((key, run.metrics[key], other.metrics[key]) for key in ("split", "v2t_convention")),
+    ]
+    for what, value, other_value in pairs:
+        if value != other_value and value is not None and other_value is not None:
+            raise NotComparable(
+                f"{run.folder} has the {what.replace('_', ' ')} {value!r}, {other.folder} has "
+                f"{other_value!r}; score both in the same way"
+            )
+    for direction in DIRECTIONS:
+        _require_same_queries(run, other, direction)
+    for what in ("num_videos", "num_texts"):
+        if run.metrics[what] != other.metrics[what]:
+            raise NotComparable(
+                f"{run.folder} was scored with {what} = {run.metrics[what]:,}, {other.folder} with "
+                f"{other.metrics[what]:,}: their galleries differ"
+            )
+
+
+def require_seeds_of_one_method(runs: Sequence[FinishedRun]) -> None:
+    """Refuse runs that are said to be one method's seeds and are not, as far as records tell.
+
+    Raises:
+        NotComparable: a folder or a seed stands there twice, or another setting differs.
+    """
+    seen: dict[Any, FinishedRun] = {}
+    for run in runs:
+        for key in (run.folder.resolve(), _seed(run)):
+            if key is not None and key in seen:
+                same = "seed" if isinstance(key, int) else "folder"
+                raise NotComparable(
+                    f"{seen[key].folder} and {run.folder} are given as two seeds of one method, "
+                    f"but have the same {same}, {key}"
+                )
+            seen[key] = run
+        for name, value, expected in _changed_settings(run, runs[0]):
+            raise NotComparable(
+                f"{run.folder} is no other seed of {runs[0].folder}: {name} is {value!r}, there it "
+                f"is {expected!r}"
+            )
+
+
+def _require_same_queries(run: FinishedRun, other: FinishedRun, direction: str) -> None:
+    ours, theirs = run.directions[direction], other.directions[direction]
+    for side, only in (
+        (run, np.setdiff1d(ours.query_ids, theirs.query_ids)),
+        (other, np.setdiff1d(theirs.query_ids, ours.query_ids)),
+    ):
+        if only.size:
+            queries = len(side.directions[direction].query_ids)
+            raise NotComparable(
+                f"different test sets: {only.size:,} of {queries:,} {direction} queries of "
+                f"{side.folder} are not in the other run, the first is {str(only[0])!r}"
+            )
+    moved = np.flatnonzero(ours.video_ids != theirs.video_ids)
+    if moved.size:
+        first = moved[0]
+        raise NotComparable(
+            f"{moved.size:,} {direction} queries belong to other videos in {other.folder}, the "
+            f"first is {str(ours.query_ids[first])!r}: {str(ours.video_ids[first])!r} and "
+            f"{str(theirs.video_ids[first])!r}"
+        )
+
+
+def _seed(run: FinishedRun) -> int | None:
+    seed: int | None = run.record.get("settings", {}).get("train", {}).get("seed")
+    return seed
+
+
+def _changed_settings(run: FinishedRun, other: FinishedRun) -> list[tuple[str, Any, Any]]:
+    if not run.record or not other.record:
+        return []
+    flat, expected = (_flat(r.record["settings"]) for r in (run, other))
+    flat |= {"extraction id": run.record["extraction_id"]}
+    expected |= {"extraction id": other.record["extraction_id"]}
+    return [
+        (name, flat.get(name), expected.get(name))
+        for name in sorted({*flat, *expected} - {"train.seed"})
+        if flat.get(name) != expected.get(name)
+    ]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        flat |= _flat(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
