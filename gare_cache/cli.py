@@ -70,7 +70,7 @@ def root(
     [bold]gare-cache init[/bold], which writes params.yaml and dvc.yaml.
 
     Exit codes: 0 done, 1 the machine failed (disk, device, network), 2 a mistake in settings or
-    data, 130 interrupted.
+    data, 3 the canary found a leak, 130 interrupted.
     """
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s"
@@ -405,6 +405,32 @@ def compare(
     )
     for line in lines:
         typer.echo(line)
+
+
+@app.command()
+def canary(
+    head: Annotated[
+        str, typer.Option(help="trained, or params: the head that training starts from.")
+    ] = "trained",
+    galleries: Annotated[int, typer.Option(min=1, help="Random galleries a test.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of features, permutations and ties.")] = 0,
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    device: Device = "auto",
+) -> None:
+    """Test that recall is chance where there is no truth: random features, permuted video ids.
+
+    Every row is an exact test of R@1 through the functions that evaluate uses; one with p at most
+    0.001 fails. A failure means that the head or the scoring knows which caption belongs to which
+    video, or miscounts ranks; exit code 3. Writes canary.json. docs/canary.md explains it.
+    """
+    from gare_cache.stages.canary import canary
+    from gare_cache.stages.workspace import open_workspace
+
+    workspace = open_workspace(params, outputs)
+    for line in canary(workspace, head=head, galleries=galleries, seed=seed, device=device):
+        typer.echo(line)
+    typer.echo(f"{workspace.outputs / 'canary.json'}")
 
 
 @cache_app.command("list")

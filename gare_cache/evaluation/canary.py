@@ -1,0 +1,207 @@
+"""Exact tests of whether hits at rank 1 are chance.
+
+Where nothing that is scored depends on the truth, the scores and the groups of captions say nothing
+about which video owns which group: every ownership is as likely as every other. Under that null
+hypothesis the chance of every query is known, ties included, and so is the distribution of the
+number of hits. Own formulation; the exact test is the usual two-sided binomial one, extended to
+unequal chances.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.errors import ConfigError, GareCacheError, unknown_name
+from gare_cache.evaluation.metrics import V2T_CONVENTIONS, Scores
+
+LEAST_P = 0.001
+
+Values = npt.NDArray[np.float64]
+
+_LEAST_PROBABILITY = 1e-300
+# Outcomes whose probabilities differ by rounding alone count as equally likely.
+_EQUALLY_LIKELY = 1 + 1e-7
+
+
+class LeakFound(GareCacheError, RuntimeError):
+    """Recall on data without truth is not chance."""
+
+    exit_code: ClassVar[int] = 3
+
+
+@dataclass(frozen=True)
+class CanaryRow:
+    """The outcome of one test in one direction.
+
+    Attributes:
+        test: what was scored.
+        direction: ``t2v`` or ``v2t``.
+        queries: number of queries.
+        hits: of them at rank 1, ties broken at random; None where none were counted.
+        expected: mean number of hits under chance; None likewise.
+        p: two-sided exact p-value; None likewise.
+        passed: whether this is what an honest head and scoring give.
+        note: what happened where there is no p-value; else empty.
+    """
+
+    test: str
+    direction: str
+    queries: int
+    hits: int | None
+    expected: float | None
+    p: float | None
+    passed: bool
+    note: str = ""
+
+    def __str__(self) -> str:
+        verdict = "PASS" if self.passed else "FAIL"
+        start = f"{self.test:<30} {self.direction:<9} {self.queries:>9,}"
+        if self.p is None:
+            return f"{start}  {self.note}  {verdict}"
+        return f"{start} {self.hits:>9,} {self.expected:>10,.1f} {self.p:>9.2g}  {verdict}"
+
+
+TABLE_HEADER = f"{'test':<30} {'direction':<9} {'queries':>9} {'hits':>9} {'expected':>10} {'p':>9}"
+
+
+def judge(
+    test: str,
+    direction: str,
+    hits: Sequence[Values],
+    chances: Sequence[Values],
+    generator: np.random.Generator,
+) -> CanaryRow:
+    """Test the hits of several galleries against chance.
+
+    A hit between 0 and 1 (a tie) is drawn, so that the number of hits is whole and its
+    distribution the exact one.
+
+    Args:
+        test: name of the row.
+        direction: ``t2v`` or ``v2t``.
+        hits: (Q,) of each gallery: probability of rank 1 as the metrics give it.
+        chances: (Q,) of each gallery: the same under chance.
+        generator: of the draws.
+    """
+    asked, ranked = sum(map(len, chances)), sum(map(len, hits))
+    if [len(h) for h in hits] != [len(c) for c in chances]:
+        note = f"{ranked:,} ranks for {asked:,} queries"
+        return CanaryRow(test, direction, asked, None, None, None, passed=False, note=note)
+    all_hits, all_chances = np.concatenate(hits), np.concatenate(chances)
+    drawn = int((generator.random(asked) < all_hits).sum())
+    p = two_sided_p(drawn, all_chances)
+    expected = float(all_chances.sum())
+    return CanaryRow(test, direction, asked, drawn, expected, p, passed=p > LEAST_P)
+
+
+def text_to_video_chances(similarity: Scores) -> Values:
+    """Return the chance of every caption: 1 / V, whatever ties."""
+    num_texts, num_videos = similarity.shape
+    return np.full(num_texts, 1 / num_videos)
+
+
+def video_to_text_chances(
+    similarity: Scores, video_of_text: npt.NDArray[np.int64], *, convention: str
+) -> Values:
+    """Return the chance of every video that has a caption, Q in all.
+
+    Whichever group of captions holds the text that scores highest, the video owns it with
+    probability 1 / Q; that is the mean over videos of own captions / T. Where m texts tie at the
+    top, k_g of them of group g, the tie rules of ``metrics`` give 1 / (m - k_g + 1) to the owner of
+    a group g under ``best_caption_of_all``, and 1 / (number of such groups) under
+    ``best_caption_group``; the chance is the sum of these over g, over Q.
+
+    Three texts of groups 0, 0 and 1 that all score the same: 1/2 (1/2 + 1/3) = 5/12 under the
+    first convention, 1/2 under the second.
+
+    Args:
+        similarity: (T, V), texts are rows.
+        video_of_text: (T,) column of each text's video.
+        convention: one of ``V2T_CONVENTIONS``.
+
+    Raises:
+        ConfigError: the convention is unknown.
+    """
+    if convention not in V2T_CONVENTIONS:
+        raise ConfigError(unknown_name("v2t convention", convention, V2T_CONVENTIONS))
+    videos = np.unique(video_of_text)
+    shares = np.ones(len(videos))
+    if convention == "best_caption_of_all":
+        columns = similarity[:, videos]
+        is_top = columns == columns.max(axis=0)
+        for query in np.flatnonzero(is_top.sum(axis=0) > 1):
+            _, of_group = np.unique(video_of_text[is_top[:, query]], return_counts=True)
+            shares[query] = (1 / (of_group.sum() - of_group + 1)).sum()
+    return shares / len(videos)
+
+
+def two_sided_p(hits: int, chances: Values) -> float:
+    """Return the exact p-value of a number of hits.
+
+    The probability of all numbers that are at most as likely as the one found.
+
+    Args:
+        hits: found.
+        chances: (Q,) chance of each query, in (0, 1).
+    """
+    distribution = hits_distribution(chances)
+    if not 0 <= hits < len(distribution):
+        return 0.0
+    as_unlikely = distribution <= distribution[hits] * _EQUALLY_LIKELY
+    return min(1.0, float(distribution[as_unlikely].sum()))
+
+
+def hits_distribution(chances: Values) -> Values:
+    """Return the probability of 0, 1, 2, ... hits, up to where it falls below 1e-300.
+
+    The Poisson-binomial distribution as the convolution of one binomial for each distinct chance;
+    all terms are positive, so nothing cancels.
+
+    Args:
+        chances: (Q,) chance of each query, in (0, 1).
+    """
+    distribution = np.ones(1)
+    for chance, count in sorted(Counter(chances.tolist()).items()):
+        distribution = _trimmed(np.convolve(distribution, _binomial(count, chance)))
+    return distribution
+
+
+def explain_failure(rows: Sequence[CanaryRow]) -> str | None:
+    """Say what the rows that failed mean; None where all passed."""
+    failed = [row for row in rows if not row.passed]
+    if not failed:
+        return None
+    first = failed[0]
+    found = first.note or (
+        f"{first.hits:,} hits where chance gives {first.expected:,.1f}, p = {first.p:.2g}"
+    )
+    return (
+        f"{len(failed)} of {len(rows)} rows fail, the first: {first.test}, {first.direction}: "
+        f"{found}. The head or the scoring knows which caption belongs to which video, or "
+        "miscounts ranks, so that its recall means nothing (docs/canary.md). Chance alone fails "
+        f"one row in {1 / LEAST_P:,.0f}: a leak fails again with another --seed"
+    )
+
+
+def as_values(rows: Sequence[CanaryRow]) -> list[Mapping[str, Any]]:
+    """Return the rows as plain values, for JSON."""
+    return [dict(vars(row)) for row in rows]
+
+
+def _binomial(count: int, chance: float) -> Values:
+    number = np.arange(1, count + 1)
+    odds = math.log(chance) - math.log1p(-chance)
+    steps = np.log((count - number + 1) / number) + odds
+    log_probability = count * math.log1p(-chance) + np.concatenate([[0.0], np.cumsum(steps)])
+    return _trimmed(np.exp(log_probability))
+
+
+def _trimmed(distribution: Values) -> Values:
+    return distribution[: np.flatnonzero(distribution > _LEAST_PROBABILITY)[-1] + 1]

@@ -1,0 +1,115 @@
+"""Splits whose truth is chance: random features, and real ones with exchanged ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gare_cache.data.split import FeatureSplit
+
+# Texts of a random gallery, by order. 60 videos: enough that a hit is rare, few enough that
+# hundreds of galleries are seconds.
+ORDERS = {"shuffled": 150, "listed": 40}
+_VIDEOS = 60
+_FEATURE_NORM = 10.0  # about that of CLIP's features
+_PERMUTED_QUERIES, _MOST_PERMUTATIONS = 20_000, 200
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A split whose truth is chance, and what of it counts.
+
+    Attributes:
+        split: the features and the ownership.
+        texts: rows of the captions that count as queries.
+        videos: places, among the videos that have a caption, of those that count as queries.
+    """
+
+    split: FeatureSplit
+    texts: npt.NDArray[np.int64]
+    videos: npt.NDArray[np.int64]
+
+
+def random_trial(
+    generator: np.random.Generator,
+    *,
+    order: str,
+    dim: int,
+    max_frames: int,
+    device: torch.device | None = None,
+) -> Trial:
+    """Draw a gallery of independent text and video features and numbers of frames.
+
+    ``shuffled``: 150 texts, each of a random one of 60 videos, in random order; a video has any
+    number of captions, and none is possible. ``listed``: text i belongs to video i, 40 texts, and
+    20 more videos without a caption.
+
+    Args:
+        generator: of everything drawn.
+        order: ``shuffled`` or ``listed``.
+        dim: D.
+        max_frames: F; a video has 1 to F real frames.
+        device: where the tensors go; the CPU by default.
+    """
+    num_texts = ORDERS[order]
+    video_of_text = np.arange(num_texts)
+    if order == "shuffled":
+        video_of_text = generator.integers(_VIDEOS, size=num_texts)
+    length = _FEATURE_NORM / dim**0.5
+    text = length * generator.standard_normal((num_texts, dim), dtype=np.float32)
+    frames = length * generator.standard_normal((_VIDEOS, max_frames, dim), dtype=np.float32)
+    num_frames = generator.integers(1, max_frames + 1, size=(_VIDEOS, 1))
+    mask = np.arange(max_frames) < num_frames
+    frames *= mask[..., None]
+    split = FeatureSplit(
+        name="random",
+        video_ids=[f"video{row}" for row in range(_VIDEOS)],
+        caption_ids=[f"caption{row}" for row in range(num_texts)],
+        captions=[""] * num_texts,
+        frames=torch.from_numpy(frames).to(device),
+        mask=torch.from_numpy(mask).to(device),
+        text=torch.from_numpy(text).to(device),
+        video_of_text=torch.from_numpy(video_of_text).to(device),
+        num_videos_listed=_VIDEOS,
+        num_captions_listed=num_texts,
+    )
+    return Trial(split, np.arange(num_texts), np.arange(len(np.unique(video_of_text))))
+
+
+def permuted_trials(split: FeatureSplit, generator: np.random.Generator) -> Iterator[Trial]:
+    """Yield the split with the videos' features exchanged among their ids, again and again.
+
+    Captions stay with their ids. One random caption of a video counts, because captions of one
+    video find the same video together; of a split with fewer than 100 videos a tenth counts,
+    because the fixed points of a small permutation are not independent. Permutations are uniform,
+    fixed points included: among derangements a good head would never hit, which is no chance
+    either.
+
+    Args:
+        split: the features.
+        generator: of permutations and captions.
+    """
+    video_of_text = split.video_of_text.cpu().numpy()
+    num_queries = len(np.unique(video_of_text))
+    counted = _num_counted(num_queries)
+    for _ in range(num_permutations(split)):
+        order = torch.from_numpy(generator.permutation(len(split.frames))).to(split.frames.device)
+        videos = generator.permutation(num_queries)[:counted]
+        shuffled = generator.permutation(len(video_of_text))
+        one_a_video = shuffled[np.unique(video_of_text[shuffled], return_index=True)[1]]
+        permuted = replace(split, frames=split.frames[order], mask=split.mask[order])
+        yield Trial(permuted, one_a_video[videos], videos)
+
+
+def num_permutations(split: FeatureSplit) -> int:
+    """Return how many permutations give 20,000 queries a direction, at most 200."""
+    counted = _num_counted(len(np.unique(split.video_of_text.cpu().numpy())))
+    return min(_MOST_PERMUTATIONS, -(-_PERMUTED_QUERIES // counted))
+
+
+def _num_counted(num_queries: int) -> int:
+    return num_queries if num_queries >= 100 else max(1, num_queries // 10)
