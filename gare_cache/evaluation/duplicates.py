@@ -1,0 +1,179 @@
+"""Items of a test set that are nearly the same, so that a miss may be none."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.heads.scoring import blocks
+
+# Cosines from which on two items count as nearly the same; shown beside every count.
+SAME_VIDEO = 0.99
+SAME_TEXT = 0.95
+
+Features = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+_BLOCK = 512
+_SAMPLED_TEXTS = 2000
+
+
+@dataclass(frozen=True)
+class NearPairs:
+    """Pairs above a cosine: how many there are, how many items they touch, the nearest ones.
+
+    Attributes:
+        count: all pairs.
+        num_items: items in at least one.
+        nearest: (row, row, cosine), nearest first.
+    """
+
+    count: int
+    num_items: int
+    nearest: Sequence[tuple[int, int, float]]
+
+
+@dataclass(frozen=True)
+class LikelyFalseNegative:
+    """A query whose first video is not its own, but has a caption that says nearly the same.
+
+    Attributes:
+        text: row of the query.
+        video: the video found first.
+        nearest_text: row of that video's nearest caption.
+        cosine: of the two captions' features.
+    """
+
+    text: int
+    video: int
+    nearest_text: int
+    cosine: float
+
+
+def same_captions(captions: Sequence[str], video_of_text: Rows) -> list[list[int]]:
+    """Group captions of different videos that read the same but for case, spaces and full stop.
+
+    Returns:
+        Rows of each group that spans at least two videos, the largest group first.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, caption in enumerate(captions):
+        plain = " ".join(unicodedata.normalize("NFKC", caption).casefold().split())
+        groups[plain.rstrip(" .!")].append(row)
+    shared = [rows for rows in groups.values() if len({int(video_of_text[r]) for r in rows}) > 1]
+    return sorted(shared, key=lambda rows: (-len(rows), rows[0]))
+
+
+def frame_sequences(frames: Features, mask: npt.NDArray[np.bool_]) -> Features:
+    """Make one unit vector of each video's frames in order, so that order counts.
+
+    A video of n frames is stretched to F by the nearest frame; every frame has length 1. The
+    product of two rows is the mean cosine of their frames, place by place.
+
+    Args:
+        frames: (V, F, D).
+        mask: (V, F) True on real frames, which come first; every video has one.
+
+    Returns:
+        (V, F * D).
+    """
+    num_videos, num_frames = mask.shape
+    place = (np.arange(num_frames) + 0.5) / num_frames
+    source = (place * mask.sum(axis=1)[:, None]).astype(np.int64)
+    stretched = unit_rows(frames[np.arange(num_videos)[:, None], source])
+    return stretched.reshape(num_videos, -1) / np.float32(np.sqrt(num_frames))
+
+
+def near_pairs(features: Features, threshold: float, most: int) -> NearPairs:
+    """Find the pairs of rows whose product reaches a threshold.
+
+    Args:
+        features: (N, D) unit rows.
+        threshold: the least cosine.
+        most: pairs returned; all are counted.
+    """
+    count, touched, nearest = 0, np.zeros(len(features), dtype=bool), []
+    for part in blocks(len(features), _BLOCK):
+        cosines = features[part] @ features.T
+        first, second = np.nonzero(np.triu(cosines >= threshold, k=part.start + 1))
+        found = cosines[first, second]
+        first = first + part.start
+        count += len(first)
+        touched[first] = touched[second] = True
+        kept = np.lexsort((second, first, -found))[:most]
+        columns = (values[kept].tolist() for values in (first, second, found))
+        nearest += list(zip(*columns, strict=True))
+        nearest = sorted(nearest, key=lambda pair: (-pair[2], pair[0], pair[1]))[:most]
+    return NearPairs(count, int(touched.sum()), nearest)
+
+
+def likely_false_negatives(
+    first_video: Rows, text: Features, video_of_text: Rows, threshold: float = SAME_TEXT
+) -> list[LikelyFalseNegative]:
+    """Find the queries whose first video is another one with nearly the same caption.
+
+    Args:
+        first_video: (T,) video that each text finds first.
+        text: (T, D) unit rows of the frozen encoder, not of the scored head.
+        video_of_text: (T,) each text's own video.
+        threshold: the least cosine of the query and a caption of that video.
+
+    Returns:
+        The nearest first; a video without a caption is never one.
+    """
+    texts_of = _texts_of(video_of_text)
+    found = []
+    for row in np.flatnonzero(first_video != video_of_text):
+        own = texts_of.get(int(first_video[row]))
+        if own is None:
+            continue
+        cosines = text[own] @ text[row]
+        best = int(cosines.argmax())
+        if cosines[best] >= threshold:
+            video, nearest = int(first_video[row]), int(own[best])
+            found.append(LikelyFalseNegative(int(row), video, nearest, float(cosines[best])))
+    return sorted(found, key=lambda one: (-one.cosine, one.text))
+
+
+def same_text_share(
+    text: Features, video_of_text: Rows, threshold: float = SAME_TEXT
+) -> float | None:
+    """Return how often a caption and any one video that is not its own say nearly the same.
+
+    The base rate beside ``likely_false_negatives``: share of (caption, other video) pairs with a
+    caption that reaches the threshold, over at most 2,000 evenly spaced captions.
+
+    Returns:
+        A share in [0, 1]; None where there is one video alone.
+    """
+    videos = np.unique(video_of_text)
+    if len(videos) < 2:
+        return None
+    count = min(len(text), _SAMPLED_TEXTS)
+    rows = np.linspace(0, len(text) - 1, count).round().astype(np.int64)
+    order = np.argsort(video_of_text, kind="stable")
+    starts = np.searchsorted(video_of_text[order], videos)
+    above = 0
+    for part in blocks(count, _BLOCK):
+        best = np.maximum.reduceat(text[rows[part]] @ text[order].T, starts, axis=1)
+        best[videos[None] == video_of_text[rows[part], None]] = -1
+        above += int((best >= threshold).sum())
+    return above / (count * (len(videos) - 1))
+
+
+def unit_rows(features: Features) -> Features:
+    """Scale vectors (..., D) to length 1; a zero vector stays."""
+    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
+    scaled: Features = (features / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return scaled
+
+
+def _texts_of(video_of_text: Rows) -> dict[int, Rows]:
+    order = np.argsort(video_of_text, kind="stable")
+    videos, starts = np.unique(video_of_text[order], return_index=True)
+    return dict(zip(videos.tolist(), np.split(order, starts[1:]), strict=True))

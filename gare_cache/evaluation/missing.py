@@ -1,0 +1,98 @@
+"""Scores of a split in which some queries have no features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.evaluation.metrics import RECALL_AT, QueryRanks, retrieval_metrics
+
+# drop: over the queries that have features; count_as_miss: over all that are listed.
+MISSING_RULES = ("drop", "count_as_miss")
+
+
+@dataclass(frozen=True)
+class ListedQueries:
+    """Every query that a split lists in one direction, those without features included.
+
+    Attributes:
+        query_ids: N ids.
+        video_ids: N ids of the queries' videos.
+        missing: for each query ``"video"`` or ``"text"``, whose features it lacks, or None. Those
+            with None are the scored queries, in the same order.
+        num_items: items of the complete gallery, those without features included.
+    """
+
+    query_ids: Sequence[str]
+    video_ids: Sequence[str]
+    missing: Sequence[str | None]
+    num_items: int
+
+    @property
+    def found(self) -> npt.NDArray[np.bool_]:
+        """(N,) True where a query has features."""
+        return np.array([reason is None for reason in self.missing], dtype=bool)
+
+    @property
+    def missed_rank(self) -> int:
+        """Rank of a query without features where it counts: behind the complete gallery."""
+        return self.num_items + 1
+
+    def video_numbers(self) -> npt.NDArray[np.int64]:
+        """(N,) a number for the video of each query, equal where the video is."""
+        number = {id_: place for place, id_ in enumerate(dict.fromkeys(self.video_ids))}
+        return np.array([number[id_] for id_ in self.video_ids], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class CountedHits:
+    """Hits at 1 of the queries that count under one rule, and the video of each."""
+
+    hits: npt.NDArray[np.float64]
+    video_of_query: npt.NDArray[np.int64]
+
+
+def counted_hits(ranks: QueryRanks, listed: ListedQueries, rule: str) -> CountedHits:
+    """Return the hits at 1 over the queries with features, or with misses for the others.
+
+    Args:
+        ranks: of the queries with features, in the order of ``listed``.
+        listed: all queries.
+        rule: one of ``MISSING_RULES``.
+    """
+    videos = listed.video_numbers()
+    if rule == "drop":
+        return CountedHits(ranks.hits(1), videos[listed.found])
+    return CountedHits(_with_misses(ranks.hits(1), listed, 0.0), videos)
+
+
+def counted_metrics(ranks: QueryRanks, listed: ListedQueries, rule: str) -> dict[str, float]:
+    """Return recalls and the median and mean rank under one rule.
+
+    ``count_as_miss`` takes a query without features for a miss at every K, also where K exceeds
+    the gallery, and for rank ``num_items + 1`` in MdR and MnR. Of 2 queries, one at rank 1 and
+    one without features in a gallery of 10, R@1 is 50 and MnR is 6.
+
+    Args:
+        ranks: of the queries with features, in the order of ``listed``.
+        listed: all queries.
+        rule: one of ``MISSING_RULES``.
+    """
+    if rule == "drop":
+        return retrieval_metrics(ranks)
+    expected = _with_misses(ranks.expected, listed, float(listed.missed_rank))
+    recalls = {
+        f"R@{k}": 100 * float(_with_misses(ranks.hits(k), listed, 0.0).mean()) for k in RECALL_AT
+    }
+    return {**recalls, "MdR": float(np.median(expected)), "MnR": float(expected.mean())}
+
+
+def _with_misses(
+    values: npt.NDArray[np.float64], listed: ListedQueries, of_missing: float
+) -> npt.NDArray[np.float64]:
+    counted = np.full(len(listed.query_ids), of_missing)
+    counted[listed.found] = values
+    return counted

@@ -1,0 +1,141 @@
+"""Where texts, videos and shifted texts lie: the modality gap in numbers and in a plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gare_cache.evaluation.duplicates import unit_rows
+from gare_cache.heads.gap import gap_context
+from gare_cache.heads.pooling import pool
+from gare_cache.heads.retrieval import RetrievalHead
+from gare_cache.heads.scoring import blocks
+
+Vectors = npt.NDArray[np.float32]
+
+_VIDEOS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class MatchedPairs:
+    """What a head compares for each text and its own video.
+
+    Attributes:
+        text: t_i after the projection, (T, D).
+        video: p_ij, the video pooled for this text, (T, D).
+        delta: Delta_ij of the pair, (T, D); None where the head has no gap module.
+    """
+
+    text: Vectors
+    video: Vectors
+    delta: Vectors | None
+
+
+@dataclass(frozen=True)
+class GapPlane:
+    """Unit vectors of matched pairs in a plane.
+
+    Attributes:
+        points: ``text``, ``video`` and, with a gap module, ``shifted`` (text + Delta): (T, 2).
+            The first coordinate runs along the difference of the means of video and text, the
+            second along the first principal component of what is left of both.
+        second_share: share of the variance around the two means that the second axis holds.
+    """
+
+    points: Mapping[str, Vectors]
+    second_share: float
+
+
+@torch.no_grad()
+def matched_pairs(
+    head: RetrievalHead, text: Tensor, frames: Tensor, mask: Tensor, video_of_text: Tensor
+) -> MatchedPairs:
+    """Compute the vectors that a head compares, for matched pairs alone.
+
+    cos(text + delta, video) of row i is the head's similarity of text i and its video.
+
+    Args:
+        head: in evaluation mode, on the device of the features.
+        text: sentence features (T, D).
+        frames: frame features (V, F, D).
+        mask: (V, F) bool, True on real frames, which come first.
+        video_of_text: (T,) row of each text's video.
+    """
+    encoded = head.encode_text(text)
+    videos = torch.zeros_like(encoded)
+    deltas = None if head.gap is None else torch.zeros_like(encoded)
+    for part in blocks(len(frames), _VIDEOS_AT_ONCE):
+        block, block_mask = head.encode_frames(frames[part], mask[part]), mask[part]
+        for place in range(len(block)):
+            rows = (video_of_text == part.start + place).nonzero().flatten()
+            if not len(rows):
+                continue
+            own, own_mask = block[place : place + 1], block_mask[place : place + 1]
+            pooled, _ = pool(head.pooling, encoded[rows], own, own_mask)
+            videos[rows] = pooled.expand(len(rows), 1, -1)[:, 0]
+            if head.gap is not None and deltas is not None:
+                mean, attended = gap_context(own, own_mask, head.settings["reference_padding"])
+                deltas[rows] = head.gap(mean - encoded[rows, None], own, attended)[:, 0]
+    return MatchedPairs(
+        encoded.cpu().numpy(),
+        videos.cpu().numpy(),
+        None if deltas is None else deltas.cpu().numpy(),
+    )
+
+
+def gap_numbers(pairs: MatchedPairs) -> dict[str, float]:
+    """Return lengths and cosines of matched pairs.
+
+    ``gap``: length of mean(video) - mean(text), all vectors of length 1; ``cosine``: mean cosine
+    of a text and its video. With a gap module ``shifted_gap`` and ``shifted_cosine`` of
+    text + Delta, ``delta_length``: mean of |Delta| / |text|, and ``delta_cosine``: mean cosine of
+    Delta and video - text, 1 where the increment points from the text to its video.
+    """
+    text, video = unit_rows(pairs.text), unit_rows(pairs.video)
+    numbers = {"gap": _distance(text, video), "cosine": _mean_cosine(text, video)}
+    if pairs.delta is None:
+        return numbers
+    shifted = unit_rows(pairs.text + pairs.delta)
+    lengths = [np.linalg.norm(vectors, axis=1) for vectors in (pairs.delta, pairs.text)]
+    return numbers | {
+        "shifted_gap": _distance(shifted, video),
+        "shifted_cosine": _mean_cosine(shifted, video),
+        "delta_length": float((lengths[0] / np.maximum(lengths[1], 1e-12)).mean()),
+        "delta_cosine": _mean_cosine(unit_rows(pairs.delta), unit_rows(pairs.video - pairs.text)),
+    }
+
+
+def gap_plane(pairs: MatchedPairs) -> GapPlane:
+    """Project matched pairs on the gap's direction and the first component across it.
+
+    The axes are fitted on texts and videos; text + Delta is projected on the same axes. The sign
+    of the second axis makes its largest coordinate positive.
+    """
+    vectors = {"text": unit_rows(pairs.text), "video": unit_rows(pairs.video)}
+    means = {name: rows.mean(axis=0) for name, rows in vectors.items()}
+    difference = means["video"] - means["text"]
+    first = difference / max(float(np.linalg.norm(difference)), 1e-12)
+    around = np.concatenate([rows - means[name] for name, rows in vectors.items()])
+    total = float((around**2).sum())
+    across = around - np.outer(around @ first, first)
+    values, axes = np.linalg.eigh(across.T.astype(np.float64) @ across)
+    second = axes[:, -1] * np.sign(axes[np.abs(axes[:, -1]).argmax(), -1])
+    if pairs.delta is not None:
+        vectors["shifted"] = unit_rows(pairs.text + pairs.delta)
+    middle = (means["text"] + means["video"]) / 2
+    plane = np.stack([first, second], axis=1)
+    points = {name: ((rows - middle) @ plane).astype(np.float32) for name, rows in vectors.items()}
+    return GapPlane(points, float(values[-1]) / total if total > 0 else 0.0)
+
+
+def _distance(first: Vectors, second: Vectors) -> float:
+    return float(np.linalg.norm(first.mean(axis=0) - second.mean(axis=0)))
+
+
+def _mean_cosine(first: Vectors, second: Vectors) -> float:
+    return float((first * second).sum(axis=1).mean())
