@@ -162,7 +162,9 @@ class EvaluateSettings(Settings):
     """What is scored, and how."""
 
     split: Literal["train", "val", "test"] = "test"
+    captions: Literal["all", "first"] = "all"
     v2t_convention: Literal["best_caption_of_all", "best_caption_group"] = "best_caption_of_all"
+    missing: Literal["drop", "count_as_miss"] = "drop"
     resamples: Count = 10_000
 
 

@@ -21,7 +21,15 @@ PLUMBING = {"errors", "files", "config", "reproducibility", "stages.progress", "
 READ_WITH = {
     "train": {"cache", "manifest", "annotations"},
     "evaluate": {"cache", "manifest", "annotations", "training", "losses"},
-    "report": {"cache", "manifest", "annotations", "data", "evaluation", "stages.evaluate"},
+    "report": {
+        "cache",
+        "manifest",
+        "annotations",
+        "data",
+        "evaluation",
+        "heads",
+        "stages.evaluate",
+    },
     "extract": {"manifest", "annotations", "demo"},
 }
 

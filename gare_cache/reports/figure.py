@@ -17,14 +17,18 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-# Series: blue and vermilion of Okabe and Ito's palette, distinct for every common colour vision.
+# Series: blue, vermilion and green of Okabe and Ito's palette, distinct for every common colour
+# vision.
 THEME: Mapping[str, str] = {
     "#1f2428": "--plot-ink",
     "#d8dce1": "--plot-grid",
     "#0072b2": "--plot-first",
     "#d55e00": "--plot-second",
+    "#009e73": "--plot-third",
+    # What lies between the strokes of a hatched bar.
+    "#ffffff": "--paper",
 }
-INK, GRID, FIRST, SECOND = THEME
+INK, GRID, FIRST, SECOND, THIRD, PAPER = THEME
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -45,6 +49,8 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
+    "hatch.color": PAPER,
+    "hatch.linewidth": 1.2,
 }
 
 

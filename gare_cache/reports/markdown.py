@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gare_cache.reports.content import Epoch, QueryExample, ReportContent
+from gare_cache.reports.sections import gap_grid, gap_sentences, hubness_grid
 from gare_cache.reports.tables import escape_markdown, format_rank, markdown_grid, markdown_table
 
 
@@ -19,10 +20,14 @@ def render_markdown(content: ReportContent) -> str:
     """
     sections = [
         f"# {escape_markdown(content.title)}\n",
-        f"## Results\n\n{markdown_table(content.rows)}",
+        "".join(f"* {escape_markdown(sentence)}\n" for sentence in content.summary),
+        f"## Results\n\n{markdown_table([*content.rows, *content.alternative_rows])}",
         _bullets("Differences", content.differences),
         _bullets("Notes", content.notes),
         _section("Facts", ("Fact", "Value"), content.facts, num_left=2),
+        _duplicates(content),
+        _section("Hubs", *hubness_grid(content.hubness), num_left=2),
+        _gap(content),
         _training(content),
         _queries("Best answered queries", content.best),
         _queries("Worst answered queries", content.worst),
@@ -64,6 +69,17 @@ def epoch_grid(
 
 def _cell(value: float | None, form: str) -> str:
     return "—" if value is None else format(value, form)
+
+
+def _duplicates(content: ReportContent) -> str:
+    sentences = [f"{kind.title}: {kind.finding} {kind.meaning}" for kind in content.duplicates]
+    return _bullets("Near duplicates in the test set", sentences)
+
+
+def _gap(content: ReportContent) -> str:
+    grid = _section("Modality gap", *gap_grid(content.gaps))
+    sentences = [f"\n{escape_markdown(line)}\n" for line in gap_sentences(content.gaps)]
+    return grid + "".join(sentences)
 
 
 def _training(content: ReportContent) -> str:

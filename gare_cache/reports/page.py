@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
-from gare_cache.reports import plots, tables
-from gare_cache.reports.content import DIRECTIONS, ReportContent
+from gare_cache.reports import diagnostic_plots, plots, sections, tables
+from gare_cache.reports.browser import browser_data, make_album, worst_first
+from gare_cache.reports.content import DIRECTIONS, Hubness, ReportContent, ResultRow, VideoCell
 from gare_cache.reports.markdown import epoch_grid
+
+_HUBS_SHOWN = 12
+_ROOM = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,11 @@ def render_html(content: ReportContent) -> str:
 
     Returns:
         The document; the same content gives the same text. Its content security policy forbids
-        every request.
+        every request and every script but the browser's own.
     """
-    groups = [
-        (
-            tables.DIRECTION_TITLES[direction],
-            [tables.table_cells(row, direction) for row in content.rows],
-        )
-        for direction in DIRECTIONS
-    ]
     header, epoch_rows = epoch_grid(content.epochs, content.best_epoch)
+    script = (_ROOM / "browser.js").read_text(encoding="utf-8")
+    album = make_album(content.pictures, _shown_videos(content))
     return (
         _environment()
         .get_template("page.html")
@@ -49,18 +49,29 @@ def render_html(content: ReportContent) -> str:
             content=content,
             columns=tables.COLUMNS,
             table_caption=tables.CAPTION,
-            groups=groups,
+            groups=_groups(content.rows),
+            alternative_groups=_groups(content.alternative_rows),
             result_plots=list(_result_plots(content)),
+            hub_plots=list(_hub_plots(content)),
+            hub_grid=sections.hubness_grid(content.hubness),
+            hubs=_head_hubs(content),
+            gap_plots=list(_gap_plots(content)),
+            gap_grid=sections.gap_grid(content.gaps),
+            gap_sentences=sections.gap_sentences(content.gaps),
             training_plots=list(_training_plots(content)),
             epoch_header=header,
             epoch_rows=epoch_rows,
+            album=album,
+            browser=browser_data(content.queries, content.captions, album.classes),
+            script=Markup(script),
+            script_digest=_csp_digest(script),
         )
     )
 
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_ROOM),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -68,12 +79,39 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["rank"] = tables.format_rank
-    environment.filters["jpeg_uri"] = _jpeg_uri
+    environment.tests["video_cell"] = lambda cell: isinstance(cell, VideoCell)
     return environment
 
 
-def _jpeg_uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+def _csp_digest(script: str) -> str:
+    """Return the source expression that allows one inline script, here between newlines."""
+    digest = hashlib.sha256(f"\n{script}".encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+def _groups(rows: Sequence[ResultRow]) -> list[tuple[str, list[tuple[str, ...]]]]:
+    if not rows:
+        return []
+    return [
+        (tables.DIRECTION_TITLES[direction], [tables.table_cells(row, direction) for row in rows])
+        for direction in DIRECTIONS
+    ]
+
+
+def _shown_videos(content: ReportContent) -> Iterator[str]:
+    """Name the videos that the page shows, those without JavaScript first."""
+    for example in (*content.best, *content.worst):
+        yield from (video.video_id for video in example.retrieved)
+    for hubs in _head_hubs(content):
+        if hubs.direction == "t2v":
+            yield from (hub.item_id for hub in hubs.hubs[:_HUBS_SHOWN])
+    for kind in content.duplicates:
+        for row in kind.examples:
+            yield from (cell.video_id for cell in row if isinstance(cell, VideoCell))
+    for query in worst_first(content.queries):
+        yield query.video_id
+        if query.direction == "t2v":
+            yield from query.retrieved
 
 
 def _training_plots(content: ReportContent) -> Iterator[Plot]:
@@ -88,6 +126,14 @@ def _training_plots(content: ReportContent) -> Iterator[Plot]:
 
 
 def _result_plots(content: ReportContent) -> Iterator[Plot]:
+    for direction, by_method in content.ranks.items():
+        yield Plot(
+            f"Ranks, {tables.DIRECTION_TITLES[direction].lower()}",
+            Markup(
+                plots.rank_histogram(by_method, content.rows[-1].num_items[direction], direction)
+            ),
+            "Queries with features; a tie counts at its middle.",
+        )
     if content.rows:
         yield Plot(
             "R@1 with intervals",
@@ -95,11 +141,6 @@ def _result_plots(content: ReportContent) -> Iterator[Plot]:
             "Overlapping intervals do not settle a comparison; a paired test does.",
         )
     if content.similarity.size:
-        yield Plot(
-            "Rank of the true video",
-            Markup(plots.rank_histogram(content.similarity, content.true_video)),
-            "Text to video, from the cosine similarity of the scored head.",
-        )
         yield Plot(
             "Similarity matrix",
             Markup(plots.similarity_matrix(content.similarity, content.true_video)),
@@ -113,3 +154,35 @@ def _matrix_caption(content: ReportContent) -> str:
     if num_videos > plots.MAX_VIDEOS_SHOWN:
         shown = f"{plots.MAX_VIDEOS_SHOWN:,} of {num_videos:,} videos, evenly spaced,"
     return f"{shown} with the first text of each; true pairs lie on the diagonal."
+
+
+def _hub_plots(content: ReportContent) -> Iterator[Plot]:
+    for direction in DIRECTIONS:
+        found = [one for one in content.hubness if one.direction == direction]
+        if found:
+            yield Plot(
+                f"Items found, {tables.DIRECTION_TITLES[direction].lower()}",
+                Markup(diagnostic_plots.occurrence_curve(found)),
+            )
+
+
+def _head_hubs(content: ReportContent) -> list[Hubness]:
+    """Return the hubs of the last method, the head, in each direction."""
+    last = content.hubness[-1].method if content.hubness else None
+    return [one for one in content.hubness if one.method == last]
+
+
+def _gap_plots(content: ReportContent) -> Iterator[Plot]:
+    if not content.gaps:
+        return
+    limits = diagnostic_plots.common_limits(content.gaps)
+    for gap in content.gaps:
+        shown = len(next(iter(gap.points.values())))
+        some = "all" if shown == gap.num_pairs else f"{shown:,} evenly spaced of"
+        yield Plot(
+            gap.method.capitalize(),
+            Markup(diagnostic_plots.gap_scatter(gap, limits)),
+            f"Vectors of length 1 of {some} {gap.num_pairs:,} matched pairs; the large marks are "
+            f"means. The vertical axis holds {100 * gap.second_share:.1f} % of the variance "
+            "around the two means.",
+        )

@@ -12,12 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gare_cache.evaluation.metrics import text_to_video
 from gare_cache.reports.content import DIRECTIONS, Epoch, ResultRow
 from gare_cache.reports.figure import FIRST, INK, SECOND, styled_figure, to_svg
 from gare_cache.reports.tables import DIRECTION_TITLES
 
 DIRECTION_COLOURS = {"t2v": FIRST, "v2t": SECOND}
+ITEMS = {"t2v": "video", "v2t": "caption"}
+# The baseline is hatched, so that the two are told apart without colour.
+METHOD_STYLES = ((SECOND, "///"), (FIRST, ""))
 RANK_BOUNDS = (1, 5, 10, 50)
 MAX_VIDEOS_SHOWN = 128
 
@@ -145,28 +147,41 @@ def diagonal_subset(
     return similarity[np.ix_(texts, videos)]
 
 
-def rank_histogram(similarity: npt.NDArray[np.float32], true_video: npt.NDArray[np.int64]) -> str:
-    """Draw how many texts find their video at which rank, a tie counted at its middle.
+def rank_histogram(
+    ranks: Mapping[str, npt.NDArray[np.float64]], num_items: int, direction: str
+) -> str:
+    """Draw how many queries find their item at which rank, a tie counted at its middle.
 
     Args:
-        similarity: (T, V) scores.
-        true_video: (T,) column of each text's video.
+        ranks: ``{method: (Q,) expected ranks}``, one or two methods over the same queries.
+        num_items: items in the gallery.
+        direction: ``"t2v"`` or ``"v2t"``.
 
     Returns:
         An SVG element.
     """
-    num_texts, num_videos = similarity.shape
-    labels, counts = _rank_bins(text_to_video(similarity, true_video).expected, num_videos)
-    described = ", ".join(f"{label}: {count}" for label, count in zip(labels, counts, strict=True))
-    with styled_figure(4.2) as figure:
+    num_queries = len(next(iter(ranks.values())))
+    binned = {name: _rank_bins(found, num_items) for name, found in ranks.items()}
+    described = "; ".join(
+        f"{name}: " + ", ".join(f"{label} {count}" for label, count in zip(*bins, strict=True))
+        for name, bins in binned.items()
+    )
+    with styled_figure(3.4) as figure:
         axes = figure.subplots()
         axes.grid(visible=False, axis="x")
-        bars = axes.bar(labels, 100 * counts / num_texts, color=FIRST, width=0.75)
-        axes.bar_label(bars, [f"{count:,}" for count in counts], padding=2)
-        axes.margins(y=0.1)
-        axes.set_xlabel(f"rank of the true video among {num_videos:,}")
-        axes.set_ylabel(f"share of {num_texts:,} texts (%)")
-        return to_svg(figure, "ranks", f"Texts by the rank of their video; {described}.")
+        width = 0.8 / len(binned)
+        for number, (name, (labels, counts)) in enumerate(binned.items()):
+            places = np.arange(len(labels)) + (number - (len(binned) - 1) / 2) * width
+            colour, hatch = METHOD_STYLES[number + 2 - len(binned)]
+            shares = 100 * counts / num_queries
+            bars = axes.bar(places, shares, width * 0.94, color=colour, hatch=hatch, label=name)
+            axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=2, fontsize=8.5)
+        axes.set_xticks(range(len(labels)), labels)
+        axes.margins(y=0.12)
+        axes.set_xlabel(f"rank of the true {ITEMS[direction]} among {num_items:,}")
+        axes.set_ylabel(f"share of {num_queries:,} queries (%)")
+        figure.legend(loc="outside upper center", ncols=2)
+        return to_svg(figure, f"ranks {direction}", f"Queries by rank; {described}.")
 
 
 def _epoch_axes(figure: Figure, label: str) -> Axes:
@@ -226,10 +241,10 @@ def _draw_intervals(
 
 
 def _rank_bins(
-    ranks: npt.NDArray[np.float64], num_videos: int
+    ranks: npt.NDArray[np.float64], num_items: int
 ) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Count ranks at 1, 2-5, 6-10, 11-50 and beyond; bins past the gallery are left out."""
-    bounds = [bound for bound in RANK_BOUNDS if bound < num_videos] + [num_videos]
+    bounds = [bound for bound in RANK_BOUNDS if bound < num_items] + [num_items]
     counts = np.bincount(np.searchsorted(bounds, ranks), minlength=len(bounds))
     starts = [1, *(bound + 1 for bound in bounds[:-1])]
     labels = [

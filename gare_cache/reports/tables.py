@@ -12,6 +12,7 @@ DIRECTION_TITLES = {"t2v": "Text to video", "v2t": "Video to text"}
 COLUMNS = (
     "Method",
     "n",
+    "Coverage",
     "Gallery",
     "R@1",
     "95 % interval",
@@ -24,9 +25,10 @@ COLUMNS = (
 RSUM_TERMS = ("R@1", "R@5", "R@10")
 CAPTION = (
     "R@K in percent, higher is better; MdR and MnR are the median and mean rank, 1 is best. "
-    "n counts the queries, Gallery the items searched, Ties the queries with a tie at the true "
-    "item. The interval of R@1 is a 95 % bootstrap over videos. "
-    "RSum = R@1 + R@5 + R@10 of both directions, so a method has one value."
+    "n counts the queries; Coverage those with features, of those listed; Gallery the items "
+    "searched; Ties the queries with a tie at the true item. The interval of R@1 is a "
+    "95 % bootstrap over videos. RSum = R@1 + R@5 + R@10 of both directions, so a method has one "
+    "value."
 )
 
 _LATEX_SPECIALS = {
@@ -70,6 +72,12 @@ def format_rank(rank: float) -> str:
     return f"{rank:,.0f}" if float(rank).is_integer() else f"{rank:,.1f}"
 
 
+def format_share(part: int, whole: int) -> str:
+    """Print a count with its share: ``12 of 400 (3.0 %)``."""
+    share = f" ({100 * part / whole:.1f} %)" if whole else ""
+    return f"{part:,} of {whole:,}{share}"
+
+
 def rsum(row: ResultRow) -> float:
     """Add R@1, R@5 and R@10 of both directions."""
     return sum(row.metrics[direction][term] for direction in DIRECTIONS for term in RSUM_TERMS)
@@ -90,6 +98,7 @@ def table_cells(row: ResultRow, direction: str) -> tuple[str, ...]:
     return (
         row.name,
         f"{row.num_queries[direction]:,}",
+        "{:,} of {:,}".format(*row.coverage[direction]),
         f"{row.num_items[direction]:,}",
         format_number(metrics["R@1"]),
         f"[{format_number(low)}, {format_number(high)}]",

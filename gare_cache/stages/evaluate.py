@@ -1,4 +1,4 @@
-"""Stage evaluate: head + cached split -> metrics, ranks and similarity."""
+"""Stage evaluate: head + cached split -> metrics, ranks, retrieved items and their analysis."""
 
 from __future__ import annotations
 
@@ -11,33 +11,39 @@ import pyarrow as pa
 
 from gare_cache.config import EvaluateSettings
 from gare_cache.data.split import FeatureSplit, load_split
-from gare_cache.evaluation.metrics import (
-    QueryRanks,
-    retrieval_metrics,
-    text_to_video,
-    video_to_text,
-)
+from gare_cache.evaluation.metrics import QueryRanks, text_to_video, video_to_text
+from gare_cache.evaluation.missing import MISSING_RULES, counted_hits, counted_metrics
+from gare_cache.evaluation.retrieved import Items, top_texts, top_videos
 from gare_cache.evaluation.significance import paired_difference, recall_interval
-from gare_cache.files import replacing, write_json, write_parquet
+from gare_cache.files import file_digest, replacing, write_json, write_parquet
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.manifest import read_manifest
 from gare_cache.reproducibility import resolve_device
+from gare_cache.stages import ledger
+from gare_cache.stages.analysis import analyse
+from gare_cache.stages.progress import say
+from gare_cache.stages.protocol import DIRECTIONS, ProtocolSplit, apply_protocol
 from gare_cache.stages.workspace import Workspace, open_features
-from gare_cache.training.checkpoint import load_checkpoint, require_encoder
+from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_encoder
 
 ZERO_SHOT = "zero_shot"
 HEAD = "head"
-DIRECTIONS = ("t2v", "v2t")
+METHOD_TITLES = {ZERO_SHOT: "zero shot", HEAD: "head"}
+# How many items a query keeps in retrieved.parquet.
+MOST_RETRIEVED = 10
 _BOOTSTRAP_SEED = 0
 
 Similarity = npt.NDArray[np.float32]
+Ranks = Mapping[str, Mapping[str, QueryRanks]]
 
 
 def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     """Score the trained head, and zero-shot mean pooling beside it.
 
-    Writes ``evaluation/metrics.json``, ``ranks.parquet`` (one row a method, direction and query)
-    and ``similarity.npy`` ((T, V) cosines of the head).
+    Writes into ``evaluation/``: ``metrics.json``; ``ranks.parquet``, one row a method, direction
+    and listed query; ``retrieved.parquet``, the first ten items of each; ``similarity.npy``,
+    (T, V) cosines of the head; ``analysis.json``. A scoring of the test split is entered in the
+    ledger first.
 
     Args:
         workspace: the project.
@@ -55,124 +61,249 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     checkpoint = load_checkpoint(workspace.run / "head.safetensors")
     cache, _ = open_features(workspace)
     require_encoder(checkpoint, cache.encoder_id, where=cache.folder)
-    split = load_split(
+    manifest = read_manifest(workspace.manifest)
+    loaded = load_split(
         cache,
-        read_manifest(workspace.manifest),
+        manifest,
         settings.split,
         device=target,
         num_frames=checkpoint.head.settings["max_frames"],
     )
-    methods = {ZERO_SHOT: zero_shot_head(split), HEAD: checkpoint.head}
-    similarities = {name: _similarity(head, split) for name, head in methods.items()}
+    split = apply_protocol(loaded, manifest, settings)
+    heads = {ZERO_SHOT: zero_shot_head(loaded), HEAD: checkpoint.head.to(target)}
+    similarities = {name: _similarity(head, split.features) for name, head in heads.items()}
+    if settings.split == ledger.TEST:
+        enter_in_ledger(workspace, checkpoint)
     ranks = {name: _ranks(s, split, settings) for name, s in similarities.items()}
-    metrics = {
-        "split": settings.split,
-        "v2t_convention": settings.v2t_convention,
-        "coverage": split.coverage,
-        "num_texts": len(split.caption_ids),
-        "num_videos": len(split.video_ids),
-        "methods": {name: _scores(r, split, settings) for name, r in ranks.items()},
-        "difference": _differences(ranks, split, settings),
-    }
-    write_json(workspace.evaluation / "metrics.json", metrics)
-    write_parquet(workspace.evaluation / "ranks.parquet", _ranks_table(ranks, split))
-    with replacing(workspace.evaluation / "similarity.npy") as partial, partial.open("wb") as file:
+    metrics = _metrics(ranks, split, settings)
+    retrieved = {name: _retrieved(s, split, settings) for name, s in similarities.items()}
+    analysis = analyse(split, heads, similarities, retrieved, scored=HEAD)
+    folder = workspace.evaluation
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "analysis.json", analysis)
+    write_parquet(folder / "ranks.parquet", _ranks_table(ranks, split))
+    write_parquet(folder / "retrieved.parquet", _retrieved_table(retrieved, similarities, split))
+    with replacing(folder / "similarity.npy") as partial, partial.open("wb") as file:
         np.save(file, similarities[HEAD])
+    for line in describe(metrics):
+        say(line)
+    if settings.split == ledger.TEST:
+        say(str(ledger_count(workspace)))
     return metrics
 
 
 def zero_shot_head(split: FeatureSplit) -> RetrievalHead:
     """Return the head without parameters: the cosine of the sentence and the mean frame."""
-    return build_head(
+    head = build_head(
         dim=split.text.shape[1],
         max_frames=split.frames.shape[1],
         aggregator={"name": "mean"},
         pooling={"name": "mean"},
     )
+    return head.to(split.text.device).eval()
 
 
-def query_videos(split: FeatureSplit) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the video of every query, by direction; a video with a caption is a v2t query."""
-    video_of_text = split.video_of_text.cpu().numpy()
-    return {"t2v": video_of_text, "v2t": np.unique(video_of_text)}
+def enter_in_ledger(workspace: Workspace, checkpoint: Checkpoint) -> None:
+    """Enter a scoring of the test split by the trained head."""
+    settings = workspace.params.evaluate
+    ledger.enter(
+        workspace.ledger,
+        project=workspace.project,
+        run_key=checkpoint.record["run_key"],
+        checkpoint=file_digest(workspace.run / "head.safetensors"),
+        dataset=workspace.params.dataset.name,
+        protocol=settings.model_dump(include={"captions", "v2t_convention", "missing"}),
+    )
+
+
+def ledger_count(workspace: Workspace) -> ledger.LedgerCount:
+    """Count how often the trained head, and how often any, was scored on test."""
+    return ledger.count(
+        ledger.read(workspace.ledger),
+        checkpoint=file_digest(workspace.run / "head.safetensors"),
+        dataset=workspace.params.dataset.name,
+    )
+
+
+def describe(metrics: Mapping[str, Any]) -> list[str]:
+    """Print the scores, under both rules where something is missing, with their coverage."""
+    lines = [f"{metrics['split']}: {metrics['coverage']}"]
+    for part in filter(None, (metrics, metrics["alternative"])):
+        if metrics["alternative"]:
+            mark = " (headline)" if part is metrics else ""
+            lines.append(f"evaluate.missing: {part['missing']}{mark}")
+        for method, by_direction in part["methods"].items():
+            lines += [
+                f"  {METHOD_TITLES[method]:<9} {direction}  {_score_line(by_direction[direction])}"
+                for direction in DIRECTIONS
+            ]
+    return lines
+
+
+def _score_line(scores: Mapping[str, Any]) -> str:
+    recalls = ", ".join(f"R@{k} {scores[f'R@{k}']:.1f}" for k in (5, 10))
+    return (
+        f"R@1 {scores['R@1']:.1f} [{scores['R@1 low']:.1f}, {scores['R@1 high']:.1f}], {recalls}, "
+        f"MdR {scores['MdR']:.1f}, n {scores['queries']:,}, features of "
+        f"{scores['queries with features']:,} of {scores['queries listed']:,} queries"
+    )
 
 
 def _similarity(head: RetrievalHead, split: FeatureSplit) -> Similarity:
-    head = head.to(split.text.device)
     similarity: Similarity = head.similarity(split.text, split.frames, split.mask).cpu().numpy()
     return similarity
 
 
 def _ranks(
-    similarity: Similarity, split: FeatureSplit, settings: EvaluateSettings
+    similarity: Similarity, split: ProtocolSplit, settings: EvaluateSettings
 ) -> dict[str, QueryRanks]:
-    video_of_text = split.video_of_text.cpu().numpy()
+    video_of_text = split.video_of_text
     return {
         "t2v": text_to_video(similarity, video_of_text),
         "v2t": video_to_text(similarity, video_of_text, convention=settings.v2t_convention),
     }
 
 
-def _scores(
-    ranks: Mapping[str, QueryRanks], split: FeatureSplit, settings: EvaluateSettings
+def _retrieved(
+    similarity: Similarity, split: ProtocolSplit, settings: EvaluateSettings
+) -> dict[str, Items]:
+    return {
+        "t2v": top_videos(similarity, MOST_RETRIEVED),
+        "v2t": top_texts(
+            similarity, split.video_of_text, MOST_RETRIEVED, convention=settings.v2t_convention
+        ),
+    }
+
+
+def _metrics(ranks: Ranks, split: ProtocolSplit, settings: EvaluateSettings) -> dict[str, Any]:
+    features = split.features
+    missing = any(not listed.found.all() for listed in split.listed.values())
+    other = next(rule for rule in MISSING_RULES if rule != settings.missing)
+    return {
+        "split": settings.split,
+        "captions": settings.captions,
+        "v2t_convention": settings.v2t_convention,
+        "coverage": features.coverage,
+        "num_texts": len(features.caption_ids),
+        "num_videos": len(features.video_ids),
+        **_counted(ranks, split, settings, settings.missing),
+        "alternative": _counted(ranks, split, settings, other) if missing else None,
+    }
+
+
+def _counted(
+    ranks: Ranks, split: ProtocolSplit, settings: EvaluateSettings, rule: str
 ) -> dict[str, Any]:
-    videos = query_videos(split)
+    return {
+        "missing": rule,
+        "methods": {name: _scores(r, split, settings, rule) for name, r in ranks.items()},
+        "difference": _differences(ranks, split, settings, rule),
+    }
+
+
+def _scores(
+    ranks: Mapping[str, QueryRanks], split: ProtocolSplit, settings: EvaluateSettings, rule: str
+) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     for direction in DIRECTIONS:
-        found = ranks[direction]
+        found, listed = ranks[direction], split.listed[direction]
+        counted = counted_hits(found, listed, rule)
         low, high = recall_interval(
-            found.hits(1), videos[direction], resamples=settings.resamples, seed=_BOOTSTRAP_SEED
+            counted.hits, counted.video_of_query, resamples=settings.resamples, seed=_BOOTSTRAP_SEED
         )
         scores[direction] = {
-            **retrieval_metrics(found),
+            **counted_metrics(found, listed, rule),
             "R@1 low": low,
             "R@1 high": high,
-            "queries": len(found.ahead),
+            "queries": len(counted.hits),
+            "queries with features": len(found.ahead),
+            "queries listed": len(listed.query_ids),
             "items": _num_items(direction, split, settings),
             "tied queries": int((found.ties > 0).sum()),
         }
     return scores
 
 
-def _num_items(direction: str, split: FeatureSplit, settings: EvaluateSettings) -> int:
+def _num_items(direction: str, split: ProtocolSplit, settings: EvaluateSettings) -> int:
     if direction == "t2v":
-        return len(split.video_ids)
-    grouped = settings.v2t_convention == "best_caption_group"
-    return len(split.video_ids) if grouped else len(split.caption_ids)
+        return len(split.features.video_ids)
+    if settings.v2t_convention == "best_caption_group":
+        return int(split.listed["v2t"].found.sum())
+    return len(split.features.caption_ids)
 
 
 def _differences(
-    ranks: Mapping[str, Mapping[str, QueryRanks]], split: FeatureSplit, settings: EvaluateSettings
+    ranks: Ranks, split: ProtocolSplit, settings: EvaluateSettings, rule: str
 ) -> dict[str, Any]:
-    videos = query_videos(split)
     differences = {}
     for direction in DIRECTIONS:
+        listed = split.listed[direction]
+        head, zero_shot = (
+            counted_hits(ranks[name][direction], listed, rule) for name in (HEAD, ZERO_SHOT)
+        )
         difference, low, high = paired_difference(
-            ranks[HEAD][direction].hits(1),
-            ranks[ZERO_SHOT][direction].hits(1),
-            videos[direction],
+            head.hits,
+            zero_shot.hits,
+            head.video_of_query,
             resamples=settings.resamples,
             seed=_BOOTSTRAP_SEED,
         )
-        differences[direction] = {"R@1": difference, "R@1 low": low, "R@1 high": high}
+        differences[direction] = {
+            "R@1": difference,
+            "R@1 low": low,
+            "R@1 high": high,
+            "videos": len(np.unique(head.video_of_query)),
+        }
     return differences
 
 
-def _ranks_table(ranks: Mapping[str, Mapping[str, QueryRanks]], split: FeatureSplit) -> pa.Table:
-    videos = query_videos(split)
+def _ranks_table(ranks: Ranks, split: ProtocolSplit) -> pa.Table:
+    """Lay out all listed queries; one without features has null for what was not measured."""
     tables = []
     for method, by_direction in ranks.items():
         for direction, found in by_direction.items():
-            video_ids = [split.video_ids[video] for video in videos[direction]]
-            query_ids = split.caption_ids if direction == "t2v" else video_ids
+            listed = split.listed[direction]
             columns = {
-                "method": [method] * len(query_ids),
-                "direction": [direction] * len(query_ids),
-                "query_id": list(query_ids),
-                "video_id": video_ids,
-                "ahead": found.ahead,
-                "ties": found.ties,
-                "rank": found.expected,
+                "method": [method] * len(listed.query_ids),
+                "direction": [direction] * len(listed.query_ids),
+                "query_id": list(listed.query_ids),
+                "video_id": list(listed.video_ids),
+                "missing": pa.array(listed.missing, pa.string()),
+                "ahead": _where_found(found.ahead, listed.found),
+                "ties": _where_found(found.ties, listed.found),
+                "rank": _where_found(found.expected, listed.found),
+            }
+            tables.append(pa.table(columns))
+    return pa.concat_tables(tables)
+
+
+def _where_found(values: npt.NDArray[Any], found: npt.NDArray[np.bool_]) -> pa.Array:
+    filled = np.zeros(len(found), dtype=values.dtype)
+    filled[found] = values
+    return pa.array(filled, mask=~found)
+
+
+def _retrieved_table(
+    retrieved: Mapping[str, Mapping[str, Items]],
+    similarities: Mapping[str, Similarity],
+    split: ProtocolSplit,
+) -> pa.Table:
+    features = split.features
+    queries = {
+        "t2v": (np.arange(len(features.caption_ids)), features.caption_ids, features.video_ids),
+        "v2t": (np.unique(split.video_of_text), features.video_ids, features.caption_ids),
+    }
+    tables = []
+    for method, by_direction in retrieved.items():
+        for direction, items in by_direction.items():
+            rows, query_ids, item_ids = queries[direction]
+            scores = similarities[method] if direction == "t2v" else similarities[method].T
+            columns = {
+                "method": [method] * len(rows),
+                "direction": [direction] * len(rows),
+                "query_id": [query_ids[row] for row in rows],
+                "items": [[item_ids[item] for item in found] for found in items],
+                "scores": list(scores[rows[:, None], items]),
             }
             tables.append(pa.table(columns))
     return pa.concat_tables(tables)

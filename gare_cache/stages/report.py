@@ -1,80 +1,87 @@
-"""Stage report: metrics, ranks and training log -> Markdown and one HTML page."""
+"""Stage report: what evaluate and train wrote -> Markdown, LaTeX and one HTML page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from gare_cache.cache.import_identity import declared_name, is_imported
 from gare_cache.cache.reader import FeatureCache
-from gare_cache.data.split import FeatureSplit, load_split
 from gare_cache.errors import ConfigError
-from gare_cache.evaluation.metrics import text_to_video
 from gare_cache.files import write_text
 from gare_cache.manifest import read_manifest
-from gare_cache.reports.content import (
-    DIRECTIONS,
-    METRICS,
-    Epoch,
-    QueryExample,
-    ReportContent,
-    ResultRow,
-    RetrievedVideo,
-)
+from gare_cache.reports.content import DIRECTIONS, METRICS, Epoch, ReportContent, ResultRow
 from gare_cache.reports.markdown import render_markdown
 from gare_cache.reports.page import render_html
 from gare_cache.reports.tables import latex_table, markdown_table
-from gare_cache.reproducibility import resolve_device
-from gare_cache.stages.evaluate import HEAD, ZERO_SHOT
+from gare_cache.stages import ledger
+from gare_cache.stages.evaluate import HEAD, METHOD_TITLES, ZERO_SHOT, ledger_count
+from gare_cache.stages.report_queries import Evaluation, examples, queries, rank_lists
+from gare_cache.stages.report_sections import duplicates, gaps, hubness
 from gare_cache.stages.workspace import Workspace, open_features
 
-_TOP = 5
 _LOSS_NAMES = {"info_nce": "InfoNCE"}
+_ZERO_SHOT_NAME = "zero-shot mean pooling"
+_RULES = {
+    "drop": "queries without features left out",
+    "count_as_miss": "queries without features counted as misses",
+}
+_CAPTIONS = {"all": "every caption is a query", "first": "one caption a video, its first"}
+_CONVENTIONS = {
+    "best_caption_of_all": "best own caption among the captions of other videos",
+    "best_caption_group": "among the other videos' caption groups",
+}
 
 
 def report(workspace: Workspace) -> str:
     """Write ``report/{report.html, report.md, table.md, table.tex}``.
 
+    Scores nothing anew. How often test was scored is read from the ledger at the time of writing.
+
     Returns:
         The results as a Markdown table.
 
     Raises:
-        ConfigError: nothing was evaluated.
+        ConfigError: nothing was evaluated, or by an older version.
     """
     metrics = _read_json(workspace.evaluation / "metrics.json", "evaluate")
+    analysis = _read_json(workspace.evaluation / "analysis.json", "evaluate")
     record = _read_json(workspace.run / "record.json", "train")
     cache, _ = open_features(workspace)
-    split = load_split(
-        cache, read_manifest(workspace.manifest), metrics["split"], device=resolve_device("cpu")
-    )
-    similarity = np.load(workspace.evaluation / "similarity.npy", allow_pickle=False)
-    best, worst = _examples(similarity, split, cache, workspace.params.report.examples)
+    names = {ZERO_SHOT: _ZERO_SHOT_NAME, HEAD: describe_head(record["settings"])}
+    captions = _captions(workspace)
+    evaluation = Evaluation.read(workspace.evaluation, analysis, captions)
+    best, worst = examples(evaluation, workspace.params.report.examples)
     content = ReportContent(
         title=f"{workspace.params.dataset.name}: text-video retrieval",
+        summary=_summary(workspace, metrics, names[HEAD]),
         facts=_facts(workspace, cache, metrics, record),
-        rows=[
-            _row("zero-shot mean pooling", metrics, ZERO_SHOT),
-            _row(describe_head(record["settings"]), metrics, HEAD),
-        ],
+        rows=_rows(metrics, names),
+        alternative_rows=_alternative_rows(metrics, names),
         differences=[_difference(direction, metrics) for direction in DIRECTIONS],
         epochs=_epochs(workspace.run / "train_log.jsonl"),
         best_epoch=record["best_epoch"],
-        similarity=similarity,
-        true_video=split.video_of_text.numpy(),
+        similarity=evaluation.similarity,
+        true_video=evaluation.true_video,
+        ranks=rank_lists(evaluation, METHOD_TITLES),
         best=best,
         worst=worst,
         notes=_notes(metrics),
+        hubness=hubness(analysis, METHOD_TITLES, captions),
+        duplicates=duplicates(analysis, evaluation),
+        gaps=gaps(analysis, METHOD_TITLES),
+        queries=queries(evaluation),
+        captions=captions,
+        pictures=_pictures(cache, evaluation),
     )
-    table = markdown_table(content.rows)
+    table = markdown_table([*content.rows, *content.alternative_rows])
     write_text(workspace.report / "report.html", render_html(content))
     write_text(workspace.report / "report.md", render_markdown(content))
     write_text(workspace.report / "table.md", table)
-    write_text(workspace.report / "table.tex", latex_table(content.rows))
+    write_text(
+        workspace.report / "table.tex", latex_table([*content.rows, *content.alternative_rows])
+    )
     return table
 
 
@@ -96,16 +103,45 @@ def _read_json(path: Path, stage: str) -> dict[str, Any]:
     return content
 
 
+def _captions(workspace: Workspace) -> dict[str, str]:
+    table = read_manifest(workspace.manifest).captions
+    ids, sentences = (table[name].to_pylist() for name in ("caption_id", "caption"))
+    return dict(zip(ids, sentences, strict=True))
+
+
+def _pictures(cache: FeatureCache, evaluation: Evaluation) -> dict[str, bytes | None]:
+    known = cache.tables["video"].latest()
+    ids = [id_ for id_ in evaluation.listed_videos if id_ in known]
+    return dict(zip(ids, cache.thumbnails(ids), strict=True))
+
+
+def _summary(workspace: Workspace, metrics: dict[str, Any], head: str) -> list[str]:
+    sentences = [
+        head,
+        f"{metrics['split']} split, {metrics['coverage']}; {_CAPTIONS[metrics['captions']]}",
+    ]
+    if metrics["split"] == ledger.TEST:
+        sentences.append(str(ledger_count(workspace)))
+    return sentences
+
+
 def _facts(
     workspace: Workspace, cache: FeatureCache, metrics: dict[str, Any], record: dict[str, Any]
 ) -> list[tuple[str, str]]:
     params = workspace.params
     versions = record["provenance"]["versions"]
-    return [
+    facts = [
         ("Data set", params.dataset.name),
         ("Split", metrics["split"]),
+        ("Protocol", _CAPTIONS[metrics["captions"]]),
+        ("Video to text", _CONVENTIONS[metrics["v2t_convention"]]),
         ("Coverage", metrics["coverage"]),
-        ("Video to text", metrics["v2t_convention"].replace("_", " ")),
+        ("Headline", _RULES[metrics["missing"]]),
+    ]
+    if metrics["split"] == ledger.TEST:
+        facts.append(("Test ledger", str(ledger_count(workspace))))
+    return [
+        *facts,
         ("Encoder", _encoder_fact(workspace, cache)),
         ("Encoder id", record["encoder_id"][:12]),
         ("Frames", _frames_fact(workspace, cache)),
@@ -130,11 +166,26 @@ def _frames_fact(workspace: Workspace, cache: FeatureCache) -> str:
     return f"up to {cache.layout.max_frames}, {how}"
 
 
-def _row(name: str, metrics: dict[str, Any], method: str) -> ResultRow:
-    scores = metrics["methods"][method]
+def _rows(metrics: dict[str, Any], names: dict[str, str]) -> list[ResultRow]:
+    mark = f" ({_RULES[metrics['missing']]})" if metrics["alternative"] else ""
+    return [_row(f"{name}{mark}", metrics["methods"][method]) for method, name in names.items()]
+
+
+def _alternative_rows(metrics: dict[str, Any], names: dict[str, str]) -> list[ResultRow]:
+    other = metrics["alternative"]
+    if other is None:
+        return []
+    mark = _RULES[other["missing"]]
+    return [_row(f"{name} ({mark})", other["methods"][method]) for method, name in names.items()]
+
+
+def _row(name: str, scores: dict[str, Any]) -> ResultRow:
     return ResultRow(
         name=name,
         num_queries={d: scores[d]["queries"] for d in DIRECTIONS},
+        coverage={
+            d: (scores[d]["queries with features"], scores[d]["queries listed"]) for d in DIRECTIONS
+        },
         num_items={d: scores[d]["items"] for d in DIRECTIONS},
         metrics={d: {metric: scores[d][metric] for metric in METRICS} for d in DIRECTIONS},
         intervals={d: {"R@1": (scores[d]["R@1 low"], scores[d]["R@1 high"])} for d in DIRECTIONS},
@@ -149,12 +200,18 @@ def _difference(direction: str, metrics: dict[str, Any]) -> str:
     return (
         f"{direction}: the head's R@1 differs from zero shot by {found['R@1']:+.1f} points, "
         f"95 % interval {low:+.1f} to {high:+.1f} (paired bootstrap over "
-        f"{metrics['num_videos']:,} videos){verdict}."
+        f"{found['videos']:,} videos){verdict}."
     )
 
 
 def _notes(metrics: dict[str, Any]) -> list[str]:
     notes = ["One training run: the interval covers the choice of test videos, not of the seed."]
+    if metrics["alternative"]:
+        notes.append(
+            f"Some queries have no features ({metrics['coverage']}); the headline is with "
+            f"{_RULES[metrics['missing']]}. Both rules are printed; compare with others' numbers "
+            "only under the same one."
+        )
     if metrics["split"] == "val":
         notes.append("These are validation figures: the epoch was selected on the same split.")
     if metrics["split"] == "train":
@@ -165,41 +222,3 @@ def _notes(metrics: dict[str, Any]) -> list[str]:
 def _epochs(path: Path) -> list[Epoch]:
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [Epoch(r["epoch"], r["losses"], r["validation"], r["learning_rate"]) for r in records]
-
-
-def _examples(
-    similarity: npt.NDArray[np.float32], split: FeatureSplit, cache: FeatureCache, count: int
-) -> tuple[list[QueryExample], list[QueryExample]]:
-    """Return the queries whose video leads by most, and those whose video stands last."""
-    truth = split.video_of_text.numpy()
-    rows = np.arange(len(truth))
-    false = similarity.copy()
-    false[rows, truth] = -np.inf
-    margin = similarity[rows, truth] - false.max(axis=1)
-    ranks = text_to_video(similarity, truth).expected
-    best = np.lexsort((rows, -margin))[:count]
-    worst = np.lexsort((rows, -ranks))[:count]
-
-    def example(row: int) -> QueryExample:
-        shown = _shown(similarity[row], int(truth[row]))
-        pictures = cache.thumbnails([split.video_ids[video] for video in shown])
-        order = np.argsort(-similarity[row], kind="stable")
-        place = {int(video): rank for rank, video in enumerate(order, 1)}
-        retrieved = [
-            RetrievedVideo(
-                video_id=split.video_ids[video],
-                rank=place[video],
-                score=float(similarity[row, video]),
-                is_true=video == truth[row],
-                thumbnail=picture,
-            )
-            for video, picture in zip(shown, pictures, strict=True)
-        ]
-        return QueryExample(split.captions[row], float(ranks[row]), retrieved)
-
-    return [example(int(row)) for row in best], [example(int(row)) for row in worst]
-
-
-def _shown(scores: npt.NDArray[np.float32], true_video: int) -> Sequence[int]:
-    top = [int(video) for video in np.argsort(-scores, kind="stable")[:_TOP]]
-    return top if true_video in top else [*top, true_video]

@@ -58,6 +58,11 @@ class Workspace:
         """Folder of what must survive between runs and is no output: unfinished trainings."""
         return self.project / ".gare" / "state"
 
+    @property
+    def ledger(self) -> Path:
+        """The record of all scorings of the test split; shared by all folders of outputs."""
+        return self.project / ".gare" / "ledger.jsonl"
+
 
 def open_workspace(params_file: Path, outputs: Path | None = None) -> Workspace:
     """Read the settings; outputs lie in ``outputs/`` beside them unless another folder is given.

@@ -7,16 +7,23 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from gare_cache.reports.content import (
+    BrowsedQuery,
     Epoch,
+    Hub,
+    Hubness,
+    ModalityGap,
+    NearDuplicates,
     QueryExample,
     ReportContent,
     ResultRow,
     RetrievedVideo,
+    VideoCell,
 )
 
 ZERO_SHOT = ResultRow(
     name="zero-shot mean pooling",
     num_queries={"t2v": 400, "v2t": 100},
+    coverage={"t2v": (400, 412), "v2t": (100, 103)},
     num_items={"t2v": 100, "v2t": 400},
     metrics={
         "t2v": {"R@1": 22.25, "R@5": 48.5, "R@10": 63.75, "R@50": 93.0, "MdR": 6.0, "MnR": 14.31},
@@ -28,6 +35,7 @@ ZERO_SHOT = ResultRow(
 HEAD = ResultRow(
     name="transformer + gap (GARE)",
     num_queries={"t2v": 400, "v2t": 100},
+    coverage={"t2v": (400, 412), "v2t": (100, 103)},
     num_items={"t2v": 100, "v2t": 400},
     metrics={
         "t2v": {"R@1": 61.5, "R@5": 88.25, "R@10": 94.5, "R@50": 99.75, "MdR": 1.0, "MnR": 2.98},
@@ -46,6 +54,7 @@ FACTS = (
     ("Seed", "0"),
     ("Versions", "gare-cache 0.1.0, torch 2.6.0, open_clip 3.3.0"),
 )
+NUM_PICTURES = 40
 CAPTIONS = (
     "a red circle moves left, then a blue square grows",
     "a green triangle turns while a yellow star follows it to the right",
@@ -73,7 +82,97 @@ def make_content() -> ReportContent:
         best=make_examples(true_ranks=(1, 1, 1, 1, 1, 1)),
         worst=make_examples(true_ranks=(71, 64.5, 48, 47, 33, 30)),
         notes=("Features are frozen: numbers of finetuned encoders are not comparable.",),
+        summary=("test scored 1 time by this run",),
+        alternative_rows=(ZERO_SHOT,),
+        ranks=make_ranks(),
+        hubness=make_hubness(),
+        duplicates=make_duplicates(),
+        gaps=make_gaps(),
+        queries=make_queries(),
+        captions={f"c{number}": caption for number, caption in enumerate(CAPTIONS)},
+        pictures={f"video{number}": make_thumbnail(number) for number in range(NUM_PICTURES)},
     )
+
+
+def make_ranks():
+    generator = np.random.default_rng(2)
+    return {
+        direction: {
+            row.name: generator.integers(1, spread, row.num_queries[direction]).astype(float)
+            for row, spread in ((ZERO_SHOT, 90), (HEAD, 20))
+        }
+        for direction in ("t2v", "v2t")
+    }
+
+
+def make_hubness() -> list[Hubness]:
+    generator = np.random.default_rng(3)
+    return [
+        Hubness(
+            method=row.name,
+            direction=direction,
+            num_queries=row.num_queries[direction],
+            num_items=row.num_items[direction],
+            skewness=(2.25, 1.75),
+            never=(40, 7),
+            counts=generator.poisson(12, row.num_items[direction]),
+            hubs=[
+                Hub(f"video{number}", "" if direction == "t2v" else CAPTIONS[number], 4, 9, 31)
+                for number in range(3)
+            ],
+        )
+        for direction in ("t2v", "v2t")
+        for row in (ZERO_SHOT, HEAD)
+    ]
+
+
+def make_duplicates() -> list[NearDuplicates]:
+    return [
+        NearDuplicates(
+            title="Videos with near-identical features",
+            finding="4 of 100 (4.0 %) videos, in 2 pairs.",
+            meaning="The same clip twice.",
+            header=("Video", "Video", "Cosine"),
+            examples=[(VideoCell("video1"), VideoCell("video2"), "0.997")],
+        )
+    ]
+
+
+def make_gaps() -> list[ModalityGap]:
+    generator = np.random.default_rng(4)
+    shifts = {"text": -0.4, "video": 0.4, "shifted": 0.2}
+    points = {
+        name: generator.normal((shift, 0), (0.05, 0.3), (50, 2)) for name, shift in shifts.items()
+    }
+    bare = {name: points[name] for name in ("text", "video")}
+    plain = {"gap": 0.8, "cosine": 0.31, "unmatched_cosine": 0.2}
+    shifted = {"shifted_gap": 0.3, "shifted_cosine": 0.55, "delta_length": 0.62}
+    return [
+        ModalityGap(ZERO_SHOT.name, plain, bare, 400, 0.25),
+        ModalityGap(HEAD.name, {**plain, **shifted, "delta_cosine": 0.44}, points, 50, 0.25),
+    ]
+
+
+def make_queries() -> list[BrowsedQuery]:
+    """30 captions, the last without features, and 3 videos as queries."""
+    rows = [
+        BrowsedQuery(
+            direction="t2v",
+            text=f"{CAPTIONS[number % len(CAPTIONS)]}, take {number}",
+            video_id=f"video{number % NUM_PICTURES}",
+            head_rank=1.0 + number % 12,
+            zero_shot_rank=1.0 + (number * 7) % 30,
+            retrieved=[f"video{(number + place) % NUM_PICTURES}" for place in range(5)],
+            is_true=[place == 0 for place in range(5)],
+        )
+        for number in range(29)
+    ]
+    rows.append(BrowsedQuery("t2v", "lost without features", "gone", None, None, [], []))
+    rows += [
+        BrowsedQuery("v2t", f"video{n}", f"video{n}", n + 1.0, 2.0, ["c0", "c1"], [False, True])
+        for n in range(3)
+    ]
+    return rows
 
 
 def make_similarity(num_texts: int = 400, num_videos: int = 100):
@@ -114,11 +213,10 @@ def make_retrieved(seed: int, true_rank: float, num_top: int = 5) -> list[Retrie
     ranks = [*range(1, num_top + 1), *([true_rank] if true_rank > num_top else [])]
     return [
         RetrievedVideo(
-            video_id=f"demo_test_{1000 * seed + round(rank):05d}",
+            video_id=f"video{(7 * seed + index) % NUM_PICTURES}",
             rank=rank,
             score=0.48 - 0.015 * index,
             is_true=rank == true_rank,
-            thumbnail=make_thumbnail(7 * seed + index),
         )
         for index, rank in enumerate(ranks)
     ]

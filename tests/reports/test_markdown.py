@@ -5,12 +5,20 @@ from gare_cache.reports.markdown import epoch_grid, render_markdown
 from gare_cache.reports.tables import markdown_table
 from tests.reports.sample import make_content, make_epochs
 
+NOTHING = {"summary": (), "hubness": (), "duplicates": (), "gaps": (), "alternative_rows": ()}
+
 
 def test_markdown_holds_every_datum():
     content = make_content()
     text = render_markdown(content)
     assert text.startswith(f"# {content.title}\n")
-    assert markdown_table(content.rows) in text
+    assert markdown_table([*content.rows, *content.alternative_rows]) in text
+    for sentence in content.summary:
+        assert f"* {sentence}\n" in text
+    assert "4 of 100 (4.0 %) videos, in 2 pairs." in text
+    assert "| Text to video | transformer + gap (GARE) | 2.2 | 1.8 | 40 of 100 (40.0 %) |" in text
+    assert "| transformer + gap (GARE): text + Delta and video | 0.55 | 0.20 | 0.30 |" in text
+    assert "is 0.62 times as long as the text" in text
     assert r"+39.3 points \[+31.0, +47.3\], paired bootstrap" in text
     for example in (*content.best, *content.worst):
         assert example.caption in text
@@ -39,7 +47,7 @@ def test_epoch_grid_marks_the_kept_epoch_and_dashes_what_is_missing():
 
 def test_empty_sections_are_left_out_and_untrained_is_said():
     content = dataclasses.replace(
-        make_content(), epochs=(), best=(), worst=(), differences=(), notes=(), facts=()
+        make_content(), epochs=(), best=(), worst=(), differences=(), notes=(), facts=(), **NOTHING
     )
     text = render_markdown(content)
     assert "Nothing was trained." in text

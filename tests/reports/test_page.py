@@ -1,15 +1,33 @@
 import base64
 import dataclasses
+import hashlib
+import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from gare_cache.reports.content import QueryExample, ReportContent
+from gare_cache.reports import page as page_module
+from gare_cache.reports.browser import browser_data, make_album
+from gare_cache.reports.content import (
+    BrowsedQuery,
+    NearDuplicates,
+    QueryExample,
+    ReportContent,
+    VideoCell,
+)
 from gare_cache.reports.page import render_html
+from gare_cache.reports.sections import gap_grid, hubness_grid
 from gare_cache.reports.tables import table_cells
-from tests.reports.sample import make_content, make_epochs, make_retrieved, make_similarity
+from tests.reports.sample import (
+    CAPTIONS,
+    make_content,
+    make_epochs,
+    make_retrieved,
+    make_similarity,
+)
 
 NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 HOSTILE = "<script>alert(1)</script> & \"quoted\" 'x' {{ 7 * 7 }}"
@@ -47,12 +65,24 @@ def test_the_same_content_gives_the_same_bytes(content, html):
 
 def test_nothing_on_the_page_points_outside(html):
     assert set(re.findall(r"https?://[^\"'\s<)]+", html)) == NAMESPACES
-    assert not re.search(r"url\((?!#)|@import|//[a-z0-9.-]+\.[a-z]{2,}/(?<!w3\.org/)", html)
+    assert not re.search(
+        r"url\((?!#|data:image/jpeg)|@import|//[a-z0-9.-]+\.[a-z]{2,}/(?<!w3\.org/)", html
+    )
     for tag, attributes in Page(html).tags:
-        assert tag not in {"script", "iframe", "object", "embed", "base", "form"}
+        assert tag not in {"iframe", "object", "embed", "base", "form"}
         for name in ("src", "href", "xlink:href"):
             assert (attributes.get(name) or "#").startswith(("#", "data:"))
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
+    assert (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-" in html
+    )
+
+
+def test_the_policy_names_the_digest_of_the_one_script(html):
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in html
+    kinds = [dict(attributes).get("type") for tag, attributes in Page(html).tags if tag == "script"]
+    assert kinds == ["application/json", None]
 
 
 def test_every_datum_is_on_the_page(content, html):
@@ -68,9 +98,51 @@ def test_every_datum_is_on_the_page(content, html):
         expected += [video.video_id for video in example.retrieved]
     assert set(expected) <= set(words)
     assert "14 (kept)" in words
-    for example in (*content.best, *content.worst):
-        for video in example.retrieved:
-            assert base64.b64encode(video.thumbnail).decode() in html
+    for kind in content.duplicates:
+        assert {kind.title, kind.finding, *kind.header} <= set(words)
+    for cells in (*hubness_grid(content.hubness)[1], *gap_grid(content.gaps)[1]):
+        assert set(cells) <= set(words)
+
+
+def test_a_thumbnail_is_embedded_once_however_often_it_is_shown(content, html):
+    shown = {
+        id_ for query in content.queries if query.direction == "t2v" for id_ in query.retrieved
+    }
+    assert len(shown) > 30
+    for video_id in shown:
+        assert html.count(base64.b64encode(content.pictures[video_id]).decode()) == 1
+
+
+def test_the_browser_holds_every_query_the_worst_first(content, html):
+    (text,) = re.findall(r'id="query-data">(.*?)</script>', html, re.DOTALL)
+    rows = json.loads(text)
+    assert {direction: len(found) for direction, found in rows.items()} == {"t2v": 30, "v2t": 3}
+    ranks = [row[3] for row in rows["t2v"]]
+    assert ranks[:29] == sorted(ranks[:29], reverse=True)
+    assert rows["t2v"][29] == ["lost without features", "gone", "", None, None, []]
+    assert rows["v2t"][0][5] == [[CAPTIONS[0], "", 0], [CAPTIONS[1], "", 1]]
+    assert "answered worst; all are in ranks.parquet" not in html
+
+
+def test_beyond_the_budget_the_worst_queries_and_the_first_pictures_stay(content):
+    small = browser_data(content.queries, content.captions, {}, most_bytes=4000)
+    kept = json.loads(small.json)["t2v"]
+    assert 0 < len(kept) == small.num_shown["t2v"] < small.num_queries["t2v"] == 30
+    assert len(str(small.json)) < 4000
+    assert kept[0][3] == 12
+    order = ["video3", "video1", "video3", "gone", "video2"]
+    size = len(base64.b64encode(content.pictures["video3"]))
+    album = make_album(content.pictures, order, most_bytes=size)
+    assert list(album.classes) == ["video3"]
+    assert album.num_left_out == 2
+
+
+def test_what_is_left_out_is_said(content, monkeypatch):
+    monkeypatch.setattr(page_module, "browser_data", partial(browser_data, most_bytes=4000))
+    monkeypatch.setattr(page_module, "make_album", partial(make_album, most_bytes=4000))
+    html = " ".join(render_html(content).split())
+    assert re.search(r"Of 30 queries t2v the page holds the \d+ answered worst", html)
+    assert re.search(r"\d+ thumbnails are left out to keep the file small", html)
 
 
 def test_the_table_comes_first_and_the_true_video_is_framed_once_a_query(html):
@@ -100,18 +172,26 @@ def test_words_from_outside_are_escaped(content):
             ),
         ),
         worst=(),
+        summary=(HOSTILE,),
+        queries=(BrowsedQuery("t2v", HOSTILE, HOSTILE, 1.0, 1.0, [HOSTILE], [True]),),
+        duplicates=(
+            NearDuplicates(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,), [(VideoCell(HOSTILE),)]),
+        ),
     )
-    page = Page(render_html(hostile))
-    assert "script" not in {tag for tag, _ in page.tags}
-    assert page.words.count(HOSTILE) >= 8
+    html = render_html(hostile)
+    page = Page(html)
+    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert page.words.count(HOSTILE) >= 10
+    assert "<script>alert" not in html
+    assert (
+        json.loads(re.findall(r'id="query-data">(.*?)</script>', html)[0])["t2v"][0][0] == HOSTILE
+    )
 
 
 def test_a_missing_thumbnail_has_a_placeholder(content):
-    retrieved = [dataclasses.replace(make_retrieved(0, 1)[0], thumbnail=None)]
-    examples = (QueryExample("a caption", 1, retrieved),)
-    html = render_html(dataclasses.replace(content, best=examples, worst=()))
-    assert '<div class="placeholder">no picture</div>' in html
-    assert "<img" not in html
+    html = render_html(dataclasses.replace(content, pictures={"video0": None}, queries=()))
+    assert html.count('class="thumb none own"') == 12
+    assert "background-image" not in html
 
 
 def test_an_untrained_report_says_so(content):
@@ -122,8 +202,8 @@ def test_an_untrained_report_says_so(content):
 
 def test_a_report_without_rows_or_similarity_still_renders(content):
     empty = np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
-    bare = dataclasses.replace(content, rows=(), similarity=empty[0], true_video=empty[1])
-    assert "Results in pictures" not in render_html(bare)
+    bare = dataclasses.replace(content, rows=(), similarity=empty[0], true_video=empty[1], ranks={})
+    assert '<section id="plots">' not in render_html(bare)
 
 
 def test_epochs_without_validation_have_no_validation_plot(content):

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gare_cache.reports import plots
+from gare_cache.reports import diagnostic_plots, plots
 from gare_cache.reports.content import Epoch
-from tests.reports.sample import HEAD, ZERO_SHOT, make_epochs, make_similarity
+from tests.reports.sample import (
+    HEAD,
+    ZERO_SHOT,
+    make_epochs,
+    make_gaps,
+    make_hubness,
+    make_ranks,
+    make_similarity,
+)
 
 EPOCHS = make_epochs(6)
 DRAWINGS = {
@@ -20,7 +28,11 @@ DRAWINGS = {
     "learning rate": lambda: plots.learning_rate_curve(EPOCHS, 4),
     "intervals": lambda: plots.recall_intervals([ZERO_SHOT, HEAD]),
     "similarity": lambda: plots.similarity_matrix(*make_similarity()),
-    "ranks": lambda: plots.rank_histogram(*make_similarity()),
+    "ranks": lambda: plots.rank_histogram(make_ranks()["t2v"], 100, "t2v"),
+    "hubs": lambda: diagnostic_plots.occurrence_curve(make_hubness()[:2]),
+    "gap": lambda: diagnostic_plots.gap_scatter(
+        make_gaps()[1], diagnostic_plots.common_limits(make_gaps())
+    ),
 }
 
 
@@ -33,7 +45,7 @@ def test_a_plot_is_deterministic_well_formed_and_themed(name):
     svg = DRAWINGS[name]()
     assert DRAWINGS[name]() == svg
     assert ElementTree.fromstring(svg).get("aria-label")
-    assert not re.search(r"(fill|stroke): #(1f2428|0072b2|d55e00)", svg)
+    assert not re.search(r"(fill|stroke): #(1f2428|0072b2|d55e00|009e73)", svg)
     assert re.findall(r"https?://[^\"]+", svg) == [
         "http://www.w3.org/1999/xlink",
         "http://www.w3.org/2000/svg",
@@ -102,11 +114,29 @@ def test_similarity_is_embedded_unscaled():
     assert (40, 40) in sizes
 
 
-def test_rank_histogram_counts_every_text_in_bins_within_the_gallery():
-    # 8 videos, scores fall with the column: the text of column c has rank c + 1.
-    similarity = np.tile(-np.arange(8, dtype=np.float32), (5, 1))
-    texts = svg_texts(plots.rank_histogram(similarity, np.array([0, 0, 0, 4, 5])))
-    assert "share of 5 texts (%)" in texts
+def test_rank_histogram_counts_every_query_in_bins_within_the_gallery():
+    ranks = {"zero shot": np.array([1.0, 2, 3, 8, 8]), "head": np.array([1, 1, 1, 5, 6.0])}
+    svg = plots.rank_histogram(ranks, 8, "t2v")
+    texts = svg_texts(svg)
+    assert "share of 5 queries (%)" in texts
     assert "rank of the true video among 8" in texts
-    assert [text for text in texts if text in {"1", "2-5", "6-8"}][:3] == ["1", "2-5", "6-8"]
-    assert texts[-3:] == ["3", "1", "1"]
+    assert [text for text in texts if text in {"1", "2-5", "6-8"}] == ["1", "2-5", "6-8"]
+    assert [text for text in texts if "." in text] == [
+        "20.0",
+        "40.0",
+        "40.0",
+        "60.0",
+        "20.0",
+        "20.0",
+    ]
+    assert {"zero shot", "head"} <= set(texts)
+    assert "zero shot: 1 1, 2-5 2, 6-8 2; head: 1 3, 2-5 1, 6-8 1" in svg
+
+
+def test_the_planes_of_two_methods_share_their_limits():
+    left, right, bottom, top = diagnostic_plots.common_limits(make_gaps())
+    points = np.concatenate([p for gap in make_gaps() for p in gap.points.values()])
+    assert left < points[:, 0].min() < points[:, 0].max() < right
+    assert bottom < points[:, 1].min() < points[:, 1].max() < top
+    assert "text + Delta" in diagnostic_plots.gap_scatter(make_gaps()[1], (-1, 1, -1, 1))
+    assert "text + Delta" not in diagnostic_plots.gap_scatter(make_gaps()[0], (-1, 1, -1, 1))

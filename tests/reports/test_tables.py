@@ -21,6 +21,7 @@ def test_cells_print_every_number_of_a_row_in_both_directions():
     assert table_cells(HEAD, "t2v") == (
         "transformer + gap (GARE)",
         "400",
+        "400 of 412",
         "100",
         "61.5",
         "[54.0, 68.8]",
@@ -32,7 +33,13 @@ def test_cells_print_every_number_of_a_row_in_both_directions():
         "0",
         "494.2",
     )
-    assert table_cells(ZERO_SHOT, "v2t")[1:5] == ("100", "400", "25.0", "[17.0, 34.0]")
+    assert table_cells(ZERO_SHOT, "v2t")[1:6] == (
+        "100",
+        "100 of 103",
+        "400",
+        "25.0",
+        "[17.0, 34.0]",
+    )
     assert table_cells(ZERO_SHOT, "t2v")[-2:] == ("12", "276.5")
     assert len(COLUMNS) == len(table_cells(HEAD, "v2t"))
 
@@ -50,10 +57,12 @@ def test_numbers_have_a_thousands_separator_and_no_nan():
 
 def test_markdown_table_groups_directions_and_says_what_rsum_is():
     lines = markdown_table([ZERO_SHOT, HEAD]).splitlines()
-    assert lines[0].startswith("| Direction | Method | n | Gallery | R@1 | 95 % interval | R@5 |")
+    assert lines[0].startswith(
+        "| Direction | Method | n | Coverage | Gallery | R@1 | 95 % interval | R@5 |"
+    )
     assert lines[2] == (
-        r"| Text to video | zero-shot mean pooling | 400 | 100 | 22.2 | \[16.8, 28.2\] "
-        "| 48.5 | 63.8 | 93.0 | 6.0 | 14.3 | 12 | 276.5 |"
+        "| Text to video | zero-shot mean pooling | 400 | 400 of 412 | 100 | 22.2 "
+        r"| \[16.8, 28.2\] | 48.5 | 63.8 | 93.0 | 6.0 | 14.3 | 12 | 276.5 |"
     )
     assert [line.split(" | ")[0] for line in lines[2:6]] == [
         "| Text to video",
@@ -66,7 +75,7 @@ def test_markdown_table_groups_directions_and_says_what_rsum_is():
 
 def test_latex_table_is_booktabs_with_escaped_cells():
     table = latex_table([dataclasses.replace(HEAD, name="50% & more_")], label="tab:demo")
-    assert r"50\% \& more\_ & 400 & 100 & 61.5 & {[}54.0, 68.8] & 88.2" in table
+    assert r"50\% \& more\_ & 400 & 400 of 412 & 100 & 61.5 & {[}54.0, 68.8] & 88.2" in table
     assert table.count(r"494.2 \\") == 2
     for part in (r"\toprule", r"\bottomrule", r"\label{tab:demo}", r"95 \% interval"):
         assert part in table

@@ -63,7 +63,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "evaluate": {
         "evaluate.split": "val",
+        "evaluate.captions": "first",
         "evaluate.v2t_convention": "best_caption_group",
+        "evaluate.missing": "count_as_miss",
         "evaluate.resamples": 2,
     },
     "report": {"report.examples": 1},
@@ -98,6 +100,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path) -
     # Videos of fewer frames than the others, so that padding plays a part.
     for name in ("train/train1", "train/train5", "val/val1"):
         write_video(folder / "videos" / f"{name}.mp4", seed=70, num_frames=2)
+    # A query without features.
+    (folder / "videos/test/test2.mp4").unlink()
     space = workspace(folder)
     for stage in (prepare, extract, train, evaluate, report):
         stage(space)

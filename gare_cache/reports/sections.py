@@ -1,0 +1,75 @@
+"""The report's diagnostics as header and rows of cells, for the page and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gare_cache.reports.content import Hubness, ModalityGap
+from gare_cache.reports.tables import DIRECTION_TITLES, format_number, format_share
+
+Grid = tuple[Sequence[str], list[tuple[str, ...]]]
+
+
+def hubness_grid(hubness: Sequence[Hubness]) -> Grid:
+    """Lay out one row a direction and method."""
+    header = (
+        "Direction",
+        "Method",
+        "Skewness at 1",
+        "Skewness at 10",
+        "Never found at 1",
+        "Never found at 10",
+        "Most found at 10",
+        "Mean at 10",
+    )
+    rows = [
+        (
+            DIRECTION_TITLES[one.direction],
+            one.method,
+            *(format_number(value) for value in one.skewness),
+            *(format_share(value, one.num_items) for value in one.never),
+            f"{max(one.counts, default=0):,}",
+            format_number(float(one.counts.mean())),
+        )
+        for one in hubness
+    ]
+    return header, rows
+
+
+def gap_grid(gaps: Sequence[ModalityGap]) -> Grid:
+    """Lay out one row a method, and one for text + Delta where the method has a gap module."""
+    header = ("What is compared", "Cosine, matched", "Cosine, unmatched", "Distance of means")
+    rows: list[tuple[str, ...]] = []
+    for gap in gaps:
+        numbers = gap.numbers
+        shifted = "shifted_gap" in numbers
+        scored = format_signed(numbers["unmatched_cosine"])
+        rows.append(
+            (
+                f"{gap.method}: text and video",
+                format_signed(numbers["cosine"]),
+                "—" if shifted else scored,
+                format_signed(numbers["gap"]),
+            )
+        )
+        if shifted:
+            cells = (numbers["shifted_cosine"], numbers["unmatched_cosine"], numbers["shifted_gap"])
+            name = f"{gap.method}: text + Delta and video"
+            rows.append((name, *(format_signed(value) for value in cells)))
+    return header, rows
+
+
+def gap_sentences(gaps: Sequence[ModalityGap]) -> list[str]:
+    """Say what the increment does, where there is one."""
+    return [
+        f"{gap.method}: the increment is {format_signed(gap.numbers['delta_length'])} times as "
+        "long as the text vector on average, and its mean cosine with video - text is "
+        f"{format_signed(gap.numbers['delta_cosine'])} (1: it points at the video)."
+        for gap in gaps
+        if "delta_length" in gap.numbers
+    ]
+
+
+def format_signed(value: float | None) -> str:
+    """Print a cosine or length with two decimals, and a dash where there is none."""
+    return "—" if value is None else format_number(value, 2)

@@ -1,0 +1,148 @@
+"""The test ledger: one line for every time the test split was scored, never taken back.
+
+It lies in ``.gare/ledger.jsonl`` beside ``params.yaml``, outside the outputs, so that neither DVC
+nor another folder of outputs resets it. Selection on test data cannot be prevented by a file, but
+it can be seen: whoever scored ten heads on test finds the ten in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gare_cache.files import fsync
+
+TEST = "test"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One scoring of a test split.
+
+    Attributes:
+        time: UTC, ISO 8601.
+        run_key: identity of the training that made the head.
+        checkpoint: SHA-256 of the head's file.
+        dataset: name of the data set.
+        split: ``test``.
+        protocol: the settings of the scoring.
+        revision: git commit of the project, with ``-dirty`` where files differ from it; None
+            outside a repository.
+    """
+
+    time: str
+    run_key: str
+    checkpoint: str
+    dataset: str
+    split: str
+    protocol: dict[str, Any]
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class LedgerCount:
+    """How often test was scored.
+
+    Attributes:
+        by_run: by this head.
+        in_project: by any head, on this data set.
+        num_runs: different heads among these.
+    """
+
+    by_run: int
+    in_project: int
+    num_runs: int
+
+    def __str__(self) -> str:
+        own = f"test scored {_times(self.by_run)} by this run"
+        heads = f"{self.num_runs:,} run{'' if self.num_runs == 1 else 's'}"
+        return f"{own}, {_times(self.in_project)} by {heads} of this project"
+
+
+def enter(
+    ledger: Path,
+    *,
+    project: Path,
+    run_key: str,
+    checkpoint: str,
+    dataset: str,
+    protocol: dict[str, Any],
+) -> None:
+    """Append a scoring of the test split and flush it to the disk.
+
+    Call it before a score is written or shown, so that no score of test exists without its line.
+
+    Args:
+        ledger: the file, made where there is none.
+        project: folder whose git revision is noted.
+        run_key: identity of the training.
+        checkpoint: SHA-256 of the head's file.
+        dataset: name of the data set.
+        protocol: the settings of the scoring.
+    """
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    scoring = Scoring(time, run_key, checkpoint, dataset, TEST, protocol, git_revision(project))
+    line = json.dumps(asdict(scoring), sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    torn = ledger.exists() and ledger.read_bytes()[-1:] not in (b"", b"\n")
+    descriptor = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, b"\n" + line if torn else line)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    fsync(ledger.parent)
+
+
+def read(ledger: Path) -> list[Scoring]:
+    """Return all scorings, oldest first.
+
+    A line that a crash cut short is left out: its scoring was never shown.
+    """
+    if not ledger.is_file():
+        return []
+    scorings = []
+    for line in ledger.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            scorings.append(Scoring(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return scorings
+
+
+def count(scorings: Sequence[Scoring], *, checkpoint: str, dataset: str) -> LedgerCount:
+    """Count the scorings of a data set's test split.
+
+    Args:
+        scorings: the ledger.
+        checkpoint: SHA-256 of the head's file.
+        dataset: name of the data set.
+    """
+    heads = [scoring.checkpoint for scoring in scorings if scoring.dataset == dataset]
+    return LedgerCount(heads.count(checkpoint), len(heads), len(set(heads)))
+
+
+def git_revision(folder: Path) -> str | None:
+    """Return the commit of a folder's repository; None without git or repository."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(
+            [*command, "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _times(number: int) -> str:
+    return f"{number:,} time{'' if number == 1 else 's'}"
