@@ -91,14 +91,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def source_digest(folders: Iterable[Path]) -> str:
-    """Return the SHA-256 over the Python files of some folders, by name and content."""
-    sources = {
-        f"{folder.name}/{path.relative_to(folder)}": file_digest(path)
-        for folder in folders
-        for path in folder.rglob("*.py")
-    }
-    return canonical_digest(sources)
+def source_digest(root: Path, names: Iterable[str]) -> str:
+    """Return the SHA-256 over some Python files and folders below a root, by name and content."""
+    found = [root / name for name in names]
+    files = {path for f in found for path in (f.rglob("*.py") if f.is_dir() else [f])}
+    return canonical_digest({str(path.relative_to(root)): file_digest(path) for path in files})
 
 
 def _processor_name() -> str:

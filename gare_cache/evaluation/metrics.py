@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from gare_cache.errors import ConfigError, GareCacheError, unknown_name
 
+DIRECTIONS = ("t2v", "v2t")
 RECALL_AT = (1, 5, 10, 50)
 RSUM_TERMS = ("R@1", "R@5", "R@10")
 # How a video's several captions are ranked when the video is the query.
@@ -101,6 +102,16 @@ def video_to_text(
     starts = np.searchsorted(video_of_text[order], videos)
     groups = np.maximum.reduceat(similarity[order], starts, axis=0)
     return rank_queries(groups.T[videos], np.eye(len(videos), dtype=bool))
+
+
+def both_directions(
+    similarity: Scores, video_of_text: npt.NDArray[np.int64], *, convention: str
+) -> dict[str, QueryRanks]:
+    """Return ``text_to_video`` under ``t2v`` and ``video_to_text`` under ``v2t``."""
+    return {
+        "t2v": text_to_video(similarity, video_of_text),
+        "v2t": video_to_text(similarity, video_of_text, convention=convention),
+    }
 
 
 def retrieval_metrics(ranks: QueryRanks) -> dict[str, float]:

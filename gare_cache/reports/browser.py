@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from gare_cache.reports.content import DIRECTIONS, BrowsedQuery
+from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.reports.content import BrowsedQuery
 
 # Of the page as a whole about 10 MB; base64 makes 4 bytes of 3.
 MOST_ROW_BYTES = 3_000_000

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-DIRECTIONS = ("t2v", "v2t")
 RECALLS = ("R@1", "R@5", "R@10", "R@50")
 METRICS = (*RECALLS, "MdR", "MnR")
 

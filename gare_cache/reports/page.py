@@ -11,9 +11,10 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports import diagnostic_plots, plots, sections, tables
 from gare_cache.reports.browser import browser_data, make_album, worst_first
-from gare_cache.reports.content import DIRECTIONS, Hubness, ReportContent, ResultRow, VideoCell
+from gare_cache.reports.content import Hubness, ReportContent, ResultRow, VideoCell
 from gare_cache.reports.markdown import epoch_grid
 
 _HUBS_SHOWN = 12

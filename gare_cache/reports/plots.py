@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gare_cache.reports.content import DIRECTIONS, Epoch, ResultRow
+from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.reports.content import Epoch, ResultRow
 from gare_cache.reports.figure import FIRST, INK, SECOND, styled_figure, to_svg
 from gare_cache.reports.tables import DIRECTION_TITLES
 

@@ -6,7 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from gare_cache.reports.content import DIRECTIONS, RECALLS, ResultRow
+from gare_cache.evaluation.metrics import DIRECTIONS, rsum
+from gare_cache.reports.content import RECALLS, ResultRow
 
 DIRECTION_TITLES = {"t2v": "Text to video", "v2t": "Video to text"}
 COLUMNS = (
@@ -22,7 +23,6 @@ COLUMNS = (
     "Ties",
     "RSum",
 )
-RSUM_TERMS = ("R@1", "R@5", "R@10")
 CAPTION = (
     "R@K in percent, higher is better; MdR and MnR are the median and mean rank, 1 is best. "
     "n counts the queries; Coverage those with features, of those listed; Gallery the items "
@@ -78,11 +78,6 @@ def format_share(part: int, whole: int) -> str:
     return f"{part:,} of {whole:,}{share}"
 
 
-def rsum(row: ResultRow) -> float:
-    """Add R@1, R@5 and R@10 of both directions."""
-    return sum(row.metrics[direction][term] for direction in DIRECTIONS for term in RSUM_TERMS)
-
-
 def table_cells(row: ResultRow, direction: str) -> tuple[str, ...]:
     """Print one method in one direction, unescaped.
 
@@ -104,7 +99,7 @@ def table_cells(row: ResultRow, direction: str) -> tuple[str, ...]:
         f"[{format_number(low)}, {format_number(high)}]",
         *(format_number(metrics[name]) for name in (*RECALLS[1:], "MdR", "MnR")),
         f"{row.num_tied[direction]:,}",
-        format_number(rsum(row)),
+        format_number(rsum(row.metrics)),
     )
 
 

@@ -19,10 +19,11 @@ from gare_cache.evaluation.duplicates import (
     same_text_share,
     unit_rows,
 )
+from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.modality_gap import gap_numbers, gap_plane, matched_pairs
 from gare_cache.evaluation.retrieved import Items, occurrences, skewness
 from gare_cache.heads.retrieval import RetrievalHead
-from gare_cache.stages.protocol import DIRECTIONS, ProtocolSplit
+from gare_cache.stages.protocol import ProtocolSplit
 
 HUB_PLACES = (1, 10)
 # Lengths of the lists in the analysis; counts are always over everything.

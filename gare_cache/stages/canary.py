@@ -30,12 +30,19 @@ from gare_cache.evaluation.canary_trials import (
     permuted_trials,
     random_trial,
 )
-from gare_cache.evaluation.metrics import NonFiniteScores, text_to_video, video_to_text
+from gare_cache.evaluation.metrics import (
+    DIRECTIONS,
+    NonFiniteScores,
+    QueryRanks,
+    both_directions,
+    text_to_video,
+    video_to_text,
+)
 from gare_cache.files import write_json
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.manifest import read_manifest
 from gare_cache.reproducibility import make_deterministic, resolve_device
-from gare_cache.stages.evaluate import DIRECTIONS, _ranks, _similarity, zero_shot_head
+from gare_cache.stages.evaluate import score_split, zero_shot_head
 from gare_cache.stages.progress import progress
 from gare_cache.stages.train import new_head
 from gare_cache.stages.workspace import Workspace, open_features
@@ -159,7 +166,7 @@ def check_random_features(
         rows += run_trials(
             f"random features, {order}",
             trials,
-            lambda split: _similarity(head, split),
+            lambda split: score_split(head, split),
             settings,
             generator=generator,
             on_trial=on_trial,
@@ -231,7 +238,7 @@ def check_permuted_ids(
     return run_trials(
         test,
         permuted_trials(split, generator),
-        lambda permuted: _similarity(head, permuted),
+        lambda permuted: score_split(head, permuted),
         settings,
         generator=generator,
         on_trial=on_trial,
@@ -261,7 +268,7 @@ def run_trials(
     chances: dict[str, list[npt.NDArray[np.float64]]] = {d: [] for d in DIRECTIONS}
     for trial in trials:
         similarity = score(trial.split)
-        ranks = _ranks(similarity, trial.split, settings)
+        ranks = _rank(similarity, trial.split, settings)
         chance = {
             "t2v": text_to_video_chances(similarity),
             "v2t": video_to_text_chances(
@@ -289,7 +296,7 @@ def _refusals(split: FeatureSplit, settings: EvaluateSettings) -> list[CanaryRow
     }
     rows = []
     for direction, attempt in attempts.items():
-        refused = _refuses(attempt) and _refuses(lambda: _ranks(similarity, split, settings))
+        refused = _refuses(attempt) and _refuses(lambda: _rank(similarity, split, settings))
         rows.append(
             CanaryRow(
                 test="scores that hold NaN",
@@ -303,6 +310,13 @@ def _refusals(split: FeatureSplit, settings: EvaluateSettings) -> list[CanaryRow
             )
         )
     return rows
+
+
+def _rank(
+    similarity: Similarity, split: FeatureSplit, settings: EvaluateSettings
+) -> dict[str, QueryRanks]:
+    video_of_text = split.video_of_text.cpu().numpy()
+    return both_directions(similarity, video_of_text, convention=settings.v2t_convention)
 
 
 def _refuses(attempt: Callable[[], Any]) -> bool:
@@ -328,4 +342,5 @@ def _trained_head(workspace: Workspace, cache: FeatureCache) -> RetrievalHead:
 
 
 def _new_head(workspace: Workspace, cache: FeatureCache) -> RetrievalHead:
-    return new_head(workspace.params.head, cache).eval()
+    num_frames = workspace.params.train.num_frames
+    return new_head(workspace.params.head, cache, num_frames=num_frames).eval()

@@ -21,11 +21,11 @@ from gare_cache.evaluation.comparison import (
     holm,
     mcnemar_exact,
 )
+from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.significance import Values
 from gare_cache.files import replacing, write_json, write_parquet
 from gare_cache.reports.tables import DIRECTION_TITLES, format_rank
 from gare_cache.stages.finished_runs import (
-    DIRECTIONS,
     DirectionRanks,
     FinishedRun,
     NotComparable,

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from gare_cache.config import EvaluateSettings
 from gare_cache.data.split import FeatureSplit, load_split
-from gare_cache.evaluation.metrics import QueryRanks, text_to_video, video_to_text
+from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks, both_directions
 from gare_cache.evaluation.missing import MISSING_RULES, counted_hits, counted_metrics
 from gare_cache.evaluation.retrieved import Items, top_texts, top_videos
 from gare_cache.evaluation.significance import paired_difference, recall_interval
@@ -22,7 +22,7 @@ from gare_cache.reproducibility import resolve_device
 from gare_cache.stages import ledger
 from gare_cache.stages.analysis import analyse
 from gare_cache.stages.progress import say
-from gare_cache.stages.protocol import DIRECTIONS, ProtocolSplit, apply_protocol
+from gare_cache.stages.protocol import ProtocolSplit, apply_protocol
 from gare_cache.stages.workspace import Workspace, open_features
 from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_encoder
 
@@ -71,10 +71,14 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     )
     split = apply_protocol(loaded, manifest, settings)
     heads = {ZERO_SHOT: zero_shot_head(loaded), HEAD: checkpoint.head.to(target)}
-    similarities = {name: _similarity(head, split.features) for name, head in heads.items()}
+    similarities = {name: score_split(head, split.features) for name, head in heads.items()}
     if settings.split == ledger.TEST:
         enter_in_ledger(workspace, checkpoint)
-    ranks = {name: _ranks(s, split, settings) for name, s in similarities.items()}
+    convention = settings.v2t_convention
+    ranks = {
+        name: both_directions(s, split.video_of_text, convention=convention)
+        for name, s in similarities.items()
+    }
     metrics = _metrics(ranks, split, settings)
     retrieved = {name: _retrieved(s, split, settings) for name, s in similarities.items()}
     analysis = analyse(split, heads, similarities, retrieved, scored=HEAD)
@@ -149,19 +153,10 @@ def _score_line(scores: Mapping[str, Any]) -> str:
     )
 
 
-def _similarity(head: RetrievalHead, split: FeatureSplit) -> Similarity:
+def score_split(head: RetrievalHead, split: FeatureSplit) -> Similarity:
+    """Return the (T, V) similarity of a split under a head on the split's device."""
     similarity: Similarity = head.similarity(split.text, split.frames, split.mask).cpu().numpy()
     return similarity
-
-
-def _ranks(
-    similarity: Similarity, split: ProtocolSplit, settings: EvaluateSettings
-) -> dict[str, QueryRanks]:
-    video_of_text = split.video_of_text
-    return {
-        "t2v": text_to_video(similarity, video_of_text),
-        "v2t": video_to_text(similarity, video_of_text, convention=settings.v2t_convention),
-    }
 
 
 def _retrieved(

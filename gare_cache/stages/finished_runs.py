@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gare_cache.errors import ConfigError, GareCacheError, unknown_name
-from gare_cache.evaluation.metrics import QueryRanks
+from gare_cache.evaluation.metrics import DIRECTIONS, RECALL_AT, QueryRanks
 
-DIRECTIONS = ("t2v", "v2t")
+_PROTOCOL = ("split", "captions", "missing", "v2t_convention")
 
 Ids = npt.NDArray[np.str_]
 
@@ -86,6 +86,10 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
     directions = {}
     for direction in DIRECTIONS:
         part = table.filter(pc.equal(table["direction"], direction))
+        if metrics["missing"] == "drop":
+            part = part.filter(pc.is_valid(part["ahead"]))
+        # A query without features that counts is a miss at every K.
+        behind = max(len(part), *RECALL_AT)
         query_ids = np.array(part["query_id"].to_pylist(), dtype=str)
         again = int((query_ids[1:] == query_ids[:-1]).sum())
         if again:
@@ -93,7 +97,10 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
         directions[direction] = DirectionRanks(
             query_ids,
             np.array(part["video_id"].to_pylist(), dtype=str),
-            QueryRanks(part["ahead"].to_numpy(), part["ties"].to_numpy()),
+            QueryRanks(
+                pc.fill_null(part["ahead"], behind).to_numpy(),
+                pc.fill_null(part["ties"], 0).to_numpy(),
+            ),
         )
     record = _read_json(folder / "run" / "record.json")
     return FinishedRun(
@@ -109,7 +116,7 @@ def require_same_test(run: FinishedRun, other: FinishedRun) -> None:
     """
     pairs = [
         ("data set", run.features.get("dataset"), other.features.get("dataset")),
-        *((key, run.metrics[key], other.metrics[key]) for key in ("split", "v2t_convention")),
+        *((key, run.metrics[key], other.metrics[key]) for key in _PROTOCOL),
     ]
     for what, value, other_value in pairs:
         if value != other_value and value is not None and other_value is not None:

@@ -15,8 +15,6 @@ from gare_cache.errors import CacheError
 from gare_cache.evaluation.missing import ListedQueries
 from gare_cache.manifest import Manifest
 
-DIRECTIONS = ("t2v", "v2t")
-
 
 @dataclasses.dataclass(frozen=True)
 class ProtocolSplit:

@@ -9,9 +9,10 @@ from typing import Any
 from gare_cache.cache.import_identity import declared_name, is_imported
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.errors import ConfigError
+from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.files import write_text
 from gare_cache.manifest import read_manifest
-from gare_cache.reports.content import DIRECTIONS, METRICS, Epoch, ReportContent, ResultRow
+from gare_cache.reports.content import METRICS, Epoch, ReportContent, ResultRow
 from gare_cache.reports.markdown import render_markdown
 from gare_cache.reports.page import render_html
 from gare_cache.reports.tables import latex_table, markdown_table

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from gare_cache.errors import ConfigError
-from gare_cache.reports.content import DIRECTIONS, BrowsedQuery, QueryExample, RetrievedVideo
+from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.reports.content import BrowsedQuery, QueryExample, RetrievedVideo
 from gare_cache.stages.evaluate import HEAD, ZERO_SHOT
 
 _TOP = 5

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports.content import (
-    DIRECTIONS,
     Hub,
     Hubness,
     ModalityGap,

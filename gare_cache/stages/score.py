@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import (
+    DIRECTIONS,
     Scores,
+    both_directions,
     check_finite,
     rsum,
-    text_to_video,
-    video_to_text,
 )
 from gare_cache.evaluation.summary import summarise
 from gare_cache.files import write_json
-from gare_cache.reports.content import DIRECTIONS, RECALLS
+from gare_cache.reports.content import RECALLS
 from gare_cache.reports.tables import DIRECTION_TITLES, format_number
 from gare_cache.stages.plain_table import plain_table
 from gare_cache.stages.similarity_file import (
@@ -65,10 +65,7 @@ def score(
     check_finite(similarity)
     similarity = similarity.T if transposed else similarity
     truth = _truth(file, similarity, video_of_text, video_ids)
-    ranks = {
-        "t2v": text_to_video(similarity, truth),
-        "v2t": video_to_text(similarity, truth, convention=v2t_convention),
-    }
+    ranks = both_directions(similarity, truth, convention=v2t_convention)
     with_text = np.unique(truth)
     videos = {"t2v": truth, "v2t": with_text}
     captions_searched = v2t_convention == "best_caption_of_all"

@@ -51,7 +51,7 @@ def test_msrvtt_1ka_is_what_gare_published() -> None:
         video_roots=["data/msrvtt/videos"],
         protocol="1k-a-9k",
     )
-    assert (params.extract.sampler, params.extract.max_frames) == ("fps_then_uniform", 12)
+    assert (params.extract.sampler, params.train.num_frames) == ("fps_then_uniform", 12)
     head = params.head
     assert head.projection == "none"
     assert head.aggregator.model_dump() == {"name": "transformer", "layers": 4, "init": "encoder"}

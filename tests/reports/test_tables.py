@@ -11,7 +11,6 @@ from gare_cache.reports.tables import (
     format_rank,
     latex_table,
     markdown_table,
-    rsum,
     table_cells,
 )
 from tests.reports.sample import HEAD, ZERO_SHOT
@@ -42,10 +41,6 @@ def test_cells_print_every_number_of_a_row_in_both_directions():
     )
     assert table_cells(ZERO_SHOT, "t2v")[-2:] == ("12", "276.5")
     assert len(COLUMNS) == len(table_cells(HEAD, "v2t"))
-
-
-def test_rsum_adds_three_recalls_of_both_directions():
-    assert rsum(ZERO_SHOT) == 22.25 + 48.5 + 63.75 + 25.0 + 51.0 + 66.0
 
 
 def test_numbers_have_a_thousands_separator_and_no_nan():

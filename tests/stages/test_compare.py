@@ -65,6 +65,8 @@ def write_run(
     metrics = {
         "split": "test",
         "v2t_convention": "best_caption_of_all",
+        "captions": "all",
+        "missing": "drop",
         "num_texts": len(queries),
         "num_videos": len(queries) // captions,
     }
@@ -89,6 +91,30 @@ def change_ranks(folder: Path, query: str, **changes: Any) -> None:
         if row["query_id"] == query:
             row |= changes
     pq.write_table(pa.Table.from_pylist(rows), file)
+
+
+@pytest.mark.parametrize("rule", ["drop", "count_as_miss"])
+def test_queries_without_features_follow_the_rule_of_the_runs(tmp_path: Path, rule: str) -> None:
+    runs = [write_run(tmp_path / name, [0] * NUM_VIDEOS, missing=rule) for name in "ab"]
+    for run in runs:
+        change_ranks(run, "v3#0", ahead=None, ties=None, rank=None)
+        change_ranks(run, "v3", ahead=None, ties=None, rank=None)
+    code, _, err = compare(*runs, "--json", tmp_path / "f.json")
+    assert (code, err) == (0, "")
+    found = json.loads((tmp_path / "f.json").read_text())["t2v"]["R@10"]
+    counted = NUM_VIDEOS - 1 if rule == "drop" else NUM_VIDEOS
+    assert found["a"] == [pytest.approx(100 * (NUM_VIDEOS - 1) / counted)]
+    assert found["difference"] == 0
+
+
+@pytest.mark.parametrize(("key", "value"), [("captions", "first"), ("missing", "count_as_miss")])
+def test_another_protocol_is_another_test(tmp_path: Path, key: str, value: str) -> None:
+    a, b = (write_run(tmp_path / name, ranks(0)) for name in "ab")
+    file = b / "evaluation" / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    code, _, err = compare(a, b)
+    assert code == 2
+    assert f"has the {key} " in err
 
 
 def test_two_runs(tmp_path: Path) -> None:
