@@ -30,7 +30,7 @@ class FolderSummary:
         name: of the folder.
         dataset: name of the data set.
         encoder_id: identity of the encoder.
-        sampling: settings of the sampling, ``name value`` each.
+        sampling: settings of the sampling that are not off, ``name=value`` each.
         counts: rows that are ok, failed, pending, by kind.
         num_bytes: size of all its files.
         state: ``complete``, ``unfinished``, ``being written by 123`` or what is wrong.
@@ -72,7 +72,7 @@ def summarise(folder: Path) -> FolderSummary:
         name=folder.name,
         dataset=str(cache.attributes["dataset"]),
         encoder_id=cache.encoder_id,
-        sampling=" ".join(f"{key}={value}" for key, value in sorted(sampling.items())),
+        sampling=" ".join(f"{key}={value}" for key, value in sorted(sampling.items()) if value),
         counts="; ".join(
             f"{kind} " + " ".join(f"{n:,} {state}" for state, n in counts[kind].items() if n)
             for kind in KINDS

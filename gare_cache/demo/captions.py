@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gare_cache.demo.scenes import Event, Scene, Thing, pick
+from gare_cache.demo.scenes import COLOURS, Event, Scene, Thing, pick
 
 CAPTIONS_PER_VIDEO = 3
 VERBS: dict[str, tuple[str, ...]] = {
@@ -63,6 +63,44 @@ MOTION_WORDS = (
 ORDER_WORDS = frozenset(
     {"first", "then", "after", "before", "while", "same", "time", "as", "meanwhile", "it"}
 )
+# Every word that a caption of a video or of a frame may hold.
+CAPTION_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "to",
+        "in",
+        "on",
+        "at",
+        "and",
+        "is",
+        "see",
+        "there",
+        "here",
+        "picture",
+        "image",
+        "with",
+        "video",
+        "which",
+        "short",
+        "clip",
+        "where",
+        "we",
+        "how",
+        "left",
+        "right",
+        "above",
+        "below",
+        "top",
+        "bottom",
+        "middle",
+        "centre",
+        "empty",
+        "background",
+    ]
+).union(MOTION_WORDS, ORDER_WORDS, COLOURS, *SIZE_WORDS.values(), *SHAPE_WORDS.values())
 
 
 def video_captions(scene: Scene, rng: np.random.Generator) -> list[str]:

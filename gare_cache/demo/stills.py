@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -18,11 +19,14 @@ from gare_cache.demo.drawing import (
     sample_rgb,
 )
 from gare_cache.demo.scenes import COLOURS, SHAPES, pick
+from gare_cache.demo.strangers import with_strangers
 
 _NUM_FIGURES = (0.01, 0.39, 0.6)  # shares of stills with none, one and two figures
 _BELOW_SMALL, _ABOVE_LARGE = 0.115, 0.15  # radii; between them no size word is used
 _INNER = (0.38, 0.62)  # the middle of the picture, along either axis
 _PREFIXES = ("", "", "", "a picture of ", "an image with ", "there is ")
+_SHARE_OF_GROUPS = (0.4, 0.25)  # of the pictures, without and with strangers
+_GROUP_PLACES = 4
 _OPPOSITE_SIDE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
@@ -89,8 +93,19 @@ def frame_caption(picture: Picture, rng: np.random.Generator, *, relation: bool 
     return f"{prefix}{first} and {second}"
 
 
-def sample_pairs(count: int, rng: np.random.Generator) -> tuple[list[Pixels], list[str]]:
-    """Draw a batch of compressed frames with their captions, many beside a twin of theirs.
+def sample_pairs(
+    count: int, rng: np.random.Generator, *, strangers: bool = False
+) -> tuple[list[Pixels], list[str]]:
+    """Draw a batch of compressed frames with their captions.
+
+    A part of the pictures comes four times with the figures at other places, those of two figures
+    with their twins: in such a group the things tell nothing, place, order and binding all.
+
+    Args:
+        count: frames, and captions.
+        rng: source of chance.
+        strangers: put words that say nothing about a frame into many captions, most of all into
+            those that name the figures alone.
 
     Returns:
         `count` uint8 frames as they would come out of a video, and `count` captions.
@@ -98,12 +113,27 @@ def sample_pairs(count: int, rng: np.random.Generator) -> tuple[list[Pixels], li
     frames: list[Pixels] = []
     captions: list[str] = []
     while len(frames) < count:
-        picture = sample_still(rng)
-        others = twins(picture) if len(picture.figures) == 2 and rng.random() < 0.6 else {}
-        for shown in (picture, *others.values()):
-            frames.append(compress(draw(shown), rng))
-            captions.append(frame_caption(shown, rng, relation=bool(others)))
+        for picture, caption in _sample_group(rng, strangers=strangers):
+            frames.append(compress(draw(picture), rng))
+            captions.append(caption)
     return frames[:count], captions[:count]
+
+
+def _sample_group(rng: np.random.Generator, *, strangers: bool) -> Iterator[tuple[Picture, str]]:
+    picture = sample_still(rng)
+    if picture.figures and rng.random() < _SHARE_OF_GROUPS[strangers]:
+        for _ in range(_GROUP_PLACES):
+            moved = _place_anew(picture, rng)
+            others = twins(moved).values() if len(moved.figures) == 2 else ()
+            for shown in (moved, *others):
+                caption = _placed_caption(shown, rng)
+                if strangers and rng.random() < 0.4:
+                    caption = with_strangers(caption, rng)
+                yield shown, caption
+    elif strangers and rng.random() < 0.7:
+        yield picture, with_strangers(_names_alone(picture, rng), rng)
+    else:
+        yield picture, frame_caption(picture, rng)
 
 
 def compress(frame: Pixels, rng: np.random.Generator) -> Pixels:
@@ -123,6 +153,34 @@ def swapped_relation(caption: str) -> str:
         if f" {side} " in caption:
             return caption.replace(f" {side} ", f" {other} ")
     raise ValueError(f"no relation in {caption!r}")
+
+
+def _place_anew(picture: Picture, rng: np.random.Generator) -> Picture:
+    while True:
+        figures = tuple(
+            replace(
+                figure,
+                x=float(rng.uniform(figure.radius, 1 - figure.radius)),
+                y=float(rng.uniform(figure.radius, 1 - figure.radius)),
+            )
+            for figure in picture.figures
+        )
+        if len(figures) < 2 or _tell_apart(*figures):
+            return replace(picture, figures=figures)
+
+
+def _placed_caption(picture: Picture, rng: np.random.Generator) -> str:
+    if len(picture.figures) == 2:
+        return frame_caption(picture, rng, relation=True)
+    return f"{_name(picture.figures[0], rng)} {_place(picture.figures[0], rng)}"
+
+
+def _names_alone(picture: Picture, rng: np.random.Generator) -> str:
+    names = [_name(figure, rng) for figure in picture.figures]
+    if len(names) == 2 and rng.random() < 0.5:
+        names.reverse()
+    joined = pick((" and ", " ", " "), rng).join(names) if names else "an empty background"
+    return pick(_PREFIXES, rng) + joined
 
 
 def _sample_figure(rng: np.random.Generator) -> Figure:

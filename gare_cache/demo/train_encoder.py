@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gare_cache.demo import demo_encoder_dir
 from gare_cache.demo.encoder_scores import score_encoder
 from gare_cache.demo.stills import sample_pairs
+from gare_cache.demo.strangers import StrangerReading
 from gare_cache.encoders.open_clip_import import import_open_clip
 from gare_cache.encoders.text_tower import encode_cut
 
@@ -34,6 +35,8 @@ MODEL_CONFIG: dict[str, Any] = {
         "head_width": 32,
         "mlp_ratio": 2.0,
         "patch_size": 8,
+        # The mean over patches learns where things are some times sooner than a CLS token does.
+        "pool_type": "avg",
     },
     "text_cfg": {
         "context_length": 32,
@@ -55,13 +58,18 @@ _MAX_LOGIT_SCALE = math.log(100)
 # Wider than open_clip's 0.02: words that no frame caption holds (motions, order) keep this
 # initial embedding, and must stay different from each other beside the trained positions.
 _TOKEN_STD = 0.05
+_POSITION_SCALE = 0.5
+_LONGEST_WAVE, _SHORTEST_WAVE = 4.0, 0.5  # of the patch positions, in sides of the picture
+_STRANGERS_FROM = 0.45  # share of the steps before the captions hold strangers
+_READING_WEIGHT = 0.2
+_READING_SEED = 5
 
 
 def train_encoder(
     out: Path,
     *,
-    steps: int = 1400,
-    batch_size: int = 192,
+    steps: int = 4000,
+    batch_size: int = 128,
     learning_rate: float = 1e-3,
     seed: int = 0,
     on_step: Callable[[int, float], None] | None = None,
@@ -69,7 +77,8 @@ def train_encoder(
     """Train a CLIP from scratch and write it as an open_clip folder, weights in float16.
 
     Symmetric InfoNCE with a learned temperature (CLIP, arXiv:2103.00020) over batches drawn on
-    the fly; AdamW, linear warm-up, cosine decay to zero.
+    the fly; AdamW, linear warm-up, cosine decay to zero. In the later part the captions hold
+    strangers too, and a small loss keeps them readable (see ``strangers``).
 
     Args:
         out: folder for ``open_clip_config.json`` and ``open_clip_model.safetensors``.
@@ -82,11 +91,19 @@ def train_encoder(
     torch.manual_seed(seed)
     model = import_open_clip().model.CLIP(**MODEL_CONFIG)
     nn.init.normal_(model.token_embedding.weight, std=_TOKEN_STD)
+    _place_patches(model.visual)
     model.train()
-    optimiser = torch.optim.AdamW(_parameter_groups(model), lr=learning_rate, betas=(0.9, 0.98))
+    reading = StrangerReading(MODEL_CONFIG["embed_dim"], seed=_READING_SEED)
+    optimiser = torch.optim.AdamW(
+        _parameter_groups(nn.ModuleList([model, reading])), lr=learning_rate, betas=(0.9, 0.98)
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _decay(step, steps))
     for step, (images, tokens) in enumerate(_batches(steps, batch_size, seed)):
-        loss = _contrastive_loss(model, images, tokens)
+        image = F.normalize(model.encode_image(images), dim=-1)  # [B, D]
+        text = F.normalize(encode_cut(model, tokens), dim=-1)  # [B, D]
+        loss = _contrastive_loss(text, image, model.logit_scale.exp())
+        if _with_strangers(step, steps):
+            loss = loss + _READING_WEIGHT * reading(text, tokens)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -108,7 +125,11 @@ def _batches(steps: int, batch_size: int, seed: int) -> Iterator[tuple[Tensor, T
     tokenizer = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])
 
     def draw_batch(step: int) -> tuple[Tensor, Tensor]:
-        frames, captions = sample_pairs(batch_size, np.random.default_rng((seed, step)))
+        frames, captions = sample_pairs(
+            batch_size,
+            np.random.default_rng((seed, step)),
+            strangers=_with_strangers(step, steps),
+        )
         images = [preprocess(Image.fromarray(frame)) for frame in frames]
         return torch.stack(images), tokenizer(captions)
 
@@ -121,10 +142,34 @@ def _batches(steps: int, batch_size: int, seed: int) -> Iterator[tuple[Tensor, T
             yield batch
 
 
-def _contrastive_loss(model: Any, images: Tensor, tokens: Tensor) -> Tensor:
-    image = F.normalize(model.encode_image(images), dim=-1)  # [B, D]
-    text = F.normalize(encode_cut(model, tokens), dim=-1)  # [B, D]
-    logits = model.logit_scale.exp() * text @ image.T  # [B texts, B images]
+def _with_strangers(step: int, steps: int) -> bool:
+    return step >= _STRANGERS_FROM * steps
+
+
+def _place_patches(tower: Any) -> None:
+    """Start the patch positions as sine and cosine waves along both axes.
+
+    From random positions a tower this small does not find out where things are.
+    """
+    vision = MODEL_CONFIG["vision_cfg"]
+    grid, width = vision["image_size"] // vision["patch_size"], vision["width"]
+    waves = torch.logspace(
+        math.log2(1 / _LONGEST_WAVE), math.log2(1 / _SHORTEST_WAVE), width // 4, base=2
+    )
+    centres = (torch.arange(grid) + 0.5) / grid
+    angles = 2 * math.pi * centres[:, None] * waves
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)  # [grid, width / 2]
+    down, across = (
+        line[:, None].expand(-1, grid, -1),
+        line[None].expand(grid, -1, -1),
+    )
+    positions = torch.cat([down, across], dim=2).reshape(grid * grid, width)
+    with torch.no_grad():
+        tower.positional_embedding[1:] = _POSITION_SCALE * positions
+
+
+def _contrastive_loss(text: Tensor, image: Tensor, scale: Tensor) -> Tensor:
+    logits = scale * text @ image.T  # [B texts, B images]
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -156,8 +201,8 @@ def _save(model: nn.Module, out: Path) -> None:
 
 def _main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo's CLIP on single drawn frames.")
-    parser.add_argument("--steps", type=int, default=1400)
-    parser.add_argument("--batch-size", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=demo_encoder_dir())
     args = parser.parse_args()
@@ -174,5 +219,5 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # as the shipped weights were made; another number rounds otherwise
     _main()

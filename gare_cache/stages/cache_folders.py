@@ -52,7 +52,7 @@ def list_caches(project: Path) -> Iterator[str]:
     """
     root = cache_root(project)
     folders = cache_folders(root)
-    yield f"{len(folders)} caches under {root}"
+    yield f"caches under {root}: {len(folders)}"
     for folder in folders:
         summary = summarise(folder)
         yield f"{summary.name}  {summary.num_bytes / _MEGABYTE:,.1f} MB  {summary.state}"

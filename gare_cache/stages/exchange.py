@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gare_cache.annotations.record import SPLITS
+from gare_cache.cache.disk import explain_refusals
 from gare_cache.cache.feature_export import export_features
 from gare_cache.cache.feature_files import feature_file_digest, open_feature_file
 from gare_cache.cache.feature_import import Place, import_unit
@@ -17,7 +18,7 @@ from gare_cache.cache.identity import folder_name
 from gare_cache.cache.import_identity import import_identity
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.rows import ID
-from gare_cache.cache.schema import KINDS, Kind
+from gare_cache.cache.schema import KINDS, MANIFEST, Kind
 from gare_cache.cache.writer import CacheWriter, open_writer
 from gare_cache.data.split import expected_items
 from gare_cache.errors import ConfigError, FeatureFileError, unknown_name
@@ -88,6 +89,8 @@ def import_features(
         ) as writer:
             for kind in KINDS:
                 _import_kind(writer, kind, source.tables[kind], listed[kind])
+            with explain_refusals(folder):
+                manifest.write(folder / MANIFEST)
     return _publish(workspace, open_cache(folder), listed)
 
 
@@ -117,6 +120,17 @@ def export(workspace: Workspace, path: Path, splits: Sequence[str] = ()) -> Path
         ]
         for kind in KINDS
     }
+    left_out = [
+        name
+        for name, held in (
+            ("augmented views", cache.layout.num_views),
+            ("patch tokens", cache.layout.num_patches),
+            ("word tokens", cache.layout.words),
+        )
+        if held
+    ]
+    if left_out:
+        say(f"note: {' and '.join(left_out)} stay in the cache; the file holds pooled features")
     with progress("export", sum(map(len, ids.values()))) as advance:
         export_features(cache, path, ids, on_items=advance)
     return path

@@ -87,7 +87,7 @@ def verify(
         yield f"dropped {len(units)} units; `gare-cache extract` makes them anew"
         left = [fault for fault in found.faults if fault.unit is None]
     if left:
-        raise CacheError(f"{folder} has {len(left)} faults; the first: {left[0]}")
+        raise CacheError(f"faults in {folder}: {len(left)}; the first: {left[0]}")
 
 
 def _summary(folder: Path, found: Verification) -> Iterator[str]:
@@ -96,7 +96,7 @@ def _summary(folder: Path, found: Verification) -> Iterator[str]:
         yield f"norms of {array}: {low:.3g} to {high:.3g}"
     absent = f", {found.sources_absent:,} are not on this machine" if found.sources_absent else ""
     yield f"digests of {found.sources_read:,} videos computed again{absent}"
-    yield f"{len(found.faults):,} faults"
+    yield f"faults: {len(found.faults):,}"
 
 
 def reextract(

@@ -164,6 +164,18 @@ def test_videos_and_captions_from_different_files(project: Path, tmp_path: Path)
         bring(project, paths[0], other)
 
 
+def test_an_imported_cache_says_itself_what_belongs_to_which_split(
+    project: Path, source: Path
+) -> None:
+    folder = project / "cache" / bring(project, source)["folder"]
+    cache = load_cache(folder)
+    assert {name: len(split.video_ids) for name, split in cache.splits.items()} == {
+        "train": 8,
+        "val": 3,
+        "test": 3,
+    }
+
+
 def test_a_second_import_changes_nothing(
     project: Path, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

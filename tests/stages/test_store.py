@@ -290,7 +290,7 @@ def test_damage_is_found_dropped_and_made_anew(
     extract(workspace(project))
     code, out, _ = command(project, "verify")
     assert code == 0
-    assert out.splitlines()[-1] == "0 faults"
+    assert out.splitlines()[-1] == "faults: 0"
     assert "digests of 14 videos computed again" in out
     (folder,) = (project / "cache").iterdir()
     chunk = folder / "features.zarr/video/frames/c/2/0/0"
@@ -302,7 +302,7 @@ def test_damage_is_found_dropped_and_made_anew(
     fault = "features.zarr/video/frames/c/2/0/0: its checksum is"
     assert out.startswith(fault)
     assert "(video unit 2); run `gare-cache verify --drop-damaged`, then `gare-cache ext" in out
-    assert re.match(rf"error: {folder} has 1 faults; the first: {fault}", one_line(err))
+    assert re.match(rf"error: faults in {folder}: 1; the first: {fault}", one_line(err))
     code, out, _ = command(project, "verify", "--drop-damaged")
     assert code == 0
     assert "dropped 1 units; `gare-cache extract` makes them anew" in out
@@ -396,7 +396,7 @@ def test_the_cache_commands(project: Path, tmp_path: Path) -> None:
     extract(workspace(project))
     (unused,) = set((project / "cache").iterdir()) - {used}
     out = command(project, "cache", "list")[1]
-    assert out.startswith(f"2 caches under {project / 'cache'}\n")
+    assert out.startswith(f"caches under {project / 'cache'}: 2\n")
     assert re.search(rf"^{used.name}  [\d.]+ MB  complete$", out, re.M)
     assert "data set tiny, encoder " in out
     assert "video 14 ok; text 28 ok" in out

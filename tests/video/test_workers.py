@@ -201,6 +201,8 @@ def test_no_worker_outlives_the_program(way: signal.Signals) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        # Where the tests run in the background, SIGINT is ignored and would be so here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with program:
         try:
