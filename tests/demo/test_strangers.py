@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,7 @@ def test_strangers_stand_between_names_and_never_in_them() -> None:
         for before, word in zip(["", *mixed], mixed, strict=False):
             if word in strangers and before not in strangers:
                 places.add(before)
-        for before, after in zip(mixed, mixed[1:], strict=False):
+        for before, after in itertools.pairwise(mixed):
             if before in (*COLOURS, "a", "tiny"):
                 assert after not in strangers
     assert {"", "disc", "box", "top", "left"} <= places

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from gare_cache.cache import journal, schema
 from gare_cache.cache.feature_files import FeatureFile
+from gare_cache.cache.loading import load_cache
 from gare_cache.errors import (
     AnnotationError,
     CacheError,
