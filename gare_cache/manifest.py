@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from gare_cache.annotations.record import SPLITS, AnnotationRecord
 from gare_cache.errors import AnnotationError, ConfigError, unknown_name
-from gare_cache.files import write_parquet
+from gare_cache.files import canonical_digest, write_parquet
 
 VIDEO_EXTENSIONS = frozenset(
     [
@@ -65,6 +65,11 @@ class Manifest:
 
     videos: pa.Table
     captions: pa.Table
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of what is listed: ids, splits and captions, not the files."""
+        listed = self.videos.select(["video_id", "split"])
+        return canonical_digest([listed.to_pylist(), self.captions.to_pylist()])
 
     def write(self, folder: Path) -> None:
         """Write ``videos.parquet`` and ``captions.parquet``."""

@@ -103,13 +103,13 @@ class LoadedCache:
         return np.asarray(self.splits[split].text[row])
 
     def views(self, video_id: str) -> npt.NDArray[np.float16]:
-        """Return the (R, F', D) augmented features of a video's real frames, read from the disk.
+        """Return the (R, F', D) augmented features of a video's real frames, memory-mapped.
 
         Raises:
             CacheError: the video has no features, or the cache no views.
         """
         num_frames = len(self.video(video_id))
-        return self._cache.views([video_id])[0, :, :num_frames]
+        return self._cache.views([video_id])[0][:, :num_frames]
 
     def patches(self, video_id: str) -> npt.NDArray[np.float16]:
         """Return the (F', P, D) patch tokens of a video's real frames, memory-mapped.
@@ -170,7 +170,7 @@ def _load_split(cache: FeatureCache, manifest: Manifest, name: str) -> LoadedSpl
     kept = features.num_frames > 0
     video_ids = [id_ for id_, keep in zip(present, kept, strict=True) if keep]
     row_of = {id_: row for row, id_ in enumerate(video_ids)}
-    without = _captions_without_features(cache)
+    without = captions_without_features(cache)
     captions = [
         row
         for row in manifest.captions.to_pylist()
@@ -193,7 +193,8 @@ def _load_split(cache: FeatureCache, manifest: Manifest, name: str) -> LoadedSpl
     )
 
 
-def _captions_without_features(cache: FeatureCache) -> set[str]:
+def captions_without_features(cache: FeatureCache) -> set[str]:
+    """Return the ids of captions whose features an import could not use."""
     table = cache.tables["text"]
     return {id_ for id_, row in table.latest().items() if table.status(row) == "failed"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class FeatureCache:
     tables: Mapping[Kind, RowTable]
     records: Sequence[journal.UnitRecord]
     group: zarr.Group
+    _latest: dict[Kind, dict[str, int]] = field(default_factory=dict)
 
     @property
     def encoder_id(self) -> str:
@@ -85,14 +86,14 @@ class FeatureCache:
         names = ("video/frames", "video/times", "video/num_frames")
         return VideoFeatures(*(self._read(name, rows) for name in names))
 
-    def views(self, ids: Sequence[str]) -> npt.NDArray[np.float16]:
-        """Return the (V, R, F, D) augmented frame features of videos, NaN on padding.
+    def views(self, ids: Sequence[str]) -> list[npt.NDArray[np.float16]]:
+        """Return the augmented features of videos, memory-mapped: (R, F, D) each, NaN on padding.
 
         Raises:
             CacheError: the cache holds none, or as ``videos``.
         """
         self._require(self.layout.num_views > 0, "augmented views", "extract.views")
-        return self._read(VIEWS, self.rows("video", ids))
+        return self._mapped(VIEWS, ids)
 
     def patches(self, ids: Sequence[str]) -> list[npt.NDArray[np.float16]]:
         """Return the patch tokens of videos, memory-mapped: (F, P, D) each, NaN on padding.
@@ -101,14 +102,7 @@ class FeatureCache:
             CacheError: the cache holds none, or as ``videos``.
         """
         self._require(self.layout.num_patches > 0, "patch tokens", "extract.patch_tokens")
-        table = self.tables["video"]
-        spec = next(spec for spec in self.layout.arrays("video") if spec.name == PATCHES)
-        return [
-            map_chunk(self.folder, spec, row // table.unit_rows, unit_rows=table.unit_rows)[
-                row % table.unit_rows
-            ]
-            for row in self.rows("video", ids)
-        ]
+        return self._mapped(PATCHES, ids)
 
     def words(self, ids: Sequence[str]) -> list[Tokens]:
         """Return the word tokens of captions, memory-mapped: (L, D) each, the last one at EOT.
@@ -165,7 +159,9 @@ class FeatureCache:
             CacheError: an id is not in the cache, or not done.
         """
         table = self.tables[kind]
-        latest = table.latest()
+        if kind not in self._latest:
+            self._latest[kind] = table.latest()
+        latest = self._latest[kind]
         absent = [id_ for id_ in ids if table.status(latest.get(id_, -1)) == "pending"]
         if absent:
             raise CacheError(
@@ -173,6 +169,14 @@ class FeatureCache:
                 f"{absent[0]!r}); run `gare-cache extract` (or `import-features`) again"
             )
         return [latest[id_] for id_ in ids]
+
+    def _mapped(self, name: str, ids: Sequence[str]) -> list[npt.NDArray[np.float16]]:
+        unit_rows = self.tables["video"].unit_rows
+        spec = next(spec for spec in self.layout.arrays("video") if spec.name == name)
+        return [
+            map_chunk(self.folder, spec, row // unit_rows, unit_rows=unit_rows)[row % unit_rows]
+            for row in self.rows("video", ids)
+        ]
 
     def _require(self, present: bool, what: str, setting: str) -> None:
         if not present:

@@ -1,8 +1,9 @@
 """Word tokens of captions: one ragged array a unit, in the order of its rows.
 
-``text/lengths`` says how many tokens a row has. The lengths of a unit are written before its
-tokens, and the tokens of a later write always hold more rows than those before, so that their
-number tells which of the two a killed writer left.
+``text/lengths`` says how many tokens a row has. The tokens on the disk are at every moment either
+those of the done rows or those of all rows that have a length, and their number tells which: the
+lengths of a unit are written before its tokens, and what a killed writer left behind the done rows
+is taken away before the lengths are written again.
 """
 
 from __future__ import annotations

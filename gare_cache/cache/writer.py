@@ -182,6 +182,8 @@ class CacheWriter:
             if kept.checksum() != table.checksums[pending.unit][WORDS]:
                 raise _not_as_recorded(words_path(self.folder, pending.unit))
             words |= kept.of_row
+            if not kept.exact:  # else another set of pending rows would make its lengths untrue
+                write_unit_words(self.folder, pending.unit, words, dim=self.layout.dim)
         ends = np.cumsum(values[LENGTHS])
         words |= zip(pending.rows, np.split(values[WORDS], ends[:-1]), strict=True)
         return words

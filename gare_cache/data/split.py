@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gare_cache.cache.import_identity import is_imported
+from gare_cache.cache.loading import captions_without_features
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import Kind
@@ -114,7 +116,7 @@ def load_split(
         raise CacheError(f"none of the {len(videos)} {name} videos has features in {cache.folder}")
     video_ids = [id_ for id_, keep in zip(present, kept, strict=True) if keep]
     video_row = {id_: row for row, id_ in enumerate(video_ids)}
-    failed = _failed_captions(cache)
+    failed = captions_without_features(cache)
     captions = [
         row
         for row in expected_items(cache, manifest, "text")
@@ -147,7 +149,7 @@ def load_split(
 
 
 def _views(cache: FeatureCache, video_ids: Sequence[str], mask: Tensor) -> Tensor:
-    views = torch.from_numpy(cache.views(video_ids)).float()
+    views = torch.from_numpy(np.stack(cache.views(video_ids))).float()
     return views.masked_fill(~mask[:, None, :, None], 0.0)
 
 
@@ -164,8 +166,3 @@ def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> list[
     if kind == "text":
         return list(manifest.captions.to_pylist())
     return [row for row in manifest.videos.to_pylist() if row["path"] is not None]
-
-
-def _failed_captions(cache: FeatureCache) -> set[str]:
-    table = cache.tables["text"]
-    return {id_ for id_, row in table.latest().items() if table.status(row) == "failed"}

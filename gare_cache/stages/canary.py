@@ -44,6 +44,7 @@ from gare_cache.manifest import read_manifest
 from gare_cache.reproducibility import make_deterministic, resolve_device
 from gare_cache.stages.evaluate import score_split, zero_shot_head
 from gare_cache.stages.progress import progress
+from gare_cache.stages.protocol import apply_protocol
 from gare_cache.stages.train import new_head
 from gare_cache.stages.workspace import Workspace, open_features
 from gare_cache.training.checkpoint import load_checkpoint, require_encoder
@@ -86,7 +87,10 @@ def canary(
     make_deterministic(seed=train.seed, threads=train.threads)
     cache, _ = open_features(workspace)
     tested = _trained_head(workspace, cache) if head == "trained" else _new_head(workspace, cache)
-    split = load_split(cache, read_manifest(workspace.manifest), settings.split, device=target)
+    manifest = read_manifest(workspace.manifest)
+    frames = tested.settings["max_frames"]
+    loaded = load_split(cache, manifest, settings.split, device=target, num_frames=frames)
+    split = apply_protocol(loaded, manifest, settings).features
     with progress("canary", _num_trials(galleries, split)) as advance:
         rows = [
             *check_random_features(

@@ -162,7 +162,12 @@ def _views(
 ) -> Frames | None:
     if views is None:
         return None
-    return draw_views(frames, views, video_id=video_id, size=preprocessing.size)
+    try:
+        return draw_views(frames, views, video_id=video_id, size=preprocessing.size)
+    except RuntimeError as err:
+        if "memory" in str(err):  # torch has no MemoryError on the CPU
+            raise MemoryError from err
+        raise
 
 
 def _thumbnail(frame: npt.NDArray[np.uint8]) -> bytes:

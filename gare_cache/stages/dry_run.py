@@ -32,6 +32,7 @@ from gare_cache.stages.project_encoder import (
 from gare_cache.stages.workspace import Workspace
 
 _TRIAL_VIDEOS = 8
+_TRIAL_CAPTIONS = 1000  # of which the tokens are counted
 _MOST_BATCH = 32  # more frames or captions at a time take longer to try and are hardly faster
 _COMPARED = ("fp32", "bf16")
 
@@ -92,6 +93,7 @@ def dry_run(
     trial = _try_decoding(workspace, encoder, list(pending["video"].values()), cores)
     needed = _bytes_to_write(layout, tables, pending)
     needed += int(trial.thumbnail_bytes * len(pending["video"]))
+    needed += _bytes_of_words(encoder, layout, pending["text"])
     yield from _disk(folder, needed)
     if not pending["video"] and not pending["text"]:
         yield "time             nothing is left to encode"
@@ -108,12 +110,13 @@ def dry_run(
         if precision != own:
             encoder = project_encoder(workspace, manifest, device=device, precision=precision)
         rates = _Rates(
-            frames=_frames_a_second(encoder, trial, workspace.params.extract.batch_frames),
-            captions=_captions_a_second(encoder, pending["text"].values()),
+            frames=_frames_a_second(encoder, trial, workspace.params.extract.batch_frames, layout),
+            captions=_captions_a_second(encoder, pending["text"].values(), layout),
         )
         seconds = _seconds(
             rates,
             trial,
+            frames=trial.num_frames * len(pending["video"]) * (1 + layout.num_views),
             videos=len(pending["video"]),
             captions=len(pending["text"]),
             processes=processes,
@@ -188,35 +191,49 @@ def _seconds(
     rates: _Rates,
     trial: _Trial,
     *,
+    frames: float,
     videos: int,
     captions: int,
     processes: int,
     shared: bool,
 ) -> float:
     decode = trial.decode_seconds * videos / processes
-    encode = trial.num_frames * videos / rates.frames if rates.frames else 0.0
+    encode = frames / rates.frames if rates.frames else 0.0
     # On a CPU both share the processors; beside a GPU the slower side decides.
     both = decode + encode if shared else max(decode, encode)
     return both + (captions / rates.captions if rates.captions else 0.0)
 
 
-def _frames_a_second(encoder: Encoder, trial: _Trial, batch: int) -> float:
+def _bytes_of_words(encoder: Encoder, layout: Layout, pending: Mapping[int, dict[str, Any]]) -> int:
+    if not layout.words or not pending:
+        return 0
+    every = max(1, len(pending) // _TRIAL_CAPTIONS)
+    tried = [source["caption"] for source in islice(pending.values(), 0, None, every)]
+    lengths = encoder.tokenize(tried).argmax(dim=1) + 1
+    return int(lengths.float().mean() * len(pending)) * layout.dim * 2
+
+
+def _frames_a_second(encoder: Encoder, trial: _Trial, batch: int, layout: Layout) -> float:
     if trial.frame is None:
         return 0.0
     frames = np.repeat(trial.frame[None], min(batch, _MOST_BATCH), axis=0)
-    encoder.encode_frames(encoder.to_images(frames)).cpu()  # the first pays for allocations
+    encode = encoder.encode_frame_tokens if layout.num_patches else encoder.encode_frames
+    encode(encoder.to_images(frames)).cpu()  # the first pays for allocations
     started = time.perf_counter()
-    encoder.encode_frames(encoder.to_images(frames)).cpu()
+    encode(encoder.to_images(frames)).cpu()
     return len(frames) / (time.perf_counter() - started)
 
 
-def _captions_a_second(encoder: Encoder, sources: Iterable[dict[str, Any]]) -> float:
+def _captions_a_second(
+    encoder: Encoder, sources: Iterable[dict[str, Any]], layout: Layout
+) -> float:
     captions = [source["caption"] for source in islice(sources, _MOST_BATCH)]
     if not captions:
         return 0.0
-    encoder.encode_tokens(encoder.tokenize(captions))
+    encode = encoder.encode_words if layout.words else encoder.encode_tokens
+    encode(encoder.tokenize(captions))
     started = time.perf_counter()
-    encoder.encode_tokens(encoder.tokenize(captions))
+    encode(encoder.tokenize(captions))
     return len(captions) / (time.perf_counter() - started)
 
 

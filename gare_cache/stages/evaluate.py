@@ -79,7 +79,11 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
         name: both_directions(s, split.video_of_text, convention=convention)
         for name, s in similarities.items()
     }
-    metrics = _metrics(ranks, split, settings)
+    metrics = {
+        "run_key": checkpoint.record["run_key"],
+        "manifest": manifest.digest(),
+        **_metrics(ranks, split, settings),
+    }
     retrieved = {name: _retrieved(s, split, settings) for name, s in similarities.items()}
     analysis = analyse(split, heads, similarities, retrieved, scored=HEAD)
     folder = workspace.evaluation
@@ -214,6 +218,7 @@ def _scores(
             "queries with features": len(found.ahead),
             "queries listed": len(listed.query_ids),
             "items": _num_items(direction, split, settings),
+            "items listed": listed.num_items,
             "tied queries": int((found.ties > 0).sum()),
         }
     return scores

@@ -18,6 +18,9 @@ from gare_cache.evaluation.metrics import DIRECTIONS, RECALL_AT, QueryRanks
 
 _PROTOCOL = ("split", "captions", "missing", "v2t_convention")
 
+# Of a run's record, beside its settings; another device or version is no other method.
+_SAME_FOR_SEEDS = ("extraction_id", "data", "source")
+
 Ids = npt.NDArray[np.str_]
 
 
@@ -78,6 +81,18 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
             f"{folder} holds no evaluation/metrics.json and ranks.parquet; give the outputs folder "
             "of a run that `gare-cache evaluate` has scored"
         )
+    absent = [key for key in (*_PROTOCOL, "run_key") if key not in metrics]
+    if absent:
+        raise ConfigError(
+            f"{folder}/evaluation/metrics.json does not say its {absent[0]}: another version of "
+            "gare-cache wrote it; run `gare-cache evaluate` again"
+        )
+    record = _read_json(folder / "run" / "record.json")
+    if record and record["run_key"] != metrics["run_key"]:
+        raise NotComparable(
+            f"{folder} was scored for run {metrics['run_key']}, but holds the head of run "
+            f"{record['run_key']}; run `gare-cache evaluate` again"
+        )
     table = pq.read_table(ranks_file)
     methods = pc.unique(table["method"]).to_pylist()
     if method not in methods:
@@ -88,8 +103,9 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
         part = table.filter(pc.equal(table["direction"], direction))
         if metrics["missing"] == "drop":
             part = part.filter(pc.is_valid(part["ahead"]))
-        # A query without features that counts is a miss at every K.
-        behind = max(len(part), *RECALL_AT)
+        # A query without features that counts is a miss at every K, behind the whole gallery.
+        items = metrics["methods"][method][direction]["items listed"]
+        behind = max(items, *RECALL_AT)
         query_ids = np.array(part["query_id"].to_pylist(), dtype=str)
         again = int((query_ids[1:] == query_ids[:-1]).sum())
         if again:
@@ -102,7 +118,6 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
                 pc.fill_null(part["ties"], 0).to_numpy(),
             ),
         )
-    record = _read_json(folder / "run" / "record.json")
     return FinishedRun(
         folder, method, metrics, directions, record, _read_json(folder / "features.json")
     )
@@ -187,9 +202,10 @@ def _seed(run: FinishedRun) -> int | None:
 def _changed_settings(run: FinishedRun, other: FinishedRun) -> list[tuple[str, Any, Any]]:
     if not run.record or not other.record:
         return []
-    flat, expected = (_flat(r.record["settings"]) for r in (run, other))
-    flat |= {"extraction id": run.record["extraction_id"]}
-    expected |= {"extraction id": other.record["extraction_id"]}
+    flat, expected = (
+        _flat({**r.record["settings"], **{name: r.record[name] for name in _SAME_FOR_SEEDS}})
+        for r in (run, other)
+    )
     return [
         (name, flat.get(name), expected.get(name))
         for name in sorted({*flat, *expected} - {"train.seed"})

@@ -52,6 +52,7 @@ def report(workspace: Workspace) -> str:
     cache, _ = open_features(workspace)
     names = {ZERO_SHOT: _ZERO_SHOT_NAME, HEAD: describe_head(record["settings"])}
     captions = _captions(workspace)
+    _require_same_run(workspace, metrics, record)
     evaluation = Evaluation.read(workspace.evaluation, analysis, captions)
     best, worst = examples(evaluation, workspace.params.report.examples)
     content = ReportContent(
@@ -104,6 +105,20 @@ def _read_json(path: Path, stage: str) -> dict[str, Any]:
     return content
 
 
+def _require_same_run(
+    workspace: Workspace, metrics: dict[str, Any], record: dict[str, Any]
+) -> None:
+    for what, scored, present in (
+        ("run", metrics.get("run_key"), record["run_key"]),
+        ("manifest", metrics.get("manifest"), read_manifest(workspace.manifest).digest()),
+    ):
+        if scored != present:
+            raise ConfigError(
+                f"{workspace.evaluation} was scored for {what} {str(scored)[:12]}, but {what} "
+                f"{present[:12]} is here now; run `gare-cache evaluate` again"
+            )
+
+
 def _captions(workspace: Workspace) -> dict[str, str]:
     table = read_manifest(workspace.manifest).captions
     ids, sentences = (table[name].to_pylist() for name in ("caption_id", "caption"))
@@ -145,7 +160,7 @@ def _facts(
         *facts,
         ("Encoder", _encoder_fact(workspace, cache)),
         ("Encoder id", record["encoder_id"][:12]),
-        ("Frames", _frames_fact(workspace, cache)),
+        ("Frames", _frames_fact(cache, record["settings"]["train"])),
         ("Trained on", record["coverage"]["train"]),
         ("Selected on", f"{record['coverage']['val']}; epoch {record['best_epoch']}"),
         ("Seed", str(record["settings"]["train"]["seed"])),
@@ -162,9 +177,13 @@ def _encoder_fact(workspace: Workspace, cache: FeatureCache) -> str:
     return f"{settings.model}, {settings.precision}, frozen" if settings else "frozen"
 
 
-def _frames_fact(workspace: Workspace, cache: FeatureCache) -> str:
-    how = "as imported" if is_imported(cache) else workspace.params.extract.sampler
-    return f"up to {cache.layout.max_frames}, {how}"
+def _frames_fact(cache: FeatureCache, train: dict[str, Any]) -> str:
+    sampling = cache.attributes["identity"]["sampling"]
+    how = "as imported" if is_imported(cache) else sampling["sampler"]
+    fact = f"up to {train['num_frames']} of up to {cache.layout.max_frames} cached, {how}"
+    trained = [train["frame_choice"]] if train["frame_choice"] != "even" else []
+    trained += ["augmented views"] if train["views"] else []
+    return f"{fact}; trained on {' and '.join(trained)}" if trained else fact
 
 
 def _rows(metrics: dict[str, Any], names: dict[str, str]) -> list[ResultRow]:

@@ -54,7 +54,15 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     cache, features = open_features(workspace)
     manifest = read_manifest(workspace.manifest)
     num_frames = _num_frames(settings, cache)
-    train_split = load_split(cache, manifest, "train", device=target, views=settings.views)
+    left_to_chance = settings.views or settings.frame_choice == "jittered"
+    train_split = load_split(
+        cache,
+        manifest,
+        "train",
+        device=target,
+        num_frames=None if left_to_chance else num_frames,
+        views=settings.views,
+    )
     val_split = load_split(cache, manifest, "val", device=target, num_frames=num_frames)
     head = new_head(params.head, cache, num_frames=num_frames).to(target)
     objective = Objective(**settings.loss.model_dump())
@@ -122,7 +130,7 @@ def _num_frames(settings: TrainSettings, cache: FeatureCache) -> int:
     if asked > cached:
         raise ConfigError(
             f"train.num_frames is {asked}, but {cache.folder} holds at most {cached} frames a "
-            "video; lower it, or extract with a larger extract.max_frames_cached"
+            f"video; set it to {cached} or less, or cache more (extract.max_frames_cached)"
         )
     if asked == cached and settings.frame_choice == "jittered":
         raise ConfigError(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gare_cache.cache.lock import refuse_while_written
 from gare_cache.cache.reader import FeatureCache, open_cache
-from gare_cache.cache.schema import KINDS, Kind
+from gare_cache.cache.schema import KINDS, LENGTHS, PATCHES, VIEWS, WORDS, Kind
 from gare_cache.cache.verify import Fault, Verification, num_steps, verify_cache
 from gare_cache.cache.writer import drop_units
 from gare_cache.encoders.encoder import Encoder
@@ -193,13 +193,24 @@ def _compare_videos(
             batch_frames=settings.batch_frames,
             on_video=advance,
         )
-    stored = cache.videos([source["video_id"] for source in sources])
+    ids = [source["video_id"] for source in sources]
+    stored = cache.videos(ids)
+    views = cache.views(ids) if cache.layout.num_views else []
+    patches = cache.patches(ids) if cache.layout.num_patches else []
     for i, source in enumerate(sources):
         length = int(stored.num_frames[i])
         reason = again.outcomes[i].reason
         if reason is None and again.values["video/num_frames"][i] != length:
             reason = f"{again.values['video/num_frames'][i]} frames instead of {length}"
-        pair = (stored.frames[i, :length], again.values["video/frames"][i, :length])
+        vectors = [stored.frames[i, :length]]
+        found = [again.values["video/frames"][i, :length]]
+        if views:
+            vectors.append(views[i][:, :length])
+            found.append(again.values[VIEWS][i, :, :length])
+        if patches:
+            vectors.append(patches[i][:length])
+            found.append(again.values[PATCHES][i, :length])
+        pair = (_as_rows(vectors), _as_rows(found))
         yield _compare("video", source["video_id"], *pair, reason=reason)
 
 
@@ -217,10 +228,17 @@ def _compare_captions(
         on_captions=lambda _: None,
     )
     ids = [source["caption_id"] for source in sources]
-    stored = cache.captions(ids)
-    for i, id_ in enumerate(ids):
-        pair = (stored[i : i + 1], again.values["text/features"][i : i + 1])
+    stored: Sequence[npt.NDArray[Any]] = list(cache.captions(ids)[:, None])
+    found: Sequence[npt.NDArray[Any]] = list(again.values["text/features"][:, None])
+    if cache.layout.words:
+        stored = cache.words(ids)
+        found = np.split(again.values[WORDS], np.cumsum(again.values[LENGTHS])[:-1])
+    for id_, *pair in zip(ids, stored, found, strict=True):
         yield _compare("text", id_, *pair, reason=None)
+
+
+def _as_rows(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
 
 
 def _compare(

@@ -127,6 +127,41 @@ def test_a_writer_that_dies_on_the_way_leaves_the_finished_rows_whole(
     assert verify_cache(tmp_path / "c").faults == []
 
 
+def test_a_second_death_with_other_pending_rows_leaves_the_finished_rows_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path / "c") as cache:
+        cache.allocate("text", [caption(number) for number in range(6)])
+        fill(cache, [3, 4])
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(writer.journal, "append", die)
+        with opened(tmp_path / "c") as cache:
+            fill(cache, [0, 1, 2, 5])
+    write = writer.write_unit_words
+    calls = []
+
+    def die_at_the_second(*arguments: Any, **options: Any) -> str:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise Killed
+        return write(*arguments, **options)
+
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(writer, "write_unit_words", die_at_the_second)
+        with opened(tmp_path / "c") as cache:
+            fill(cache, [0, 1])
+    assert len(calls) == 2
+    assert_holds(tmp_path / "c", [3, 4])
+    with opened(tmp_path / "c") as cache:
+        fill(cache, range(6))
+    assert_holds(tmp_path / "c", range(6))
+    assert verify_cache(tmp_path / "c").faults == []
+
+
 def test_damaged_tokens_are_found_and_never_kept(tmp_path: Path) -> None:
     with opened(tmp_path / "c") as cache:
         fill(cache, range(4))

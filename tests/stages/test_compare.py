@@ -67,6 +67,10 @@ def write_run(
         "v2t_convention": "best_caption_of_all",
         "captions": "all",
         "missing": "drop",
+        "run_key": f"run {seed}",
+        "methods": {
+            "head": {name: {"items listed": len(videos)} for name in ("t2v", "v2t")},
+        },
         "num_texts": len(queries),
         "num_videos": len(queries) // captions,
     }
@@ -74,7 +78,13 @@ def write_run(
     if seed is not None:
         (folder / "run").mkdir()
         settings = {"train": {"seed": seed, "epochs": 5}, "head": {"gap": None}}
-        record = {"settings": settings, "extraction_id": "abc"}
+        record = {
+            "run_key": f"run {seed}",
+            "settings": settings,
+            "extraction_id": "abc",
+            "data": {"train": "def"},
+            "source": "ghi",
+        }
         (folder / "run" / "record.json").write_text(json.dumps(record))
     return folder
 
@@ -115,6 +125,30 @@ def test_another_protocol_is_another_test(tmp_path: Path, key: str, value: str) 
     code, _, err = compare(a, b)
     assert code == 2
     assert f"has the {key} " in err
+
+
+@pytest.mark.parametrize("key", ["data", "source", "extraction_id"])
+def test_seeds_of_one_method_learnt_from_the_same_with_the_same_code(
+    tmp_path: Path, key: str
+) -> None:
+    a, also, b = (write_run(tmp_path / str(i), ranks(i), seed=i) for i in range(3))
+    file = also / "run" / "record.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: "other"}))
+    code, _, err = compare(a, b, "--also-a", also)
+    assert code == 2
+    assert f"{key}" in err
+    assert "is no other seed of" in err
+
+
+def test_scores_of_another_head_or_version_are_refused(tmp_path: Path) -> None:
+    a, b = (write_run(tmp_path / name, ranks(0), seed=i) for i, name in enumerate("ab"))
+    file = b / "evaluation" / "metrics.json"
+    metrics = json.loads(file.read_text())
+    file.write_text(json.dumps(metrics | {"run_key": "run 7"}))
+    assert "holds the head of run run 1; run `gare-cache evaluate` again" in compare(a, b)[2]
+    del metrics["missing"]
+    file.write_text(json.dumps(metrics))
+    assert "does not say its missing: another version" in compare(a, b)[2]
 
 
 def test_two_runs(tmp_path: Path) -> None:

@@ -11,12 +11,17 @@ from safetensors.torch import load_file
 from gare_cache.cache.loading import load_cache
 from gare_cache.cache.reader import open_cache
 from gare_cache.cache.verify import verify_cache
+from gare_cache.config import ViewSettings
 from gare_cache.encoders.encoder import load_encoder
 from gare_cache.encoders.loading import ModelSource
 from gare_cache.errors import ConfigError
+from gare_cache.stages.canary import canary
+from gare_cache.stages.dry_run import dry_run
+from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.info import describe
 from gare_cache.stages.prepare import prepare
+from gare_cache.stages.report import report
 from gare_cache.stages.train import train
 from gare_cache.stages.verify import reextract
 from gare_cache.video.decoding import decode_clip
@@ -133,6 +138,36 @@ def test_frames_chosen_in_training_are_those_of_a_smaller_extraction(project: Pa
         found.append(weights(project))
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_every_stage_takes_fewer_frames_than_are_cached(rich: Path) -> None:
+    change_params(rich, train__num_frames=2, train__frame_choice="jittered")
+    space = workspace(rich)
+    for stage in (train, evaluate, report):
+        stage(space)
+    assert list(canary(space, galleries=2))
+    page = (space.report / "report.md").read_text()
+    assert "up to 2 of up to 4 cached, segment_centre; trained on jittered" in page
+
+
+def test_a_dry_run_counts_everything_that_is_kept(project: Path) -> None:
+    prepare(workspace(project))
+    sizes = []
+    for change in (
+        {"extract__word_tokens": True},
+        {"extract__patch_tokens": True},
+        {"extract__views": {"count": 3, "operations": 0}},
+    ):
+        change_params(project, **change)
+        (line,) = (line for line in dry_run(workspace(project)) if "to be written" in line)
+        sizes.append(float(line.split()[3].replace(",", "")))
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_views_have_no_other_settings() -> None:
+    assert set(ViewSettings.model_fields) == {
+        *("count", "seed", "smallest_crop", "flip", "operations", "magnitude")
+    }
 
 
 def test_an_encoder_without_such_tokens_is_refused_by_name(project: Path, tmp_path: Path) -> None:
