@@ -55,6 +55,12 @@ def test_a_stages_dependencies_cover_the_code_it_runs(stage: str) -> None:
         )
 
 
+def test_dvc_finds_one_pipeline_in_the_repository() -> None:
+    # It takes every file of this name for one, a preset's template included.
+    assert list(REPOSITORY.glob("dvc.yaml")) == [REPOSITORY / "dvc.yaml"]
+    assert not list((REPOSITORY / "gare_cache").rglob("dvc.yaml"))
+
+
 def test_every_listed_path_and_setting_exists() -> None:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     for stage in STAGES.values():

@@ -40,7 +40,7 @@ def project_files(preset: str, *, encoder: str | None = None) -> dict[str, str]:
         params = f"{params}\n{published}"
     return {
         "params.yaml": params,
-        "dvc.yaml": _read("dvc.yaml"),
+        "dvc.yaml": _read("pipeline.yaml"),
         ".gitignore": _read("gitignore"),
         "README.md": _read(f"{preset}.md"),
     }
