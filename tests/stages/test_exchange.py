@@ -130,7 +130,7 @@ def test_from_a_file_to_the_report_without_any_video(
     assert metrics["coverage"] == "3 of 3 test videos, 6 of 6 captions"
     page = (space.report / "report.html").read_text()
     assert f"{NAME}, features imported" in page
-    assert "up to 5, as imported" in page
+    assert "of up to 5 cached, as imported" in page
     assert dict(describe(space))["test videos"].startswith("3 of 3")
 
 
