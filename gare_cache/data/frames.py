@@ -20,12 +20,10 @@ class FrameChoice:
         num_frames: the most frames of a video.
         jittered: one frame at random from each of ``num_frames`` equal parts of a video, instead
             of frames spread evenly.
-        views: a view at random for every pair, the unchanged frames being one of 1 + R.
     """
 
     num_frames: int
     jittered: bool
-    views: bool
 
 
 def even_positions(num_cached: Tensor, num_frames: int) -> Tensor:
@@ -91,8 +89,11 @@ def training_frames(
 ) -> tuple[Tensor, Tensor]:
     """Choose the frames of a batch.
 
+    Where the split holds views, every pair gets one of its video's 1 + R encodings at random, the
+    unchanged frames being one of them.
+
     Args:
-        split: the train split with all its cached frames.
+        split: the train split, with the frames to choose from.
         videos: (B,) rows of the pairs' videos.
         choice: how.
         generator: on the CPU; nothing is drawn from it where nothing is left to chance.
@@ -101,7 +102,7 @@ def training_frames(
         (B, F, D) frames and their (B, F) mask.
     """
     frames, mask = split.frames[videos], split.mask[videos]
-    if choice.views and split.views is not None:
+    if split.views is not None:
         number = torch.randint(1 + split.views.shape[1], (len(videos),), generator=generator)
         number = number.to(videos.device)
         drawn = split.views[videos, (number - 1).clamp(min=0)]

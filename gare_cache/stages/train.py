@@ -85,9 +85,7 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
             optimizer,
             train=train_split,
             validation=val_split,
-            frame_choice=FrameChoice(
-                num_frames, jittered=settings.frame_choice == "jittered", views=settings.views
-            ),
+            frame_choice=FrameChoice(num_frames, jittered=settings.frame_choice == "jittered"),
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             warmup=settings.warmup,

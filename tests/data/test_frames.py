@@ -61,7 +61,7 @@ def test_a_batch_shows_the_frames_themselves_and_every_view_equally_often() -> N
     split = Split(frames, mask, views)
     generator = torch.Generator().manual_seed(0)
     videos = torch.randint(2, (4000,), generator=generator)
-    choice = FrameChoice(2, jittered=False, views=True)
+    choice = FrameChoice(2, jittered=False)
     shown, real = training_frames(split, videos, choice, generator)  # type: ignore[arg-type]
     assert shown.shape == (4000, 2, 1)
     assert real.all()
@@ -74,6 +74,6 @@ def test_nothing_is_drawn_where_nothing_is_left_to_chance() -> None:
     split = Split(torch.zeros(2, 3, 1), torch.ones(2, 3, dtype=torch.bool), None)
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
-    choice = FrameChoice(2, jittered=False, views=False)
+    choice = FrameChoice(2, jittered=False)
     training_frames(split, torch.tensor([0, 1]), choice, generator)  # type: ignore[arg-type]
     assert torch.equal(before, generator.get_state())

@@ -15,8 +15,8 @@ from gare_cache.training.loop import TrainingState, train_head, validation_score
 from gare_cache.training.optimizers import build_optimizer
 
 DIM = 64
-EVEN = FrameChoice(5, jittered=False, views=False)
-JITTERED = FrameChoice(3, jittered=True, views=False)
+EVEN = FrameChoice(5, jittered=False)
+JITTERED = FrameChoice(3, jittered=True)
 
 
 def split(name: str, videos: int, captions: int, seed: int) -> FeatureSplit:
