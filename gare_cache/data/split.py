@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import Kind
 from gare_cache.data.frames import even_positions, take_frames
+from gare_cache.data.words import Words, WordTokens
 from gare_cache.errors import CacheError, ConfigError
 from gare_cache.manifest import Manifest
 
@@ -36,6 +37,7 @@ class FeatureSplit:
         video_of_text: (T,) int64, row of each caption's video.
         num_videos_listed: videos of the split in the manifest, missing and failed ones included.
         num_captions_listed: their captions.
+        words: word tokens of the captions; None where not asked for.
     """
 
     name: str
@@ -49,6 +51,7 @@ class FeatureSplit:
     num_videos_listed: int
     num_captions_listed: int
     views: Tensor | None = None
+    words: WordTokens | None = None
 
     @property
     def coverage(self) -> str:
@@ -64,18 +67,29 @@ class FeatureSplit:
         for row, video in enumerate(self.video_of_text.tolist()):
             first.setdefault(video, row)
         rows = [first[video] for video in sorted(first)]
-        return FeatureSplit(
-            name=self.name,
-            video_ids=self.video_ids,
+        return self.with_texts(rows, num_listed=self.num_videos_listed)
+
+    def with_texts(self, rows: Sequence[int], *, num_listed: int) -> FeatureSplit:
+        """Return the split with some of its captions alone, in the order asked.
+
+        Args:
+            rows: of the captions to keep.
+            num_listed: how many captions the manifest lists of this kind.
+        """
+        kept = torch.tensor(rows, dtype=torch.int64, device=self.text.device)
+        return replace(
+            self,
             caption_ids=[self.caption_ids[row] for row in rows],
             captions=[self.captions[row] for row in rows],
-            frames=self.frames,
-            mask=self.mask,
-            text=self.text[rows],
-            video_of_text=self.video_of_text[rows],
-            num_videos_listed=self.num_videos_listed,
-            num_captions_listed=self.num_videos_listed,
+            text=self.text[kept],
+            video_of_text=self.video_of_text[kept],
+            num_captions_listed=num_listed,
+            words=None if self.words is None else self.words.of(kept),
         )
+
+    def words_of(self, rows: Tensor) -> Words | None:
+        """Return the word tokens of some captions, padded; None where the split holds none."""
+        return None if self.words is None else self.words.padded(rows)
 
 
 def load_split(
@@ -86,6 +100,7 @@ def load_split(
     device: torch.device,
     num_frames: int | None = None,
     views: bool = False,
+    words: bool = False,
 ) -> FeatureSplit:
     """Load a split whole; videos without features are left out together with their captions.
 
@@ -98,6 +113,7 @@ def load_split(
         device: where the tensors go.
         num_frames: the most frames of a video, spread evenly over the cached ones; None takes all.
         views: load the augmented views too.
+        words: load the word tokens of the captions too.
 
     Raises:
         ConfigError: the manifest has no video in the split.
@@ -145,12 +161,21 @@ def load_split(
         num_videos_listed=len(videos),
         num_captions_listed=captions_listed,
         views=augmented,
+        words=_words(cache, caption_ids, device) if words else None,
     )
 
 
 def _views(cache: FeatureCache, video_ids: Sequence[str], mask: Tensor) -> Tensor:
     views = torch.from_numpy(np.stack(cache.views(video_ids))).float()
     return views.masked_fill(~mask[:, None, :, None], 0.0)
+
+
+def _words(cache: FeatureCache, caption_ids: Sequence[str], device: torch.device) -> WordTokens:
+    tokens = cache.words(caption_ids)
+    return WordTokens(
+        torch.from_numpy(np.concatenate(tokens)).to(device),
+        torch.tensor([len(one) for one in tokens], device=device),
+    )
 
 
 def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> list[dict[str, Any]]:

@@ -10,11 +10,13 @@ import numpy.typing as npt
 import torch
 
 from gare_cache.data.split import FeatureSplit
+from gare_cache.data.words import WordTokens
 
 # Texts of a random gallery, by order. 60 videos: enough that a hit is rare, few enough that
 # hundreds of galleries are seconds.
 ORDERS = {"shuffled": 150, "listed": 40}
 _VIDEOS = 60
+_MOST_WORDS = 8
 _FEATURE_NORM = 10.0  # about that of CLIP's features
 _PERMUTED_QUERIES, _MOST_PERMUTATIONS = 20_000, 200
 
@@ -40,6 +42,7 @@ def random_trial(
     order: str,
     dim: int,
     max_frames: int,
+    words: bool = False,
     device: torch.device | None = None,
 ) -> Trial:
     """Draw a gallery of independent text and video features and numbers of frames.
@@ -53,6 +56,7 @@ def random_trial(
         order: ``shuffled`` or ``listed``.
         dim: D.
         max_frames: F; a video has 1 to F real frames.
+        words: draw word tokens too, 1 to 8 a text.
         device: where the tensors go; the CPU by default.
     """
     num_texts = ORDERS[order]
@@ -76,8 +80,18 @@ def random_trial(
         video_of_text=torch.from_numpy(video_of_text).to(device),
         num_videos_listed=_VIDEOS,
         num_captions_listed=num_texts,
+        words=_random_words(generator, num_texts, dim, device) if words else None,
     )
     return Trial(split, np.arange(num_texts), np.arange(len(np.unique(video_of_text))))
+
+
+def _random_words(
+    generator: np.random.Generator, num_texts: int, dim: int, device: torch.device | None
+) -> WordTokens:
+    lengths = generator.integers(1, _MOST_WORDS + 1, size=num_texts)
+    shape = (int(lengths.sum()), dim)
+    tokens = _FEATURE_NORM / dim**0.5 * generator.standard_normal(shape, dtype=np.float32)
+    return WordTokens(torch.from_numpy(tokens).to(device), torch.from_numpy(lengths).to(device))
 
 
 def permuted_trials(split: FeatureSplit, generator: np.random.Generator) -> Iterator[Trial]:

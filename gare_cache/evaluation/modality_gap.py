@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,10 @@ import torch
 from torch import Tensor
 
 from gare_cache.evaluation.duplicates import unit_rows
-from gare_cache.heads.gap import gap_context
-from gare_cache.heads.pooling import pool
+from gare_cache.heads.pairs import Words
 from gare_cache.heads.retrieval import RetrievalHead
-from gare_cache.heads.scoring import blocks
 
 Vectors = npt.NDArray[np.float32]
-
-_VIDEOS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,12 @@ class GapPlane:
 
 @torch.no_grad()
 def matched_pairs(
-    head: RetrievalHead, text: Tensor, frames: Tensor, mask: Tensor, video_of_text: Tensor
+    head: RetrievalHead,
+    text: Tensor,
+    frames: Tensor,
+    mask: Tensor,
+    video_of_text: Tensor,
+    words: Callable[[Tensor], Words | None] | None = None,
 ) -> MatchedPairs:
     """Compute the vectors that a head compares, for matched pairs alone.
 
@@ -65,26 +66,26 @@ def matched_pairs(
         frames: frame features (V, F, D).
         mask: (V, F) bool, True on real frames, which come first.
         video_of_text: (T,) row of each text's video.
+        words: rows -> word tokens of these texts and their mask, where the head needs them.
     """
     encoded = head.encode_text(text)
     videos = torch.zeros_like(encoded)
-    deltas = None if head.gap is None else torch.zeros_like(encoded)
-    for part in blocks(len(frames), _VIDEOS_AT_ONCE):
-        block, block_mask = head.encode_frames(frames[part], mask[part]), mask[part]
-        for place in range(len(block)):
-            rows = (video_of_text == part.start + place).nonzero().flatten()
-            if not len(rows):
-                continue
-            own, own_mask = block[place : place + 1], block_mask[place : place + 1]
-            pooled, _ = pool(head.pooling, encoded[rows], own, own_mask)
-            videos[rows] = pooled.expand(len(rows), 1, -1)[:, 0]
-            if head.gap is not None and deltas is not None:
-                mean, attended = gap_context(own, own_mask, head.settings["reference_padding"])
-                deltas[rows] = head.gap(mean - encoded[rows, None], own, attended)[:, 0]
+    deltas = torch.zeros_like(encoded)
+    has_delta = False
+    for video in sorted(set(video_of_text.tolist())):
+        rows = (video_of_text == video).nonzero().flatten()
+        own = slice(video, video + 1)
+        found = head.vectors(
+            text[rows], frames[own], mask[own], None if words is None else words(rows)
+        )
+        videos[rows] = found.video.expand(len(rows), 1, -1)[:, 0]
+        if found.delta is not None:
+            has_delta = True
+            deltas[rows] = found.delta[:, 0]
     return MatchedPairs(
         encoded.cpu().numpy(),
         videos.cpu().numpy(),
-        None if deltas is None else deltas.cpu().numpy(),
+        deltas.cpu().numpy() if has_delta else None,
     )
 
 

@@ -1,11 +1,10 @@
-"""The retrieval head: projection, temporal aggregator, pooling, gap module and logit scale."""
+"""The retrieval head: projection, temporal aggregator, interaction and logit scale."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,33 +16,19 @@ from gare_cache.heads.aggregators import (
     build_aggregator,
     complete_aggregator_settings,
 )
-from gare_cache.heads.gap import GapModule, complete_gap_settings, gap_context
-from gare_cache.heads.pooling import Pooling, build_pooling, complete_pooling_settings, pool
+from gare_cache.heads.gap import GapModule, complete_gap_settings
+from gare_cache.heads.pairs import PairScores, PairVectors, Words
+from gare_cache.heads.pooled import PooledInteraction
+from gare_cache.heads.pooling import build_pooling, complete_pooling_settings
 from gare_cache.heads.scoring import (
     DEFAULT_BLOCK_BYTES,
     block_shape,
     blocks,
-    exact_scores,
-    pair_cosine,
-    video_basis,
 )
 from gare_cache.heads.settings import require_count
 
 PROJECTIONS = ("none", "linear")
 MAX_SCALE = 100.0
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """What a batch of pairs gives to the losses.
-
-    Attributes:
-        similarity: cosines (T, V), not scaled.
-        delta: increments (T, V, D), None without a gap module.
-    """
-
-    similarity: Tensor
-    delta: Tensor | None
 
 
 class ResidualLinear(nn.Module):
@@ -64,12 +49,8 @@ class ResidualLinear(nn.Module):
 class RetrievalHead(nn.Module):
     """Score texts against videos from encoded features; built by ``build_head``.
 
-    Texts and frames pass their projection, frames the temporal aggregator; then
-
-        without a gap module: s_ij = cos(t_i, p_ij), p the pooled video
-        with one:             s_ij = cos(t_i + Delta_ij, p_ij), Delta_ij = psi(vbar_j - t_i, f_j)
-
-    Source: GARE, arXiv:2505.12499, text side with the frames as context.
+    Texts and frames pass their projection, frames the temporal aggregator; then the interaction
+    scores every pair.
 
     Attributes:
         settings: JSON-able; ``build_head(**head.settings)`` rebuilds the head.
@@ -82,16 +63,14 @@ class RetrievalHead(nn.Module):
         text_projection: nn.Module,
         frame_projection: nn.Module,
         aggregator: nn.Module,
-        pooling: Pooling,
-        gap: GapModule | None,
+        interaction: PooledInteraction,
         settings: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self.text_projection = text_projection
         self.frame_projection = frame_projection
         self.aggregator = aggregator
-        self.pooling = pooling
-        self.gap = gap
+        self.interaction = interaction
         self.settings = copy.deepcopy(dict(settings))
         self.logit_scale = nn.Parameter(torch.tensor(float(settings["logit_scale_init"])))
 
@@ -99,6 +78,16 @@ class RetrievalHead(nn.Module):
     def scale(self) -> Tensor:
         """1 / temperature = exp(logit_scale)."""
         return self.logit_scale.exp()
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether the scores depend on the word tokens of the texts."""
+        return self.interaction.needs_words
+
+    @property
+    def side(self) -> str:
+        """The side that the increment corrects, ``text`` or ``video``."""
+        return self.interaction.side
 
     @torch.no_grad()
     def limit_scale(self) -> None:
@@ -115,6 +104,29 @@ class RetrievalHead(nn.Module):
             raise ConfigError(self._shape_message("text", "(T, D)", text))
         projected: Tensor = self.text_projection(text.to(self.logit_scale.dtype))
         return projected
+
+    def encode_words(self, words: Words | None) -> Words | None:
+        """Project word tokens (T, W, D) as the sentence features; None where none are needed.
+
+        Raises:
+            ConfigError: the head needs word tokens and got none, or their shape does not fit.
+        """
+        if not self.needs_words:
+            return None
+        if words is None:
+            raise ConfigError(
+                "this head compares the word tokens of the texts, and none were given; set "
+                "extract.word_tokens: true and run `gare-cache extract`"
+            )
+        tokens, mask = words
+        if tokens.dim() != 3 or tokens.shape[2] != self.settings["dim"]:
+            raise ConfigError(self._shape_message("word", "(T, W, D)", tokens))
+        if mask.shape != tokens.shape[:2] or mask.dtype != torch.bool:
+            raise ConfigError(
+                f"the mask of the words is {mask.dtype} of shape {tuple(mask.shape)}; tokens of "
+                f"shape {tuple(tokens.shape)} need torch.bool of shape {tuple(tokens.shape[:2])}"
+            )
+        return self.text_projection(tokens.to(self.logit_scale.dtype)), mask
 
     def encode_frames(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Project and aggregate frame features (V, F, D) of any floating dtype.
@@ -134,7 +146,9 @@ class RetrievalHead(nn.Module):
         aggregated: Tensor = self.aggregator(projected, mask)
         return aggregated
 
-    def forward(self, text: Tensor, frames: Tensor, mask: Tensor) -> PairScores:
+    def forward(
+        self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None
+    ) -> PairScores:
         """Score all pairs densely and differentiably; dropout is active in training mode.
 
         Args:
@@ -142,18 +156,25 @@ class RetrievalHead(nn.Module):
             frames: frame features (V, F, D).
             mask: (V, F) bool, True on real frames, which come first. The scores of a video
                 without one are finite and mean nothing; its gradient is finite too.
+            words: word tokens (T, W, D) of the texts and their mask (T, W), where ``needs_words``.
 
         Returns:
             Cosines (T, V) and, with a gap module, increments (T, V, D).
         """
-        text = self.encode_text(text)
         frames = self.encode_frames(frames, mask)
-        pooled, _ = pool(self.pooling, text, frames, mask)
-        if self.gap is None:
-            return PairScores(pair_cosine(text[:, None], pooled), None)
-        video_mean, attended = gap_context(frames, mask, self.settings["reference_padding"])
-        delta = self.gap(video_mean - text[:, None], frames, attended)
-        return PairScores(pair_cosine(text[:, None] + delta, pooled), delta)
+        scores: PairScores = self.interaction(
+            self.encode_text(text), frames, mask, self.encode_words(words)
+        )
+        return scores
+
+    def vectors(
+        self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None
+    ) -> PairVectors:
+        """Return the vectors whose cosines ``forward`` gives; the arguments are the same."""
+        frames = self.encode_frames(frames, mask)
+        return self.interaction.vectors(
+            self.encode_text(text), frames, mask, self.encode_words(words)
+        )
 
     @torch.no_grad()
     def similarity(
@@ -161,6 +182,7 @@ class RetrievalHead(nn.Module):
         text: Tensor,
         frames: Tensor,
         mask: Tensor,
+        words: Words | None = None,
         *,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
     ) -> Tensor:
@@ -173,6 +195,7 @@ class RetrievalHead(nn.Module):
             text: sentence features (T, D).
             frames: frame features (V, F, D).
             mask: (V, F) bool, True on real frames, which come first.
+            words: word tokens (T, W, D) of the texts and their mask (T, W), where ``needs_words``.
             block_bytes: memory that one block may take beside inputs and result.
 
         Returns:
@@ -183,6 +206,7 @@ class RetrievalHead(nn.Module):
                 not positive.
         """
         encoded = self.encode_text(text)
+        encoded_words = self.encode_words(words)
         self._check_frames(frames, mask)
         empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
         if empty:
@@ -193,21 +217,20 @@ class RetrievalHead(nn.Module):
         text_rows, video_rows = block_shape(
             frames.shape[1],
             frames.shape[2],
-            gap_heads=0 if self.gap is None else self.gap.heads,
+            gap_heads=0 if self.interaction.gap is None else self.interaction.gap.heads,
             element_bytes=encoded.element_size(),
             block_bytes=block_bytes,
         )
         scores = encoded.new_empty(len(text), len(frames))
         for columns in blocks(len(frames), video_rows):
-            basis = video_basis(
-                self.encode_frames(frames[columns], mask[columns]),
-                mask[columns],
-                self.pooling,
-                gap=self.gap,
-                reference_padding=self.settings["reference_padding"],
+            score = self.interaction.scorer(
+                self.encode_frames(frames[columns], mask[columns]), mask[columns]
             )
             for rows in blocks(len(text), text_rows):
-                scores[rows, columns] = exact_scores(encoded[rows], basis)
+                row_words = None
+                if encoded_words is not None:
+                    row_words = (encoded_words[0][rows], encoded_words[1][rows])
+                scores[rows, columns] = score(encoded[rows], row_words)
         return scores
 
     def _check_frames(self, frames: Tensor, mask: Tensor) -> None:
@@ -286,8 +309,11 @@ def build_head(
         text_projection=project(dim),
         frame_projection=project(dim),
         aggregator=build_aggregator(settings["aggregator"], dim=dim, max_frames=max_frames),
-        pooling=build_pooling(settings["pooling"], reference_padding=reference_padding),
-        gap=None if gap is None else GapModule(dim, **settings["gap"]),
+        interaction=PooledInteraction(
+            build_pooling(settings["pooling"], reference_padding=reference_padding),
+            None if gap is None else GapModule(dim, **settings["gap"]),
+            reference_padding=reference_padding,
+        ),
         settings=settings,
     )
 

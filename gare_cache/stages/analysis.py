@@ -147,7 +147,12 @@ def _modality_gap(
 ) -> dict[str, Any]:
     features = split.features
     pairs = matched_pairs(
-        head, features.text, features.frames, features.mask, features.video_of_text
+        head,
+        features.text,
+        features.frames,
+        features.mask,
+        features.video_of_text,
+        words=features.words_of if head.needs_words else None,
     )
     plane = gap_plane(pairs)
     rows = np.arange(len(similarity))

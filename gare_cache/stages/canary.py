@@ -38,11 +38,12 @@ from gare_cache.evaluation.metrics import (
     text_to_video,
     video_to_text,
 )
+from gare_cache.evaluation.similarity import Similarity, score_split
 from gare_cache.files import write_json
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.manifest import read_manifest
 from gare_cache.reproducibility import make_deterministic, resolve_device
-from gare_cache.stages.evaluate import score_split, zero_shot_head
+from gare_cache.stages.evaluate import zero_shot_head
 from gare_cache.stages.progress import progress
 from gare_cache.stages.protocol import apply_protocol
 from gare_cache.stages.train import new_head
@@ -52,7 +53,6 @@ from gare_cache.training.checkpoint import load_checkpoint, require_encoder
 HEADS = ("trained", "params")
 GALLERIES = 200
 
-Similarity = npt.NDArray[np.float32]
 Score = Callable[[FeatureSplit], Similarity]
 
 
@@ -89,7 +89,14 @@ def canary(
     tested = _trained_head(workspace, cache) if head == "trained" else _new_head(workspace, cache)
     manifest = read_manifest(workspace.manifest)
     frames = tested.settings["max_frames"]
-    loaded = load_split(cache, manifest, settings.split, device=target, num_frames=frames)
+    loaded = load_split(
+        cache,
+        manifest,
+        settings.split,
+        device=target,
+        num_frames=frames,
+        words=tested.needs_words,
+    )
     split = apply_protocol(loaded, manifest, settings).features
     with progress("canary", _num_trials(galleries, split)) as advance:
         rows = [
@@ -147,7 +154,7 @@ def check_random_features(
     """Score random features with a head, in shuffled and in listed order.
 
     Args:
-        head: anything with the ``settings`` and the ``similarity`` of a head.
+        head: anything with the ``settings``, ``needs_words`` and ``similarity`` of a head.
         settings: how evaluation ranks.
         galleries: independent galleries for each order.
         seed: of everything drawn.
@@ -163,6 +170,7 @@ def check_random_features(
                 order=order,
                 dim=head.settings["dim"],
                 max_frames=head.settings["max_frames"],
+                words=head.needs_words,
                 device=device,
             )
             for _ in range(galleries)

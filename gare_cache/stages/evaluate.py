@@ -15,6 +15,7 @@ from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks, both_direction
 from gare_cache.evaluation.missing import MISSING_RULES, counted_hits, counted_metrics
 from gare_cache.evaluation.retrieved import Items, top_texts, top_videos
 from gare_cache.evaluation.significance import paired_difference, recall_interval
+from gare_cache.evaluation.similarity import Similarity, score_split
 from gare_cache.files import file_digest, replacing, write_json, write_parquet
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.manifest import read_manifest
@@ -33,7 +34,6 @@ METHOD_TITLES = {ZERO_SHOT: "zero shot", HEAD: "head"}
 MOST_RETRIEVED = 10
 _BOOTSTRAP_SEED = 0
 
-Similarity = npt.NDArray[np.float32]
 Ranks = Mapping[str, Mapping[str, QueryRanks]]
 
 
@@ -68,6 +68,7 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
         settings.split,
         device=target,
         num_frames=checkpoint.head.settings["max_frames"],
+        words=checkpoint.head.needs_words,
     )
     split = apply_protocol(loaded, manifest, settings)
     heads = {ZERO_SHOT: zero_shot_head(loaded), HEAD: checkpoint.head.to(target)}
@@ -155,12 +156,6 @@ def _score_line(scores: Mapping[str, Any]) -> str:
         f"MdR {scores['MdR']:.1f}, n {scores['queries']:,}, features of "
         f"{scores['queries with features']:,} of {scores['queries listed']:,} queries"
     )
-
-
-def score_split(head: RetrievalHead, split: FeatureSplit) -> Similarity:
-    """Return the (T, V) similarity of a split under a head on the split's device."""
-    similarity: Similarity = head.similarity(split.text, split.frames, split.mask).cpu().numpy()
-    return similarity
 
 
 def _retrieved(

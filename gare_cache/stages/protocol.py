@@ -95,11 +95,4 @@ def _with_captions(split: FeatureSplit, wanted: set[str], num_listed: int) -> Fe
             f"none of the {num_listed} {split.name} captions that evaluate.captions selects has "
             "features; set evaluate.captions: all, or import their features"
         )
-    return dataclasses.replace(
-        split,
-        caption_ids=[split.caption_ids[row] for row in rows],
-        captions=[split.captions[row] for row in rows],
-        text=split.text[rows],
-        video_of_text=split.video_of_text[rows],
-        num_captions_listed=num_listed,
-    )
+    return split.with_texts(rows, num_listed=num_listed)

@@ -27,7 +27,14 @@ from gare_cache.training.loop import TrainingState, train_head
 from gare_cache.training.optimizers import build_optimizer
 
 # The code that decides what a training gives; a change of it starts the training anew.
-_TRAINING_CODE = ("data", "evaluation/metrics.py", "heads", "losses", "training")
+_TRAINING_CODE = (
+    "data",
+    "evaluation/metrics.py",
+    "evaluation/similarity.py",
+    "heads",
+    "losses",
+    "training",
+)
 
 
 def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
@@ -55,6 +62,7 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     manifest = read_manifest(workspace.manifest)
     num_frames = _num_frames(settings, cache)
     left_to_chance = settings.views or settings.frame_choice == "jittered"
+    head = new_head(params.head, cache, num_frames=num_frames).to(target)
     train_split = load_split(
         cache,
         manifest,
@@ -62,9 +70,11 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
         device=target,
         num_frames=None if left_to_chance else num_frames,
         views=settings.views,
+        words=head.needs_words,
     )
-    val_split = load_split(cache, manifest, "val", device=target, num_frames=num_frames)
-    head = new_head(params.head, cache, num_frames=num_frames).to(target)
+    val_split = load_split(
+        cache, manifest, "val", device=target, num_frames=num_frames, words=head.needs_words
+    )
     objective = Objective(**settings.loss.model_dump())
     optimizer = build_optimizer(
         head,

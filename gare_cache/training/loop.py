@@ -15,6 +15,7 @@ from gare_cache.data.frames import FrameChoice, training_frames
 from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
+from gare_cache.evaluation.similarity import score_split
 from gare_cache.files import replacing
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.losses.objective import Objective
@@ -135,7 +136,7 @@ def train_head(
 
 def validation_scores(head: RetrievalHead, split: FeatureSplit) -> dict[str, float]:
     """Return t2v and v2t R@1 and their mean, ``score``, on a split of one caption a video."""
-    similarity = head.similarity(split.text, split.frames, split.mask).cpu().numpy()
+    similarity = score_split(head, split)
     video_of_text = split.video_of_text.cpu().numpy()
     t2v = retrieval_metrics(text_to_video(similarity, video_of_text))["R@1"]
     v2t_ranks = video_to_text(similarity, video_of_text, convention="best_caption_of_all")
@@ -162,7 +163,7 @@ def _train_epoch(
         set_learning_rate(optimizer, factor)
         batch = batch.to(split.text.device)
         frames = training_frames(split, split.video_of_text[batch], frame_choice, generator)
-        scores = head(split.text[batch], *frames)
+        scores = head(split.text[batch], *frames, split.words_of(batch))
         loss = objective(scores.similarity, scores.delta, head.scale)
         _update(head, optimizer, loss.total, max_grad_norm)
         terms = {"total": loss.total.detach(), **loss.terms}

@@ -47,7 +47,7 @@ def reference_head(psi_names: dict[str, str]) -> Callable[[dict[str, Tensor]], R
             gap={"heads": int(values["heads"])},
             reference_padding=True,
         )
-        head.gap.load_state_dict({b: values[f"psi.{a}"] for a, b in psi_names.items()})
+        head.interaction.gap.load_state_dict({b: values[f"psi.{a}"] for a, b in psi_names.items()})
         return head.eval()
 
     return build

@@ -18,7 +18,7 @@ def test_loss_and_gradients(case, tolerance, reference, reference_head, psi_name
     loss = Objective()(scores.similarity, scores.delta, float(values["train.logit_scale"]))
     loss.total.backward()
     torch.testing.assert_close(loss.total, values["train.loss"], rtol=1e-5, atol=0)
-    parameters = dict(head.gap.named_parameters())
+    parameters = dict(head.interaction.gap.named_parameters())
     gradients = {"text": text.grad, "frames": frames.grad}
     gradients |= {f"psi.{a}": parameters[b].grad for a, b in psi_names.items()}
     for name, gradient in gradients.items():

@@ -75,7 +75,9 @@ def test_exact_score_matches_the_loop(inputs, reference_padding):
     scores = head.similarity(text, frames, mask)
     for i in range(3):
         for j in range(4):
-            delta = slow.increment(head.gap, text[i], frames[j], mask[j], reference_padding)
+            delta = slow.increment(
+                head.interaction.gap, text[i], frames[j], mask[j], reference_padding
+            )
             pooled = slow.pooled(text[i], frames[j], mask[j], 2.0, reference_padding)
             expected = slow.cosine(text[i] + delta, pooled)
             assert scores[i, j].item() == pytest.approx(expected, abs=1e-10)
@@ -85,7 +87,7 @@ def test_exact_score_matches_the_loop(inputs, reference_padding):
 def test_exact_increment_rebuilds_delta(inputs, heads):
     text, frames, mask = inputs(dim=32)
     head = _head(32, {}, {"heads": heads}, False)
-    basis = video_basis(frames, mask, head.pooling, gap=head.gap)
+    basis = video_basis(frames, mask, head.interaction.pooling, gap=head.interaction.gap)
     delta = head(text, frames, mask).delta
     torch.testing.assert_close(exact_increment(text, basis.gap), delta, rtol=1e-9, atol=1e-9)
 
@@ -146,7 +148,7 @@ def test_basis_is_built_once_for_all_texts(inputs):
     text, frames, mask = inputs()
     head = _head(16, {}, {}, False)
     calls = []
-    head.gap.key_proj.register_forward_hook(lambda *_: calls.append(1))
+    head.interaction.gap.key_proj.register_forward_hook(lambda *_: calls.append(1))
     head.similarity(text, frames, mask, block_bytes=30_000)
     per_text_and_video = len(text) * len(frames)
     assert len(calls) <= len(frames) < per_text_and_video

@@ -97,6 +97,8 @@ def test_the_ranking_is_at_chance_where_all_ties(convention: str) -> None:
 class LeakyHead(nn.Module):
     """A head whose scores somebody has tampered with."""
 
+    needs_words = False
+
     def __init__(self, tamper: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.head = make_head()
