@@ -17,6 +17,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+REGULARISERS = ("ib", "eps", "dir", "orthogonality", "trust_region")
 
 
 class Settings(BaseModel):
@@ -108,11 +109,22 @@ class HeadSettings(Settings):
     reference_padding: bool = False
 
 
+class ContrastiveSettings(Settings):
+    """The contrastive loss; iterations and detach_biases belong to ncl."""
+
+    name: Literal["info_nce", "ncl"] = "info_nce"
+    iterations: Annotated[int, Field(ge=0)] | None = None
+    detach_biases: bool | None = None
+
+
 class BottleneckSettings(Settings):
     """L_ib."""
 
     weight: NonNegative = 1e-4
     reduction: Literal["sum", "mean"] = "sum"
+    anchor: Literal["video", "text"] = "video"
+    prior_sigma: Positive = 1.0
+    normalise: bool = False
 
 
 class SpreadSettings(Settings):
@@ -120,6 +132,7 @@ class SpreadSettings(Settings):
 
     weight: NonNegative = 0.01
     bound: Positive = 0.5
+    form: Literal["clamp", "smooth"] = "clamp"
 
 
 class DirectionSettings(Settings):
@@ -129,13 +142,29 @@ class DirectionSettings(Settings):
     alpha: Positive = 2.0
 
 
+class OrthogonalitySettings(Settings):
+    """L_orth."""
+
+    weight: NonNegative = 0.0
+
+
+class TrustRegionSettings(Settings):
+    """L_tr; the radius is fixed, or where a learned one starts."""
+
+    weight: NonNegative = 0.0
+    radius: Positive = 1.0
+    learned: bool = False
+
+
 class LossSettings(Settings):
     """The objective."""
 
-    contrastive: Literal["info_nce"] = "info_nce"
+    contrastive: ContrastiveSettings = ContrastiveSettings()
     ib: BottleneckSettings = BottleneckSettings()
     eps: SpreadSettings = SpreadSettings()
     dir: DirectionSettings = DirectionSettings()
+    orthogonality: OrthogonalitySettings = OrthogonalitySettings()
+    trust_region: TrustRegionSettings = TrustRegionSettings()
 
 
 class TrainSettings(Settings):
@@ -188,12 +217,17 @@ class Params(Settings):
     @model_validator(mode="after")
     def _no_idle_setting(self) -> Params:
         loss = self.train.loss
-        active = [name for name in ("ib", "eps", "dir") if getattr(loss, name).weight > 0]
+        active = [name for name in REGULARISERS if getattr(loss, name).weight > 0]
         if self.head.gap is None and active:
             weights = ", ".join(f"train.loss.{name}.weight" for name in active)
             raise ValueError(
                 f"head.gap is null, so there is no increment to regularise; set {weights} to 0, "
                 "or give head.gap its settings"
+            )
+        if loss.trust_region.learned and loss.trust_region.weight == 0:
+            raise ValueError(
+                "train.loss.trust_region.learned is true at weight 0, where nothing is learned; "
+                "set train.loss.trust_region.weight, or learned: false"
             )
         return self
 

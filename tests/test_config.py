@@ -40,6 +40,14 @@ def test_the_repositorys_params_are_valid_and_name_every_key() -> None:
         ({"dataset": {"name": "d"}}, "dataset.annotations is missing"),
         ({"dataset": {**MINIMAL["dataset"], "name": "../x"}}, "dataset.name is '../x'"),
         ({"head": {"gap": None}}, "head.gap is null, so there is no increment .*ib.weight"),
+        (
+            {"train": {"loss": {"contrastive": {"name": "nlc"}}}},
+            "train.loss.contrastive.name is 'nlc': input should be 'info_nce' or 'ncl'",
+        ),
+        (
+            {"train": {"loss": {"trust_region": {"learned": True}}}},
+            "train.loss.trust_region.learned is true at weight 0, where nothing is learned",
+        ),
     ],
 )
 def test_faults_name_the_place_and_what_is_allowed(sections: dict[str, Any], message: str) -> None:
@@ -50,6 +58,9 @@ def test_faults_name_the_place_and_what_is_allowed(sections: dict[str, Any], mes
 def test_a_head_without_gap_needs_all_regularisers_off() -> None:
     off = {name: {"weight": 0} for name in ("ib", "eps", "dir")}
     assert parse(head={"gap": None}, train={"loss": off}).head.gap is None
+    for name in ("orthogonality", "trust_region"):
+        with pytest.raises(ConfigError, match=rf"no increment .*train.loss.{name}.weight to 0"):
+            parse(head={"gap": None}, train={"loss": {**off, name: {"weight": 1}}})
 
 
 def test_settings_are_frozen() -> None:

@@ -1,14 +1,21 @@
-"""Contrastive losses on a batch of matching pairs; the diagonal is positive."""
+"""Contrastive losses on a batch of matching pairs, by name; the diagonal is positive."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.losses.logits import pair_logits
+from gare_cache.losses.ncl import ncl
+from gare_cache.losses.settings import require_bool, require_whole, with_defaults
+
+ContrastiveLoss = Callable[..., Tensor]
 
 
 def info_nce(
@@ -36,22 +43,53 @@ def info_nce(
     Raises:
         ConfigError: the similarity is not square, or ``positives`` is not bool of its shape.
     """
-    if similarity.dim() != 2 or similarity.shape[0] != similarity.shape[1]:
-        raise ConfigError(
-            f"a contrastive loss needs as many texts as videos, one pair a row; the similarity "
-            f"has shape {tuple(similarity.shape)}"
-        )
-    logits = scale * similarity
-    if positives is not None:
-        if positives.dtype != torch.bool or positives.shape != similarity.shape:
-            raise ConfigError(
-                f"positives are {positives.dtype} of shape {tuple(positives.shape)}; they must be "
-                f"torch.bool of shape {tuple(similarity.shape)}"
-            )
-        diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(positives & ~diagonal, -torch.inf)
+    logits = pair_logits(similarity, scale, positives)
     target = torch.arange(len(logits), device=logits.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-CONTRASTIVE: dict[str, Callable[..., Tensor]] = {"info_nce": info_nce}
+CONTRASTIVE: dict[str, ContrastiveLoss] = {"info_nce": info_nce, "ncl": ncl}
+CONTRASTIVE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "info_nce": {},
+    "ncl": {"iterations": 4, "detach_biases": False},
+}
+
+
+def complete_contrastive_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a contrastive loss's settings and fill in the defaults.
+
+    Args:
+        settings: ``name`` and the settings of that loss.
+
+    Returns:
+        All settings of that loss, ``name`` included.
+
+    Raises:
+        ConfigError: the name or a setting is unknown, or a value is out of range.
+    """
+    name = str(settings.get("name", "info_nce"))
+    if name not in CONTRASTIVE:
+        raise ConfigError(unknown_name("contrastive loss", name, CONTRASTIVE))
+    defaults = {"name": name, **CONTRASTIVE_DEFAULTS[name]}
+    complete = with_defaults(f"contrastive loss {name!r}", settings, defaults)
+    if "iterations" in complete:
+        require_whole("contrastive.iterations", complete["iterations"])
+    if "detach_biases" in complete:
+        require_bool("contrastive.detach_biases", complete["detach_biases"])
+    return complete
+
+
+def build_contrastive(settings: Mapping[str, Any]) -> ContrastiveLoss:
+    """Bind a contrastive loss to its settings.
+
+    Args:
+        settings: as for ``complete_contrastive_settings``.
+
+    Returns:
+        A function (similarity (B, B), scale, positives=None or (B, B) bool) -> scalar.
+
+    Raises:
+        ConfigError: as ``complete_contrastive_settings``.
+    """
+    complete = complete_contrastive_settings(settings)
+    return functools.partial(CONTRASTIVE[complete.pop("name")], **complete)

@@ -1,4 +1,9 @@
-"""GARE's regularisers of the increment Delta (T, V, D), text side: rows are texts."""
+"""GARE's regularisers of the increment Delta (T, V, D); rows are texts.
+
+Where a term compares the increments of one anchor, the anchor is the item that Delta corrects: on
+the text side text i with its increments to all videos j, on the video side video j with its
+increments to all texts i (this project's reading; the paper writes the text side alone).
+"""
 
 from __future__ import annotations
 
@@ -9,84 +14,181 @@ from torch.nn import functional as F
 from gare_cache.errors import ConfigError, unknown_name
 
 REDUCTIONS = ("sum", "mean")
+SIDES = ("text", "video")
+FORMS = ("clamp", "smooth")
 _STD_OFFSET = 1e-6
 _LOG_OFFSET = 1e-8
 _MIN_NORM = 1e-8
 
 
-def information_bottleneck(delta: Tensor, *, reduction: str = "sum") -> Tensor:
-    """Penalise what the increments of a video tell beyond a standard normal prior.
+def information_bottleneck(
+    delta: Tensor,
+    *,
+    reduction: str = "sum",
+    anchor: str = "video",
+    prior_sigma: float = 1.0,
+    normalise: bool = False,
+) -> Tensor:
+    """Penalise what the increments of an anchor tell beyond a normal prior.
 
-    L_ib = 1/V sum_j KL( N(mu_j, diag sigma_j^2) || N(0, I) )
-         = 1/V sum_j 1/2 sum_d ( sigma_jd^2 + mu_jd^2 - 1 - 2 log sigma_jd )
+    L_ib = 1/V sum_j KL( N(mu_j, diag sigma_j^2) || N(0, sigma_p^2 I) )
+         = 1/V sum_j 1/2 sum_d ( r_jd^2 + (mu_jd / sigma_p)^2 - 1 - 2 log r_jd )
 
-    with mu_j and sigma_j over the texts i of Delta_ij (unbiased standard deviation + 1e-6).
-    Source: GARE, arXiv:2505.12499, App. F, and its reference code.
+    with mu_j and sigma_j over the texts i of Delta_ij (unbiased standard deviation + 1e-6) and
+    r = sigma / sigma_p; with anchor ``text``, mu_i and sigma_i over the videos j and a mean over
+    the texts. Source: GARE, arXiv:2505.12499, App. F and its ablations, and its reference code.
 
     Args:
-        delta: (T, V, D), T at least 2.
+        delta: (T, V, D), at least 2 of the items that the statistics run over.
         reduction: over the dimensions: ``"sum"`` (reference code) or ``"mean"`` (paper).
+        anchor: ``"video"`` or ``"text"``: whose increments make one posterior.
+        prior_sigma: sigma_p, above 0.
+        normalise: take Delta / ||Delta|| instead of Delta.
 
     Returns:
         Scalar.
 
     Raises:
-        ConfigError: fewer than 2 texts, or an unknown reduction.
+        ConfigError: fewer than 2 items, or an unknown reduction or anchor.
     """
     if reduction not in REDUCTIONS:
         raise ConfigError(unknown_name("ib.reduction", reduction, REDUCTIONS))
-    _require_two("ib", "texts", delta.shape[0])
-    mean = delta.mean(dim=0)
-    std = delta.std(dim=0) + _STD_OFFSET
-    divergence = 0.5 * (std.square() + mean.square() - 1.0 - 2.0 * std.log())  # (V, D)
+    over = 0 if _is_video("ib.anchor", anchor) else 1
+    _require_two("ib", "texts" if over == 0 else "videos", delta.shape[over])
+    if normalise:
+        delta = F.normalize(delta, dim=-1, eps=_MIN_NORM)
+    mean = delta.mean(dim=over) / prior_sigma
+    std = (delta.std(dim=over) + _STD_OFFSET) / prior_sigma
+    divergence = 0.5 * (std.square() + mean.square() - 1.0 - 2.0 * std.log())  # (anchors, D)
     over_dimensions = divergence.sum(-1) if reduction == "sum" else divergence.mean(-1)
     return over_dimensions.mean()
 
 
-def norm_spread(delta: Tensor, *, bound: float = 0.5) -> Tensor:
-    """Reward a spread of the increments' lengths over the videos of a text, up to a bound.
+def norm_spread(
+    delta: Tensor, *, bound: float = 0.5, form: str = "clamp", side: str = "text"
+) -> Tensor:
+    """Reward a spread of the increments' lengths at each anchor, up to a bound.
 
-    L_eps = max( -mean_i Var_j ||Delta_ij||, -bound ), unbiased variance. Source: GARE,
-    arXiv:2505.12499, App. F. Past the bound the reference code returns 0 instead of -bound: the
-    same (zero) gradient, another value.
+    With m = mean_i Var_j ||Delta_ij||, unbiased variance (video side: mean_j Var_i),
+
+        clamp:  L_eps = max( -m, -bound )
+        smooth: L_eps = log( exp(-m) + exp(-bound) )
+
+    Source: GARE, arXiv:2505.12499, App. F and its ablations. Past the bound the reference code
+    returns 0 instead of -bound: the same (zero) gradient, another value. The smooth form lies
+    above the clamp by at most log 2, where m = bound, and never stops rewarding.
 
     Args:
-        delta: (T, V, D), V at least 2.
+        delta: (T, V, D), at least 2 increments an anchor.
         bound: lambda, above 0.
+        form: ``"clamp"`` or ``"smooth"``.
+        side: ``"text"`` or ``"video"``: which item Delta corrects.
 
     Returns:
-        Scalar in [-bound, 0].
+        Scalar.
 
     Raises:
-        ConfigError: fewer than 2 videos.
+        ConfigError: fewer than 2 increments an anchor, or an unknown form or side.
     """
-    _require_two("eps", "videos", delta.shape[1])
+    if form not in FORMS:
+        raise ConfigError(unknown_name("eps.form", form, FORMS))
+    delta = _by_anchor(delta, side)
+    _require_two("eps", _others(side), delta.shape[1])
     norms: Tensor = torch.linalg.vector_norm(delta, dim=-1)
-    return (-norms.var(dim=1).mean()).clamp_min(-bound)
+    spread = -norms.var(dim=1).mean()
+    if form == "smooth":
+        return torch.logaddexp(spread, torch.full_like(spread, -bound))
+    return spread.clamp_min(-bound)
 
 
-def direction_diversity(delta: Tensor, *, alpha: float = 2.0) -> Tensor:
-    """Spread the directions of a text's increments over the sphere.
+def direction_diversity(delta: Tensor, *, alpha: float = 2.0, side: str = "text") -> Tensor:
+    """Spread the directions of an anchor's increments over the sphere.
 
     L_dir = mean_i log( mean_{j,k} exp( -alpha (1 - <z_ij, z_ik>) ) + 1e-8 ), z = Delta/||Delta||,
-    j = k included. Source: GARE, arXiv:2505.12499, App. F.
+    j = k included; on the video side mean over j, pairs over i. Source: GARE, arXiv:2505.12499,
+    App. F.
 
     Args:
         delta: (T, V, D).
         alpha: concentration, above 0.
+        side: ``"text"`` or ``"video"``: which item Delta corrects.
 
     Returns:
         Scalar, at most log(1 + 1e-8).
+
+    Raises:
+        ConfigError: an unknown side.
     """
-    directions = F.normalize(delta, dim=-1, eps=_MIN_NORM)
-    cosines = directions @ directions.transpose(1, 2)  # (T, V, V)
+    cosines = _cosines(_by_anchor(delta, side))
     potentials = torch.exp(-alpha * (1.0 - cosines)).mean(dim=(1, 2))
     return (potentials + _LOG_OFFSET).log().mean()
+
+
+def orthogonality(delta: Tensor, *, side: str = "text") -> Tensor:
+    """Penalise the squared cosines between an anchor's increments.
+
+    L_orth = mean_i mean_{j != k} <z_ij, z_ik>^2, z = Delta/||Delta||; on the video side mean over
+    j, pairs over i. Source: an ablation of GARE, arXiv:2505.12499, in place of L_dir.
+
+    Args:
+        delta: (T, V, D), at least 2 increments an anchor.
+        side: ``"text"`` or ``"video"``: which item Delta corrects.
+
+    Returns:
+        Scalar in [0, 1].
+
+    Raises:
+        ConfigError: fewer than 2 increments an anchor, or an unknown side.
+    """
+    delta = _by_anchor(delta, side)
+    count = delta.shape[1]
+    _require_two("orthogonality", _others(side), count)
+    itself = torch.eye(count, dtype=torch.bool, device=delta.device)
+    squares = _cosines(delta).square().masked_fill(itself, 0.0)
+    return squares.sum(dim=(1, 2)).mean() / (count * (count - 1))
+
+
+def trust_region(delta: Tensor, *, radius: Tensor | float = 1.0) -> Tensor:
+    """Penalise increments that are longer than a radius.
+
+    L_tr = mean_ij max( ||Delta_ij|| - radius, 0 )^2. Source: version 1 of GARE, arXiv:2505.12499,
+    which calls the radius epsilon, fixed or learned. The gradient at the radius is never above 0:
+    a learned radius only grows, until no increment is longer.
+
+    Args:
+        delta: (T, V, D).
+        radius: above 0.
+
+    Returns:
+        Scalar.
+    """
+    norms: Tensor = torch.linalg.vector_norm(delta, dim=-1)
+    return (norms - radius).clamp_min(0.0).square().mean()
+
+
+def _is_video(what: str, name: str) -> bool:
+    if name not in SIDES:
+        raise ConfigError(unknown_name(what, name, SIDES))
+    return name == "video"
+
+
+def _by_anchor(delta: Tensor, side: str) -> Tensor:
+    """Return (anchors, increments of an anchor, D)."""
+    return delta.transpose(0, 1) if _is_video("side", side) else delta
+
+
+def _others(side: str) -> str:
+    return "texts" if side == "video" else "videos"
+
+
+def _cosines(delta: Tensor) -> Tensor:
+    directions = F.normalize(delta, dim=-1, eps=_MIN_NORM)
+    return directions @ directions.transpose(1, 2)
 
 
 def _require_two(term: str, what: str, count: int) -> None:
     if count < 2:
         raise ConfigError(
-            f"{term} takes an unbiased variance over the {what} of a batch and got {count}; use a "
-            f"batch of at least 2 pairs, drop the last batch, or set {term}.weight: 0"
+            f"{term} compares at least 2 {what} of a batch and got {count}; use a batch of at "
+            f"least 2 pairs, drop the last batch, or set {term}.weight: 0"
         )

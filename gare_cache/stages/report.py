@@ -22,7 +22,14 @@ from gare_cache.stages.report_queries import Evaluation, examples, queries, rank
 from gare_cache.stages.report_sections import duplicates, gaps, hubness
 from gare_cache.stages.workspace import Workspace, open_features
 
-_LOSS_NAMES = {"info_nce": "InfoNCE"}
+_LOSS_NAMES = {"info_nce": "InfoNCE", "ncl": "NCL"}
+_REGULARISER_NAMES = {
+    "ib": "L_ib",
+    "eps": "L_eps",
+    "dir": "L_dir",
+    "orthogonality": "L_orth",
+    "trust_region": "L_tr",
+}
 _ZERO_SHOT_NAME = "zero-shot mean pooling"
 _RULES = {
     "drop": "queries without features left out",
@@ -93,8 +100,9 @@ def describe_head(settings: dict[str, Any]) -> str:
     parts = [head["projection"]] if head["projection"] != "none" else []
     parts += [head["aggregator"]["name"], f"{head['pooling']['name'].replace('_', '-')} pooling"]
     parts += ["gap module"] if head["gap"] else []
-    losses = [_LOSS_NAMES[loss["contrastive"]]]
-    losses += [f"L_{name}" for name in ("ib", "eps", "dir") if loss[name]["weight"] > 0]
+    contrastive = loss["contrastive"]["name"]
+    losses = [_LOSS_NAMES.get(contrastive, contrastive)]
+    losses += [term for name, term in _REGULARISER_NAMES.items() if loss[name]["weight"] > 0]
     return f"{', '.join(parts)}: {', '.join(losses)}"
 
 

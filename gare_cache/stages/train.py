@@ -75,9 +75,10 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     val_split = load_split(
         cache, manifest, "val", device=target, num_frames=num_frames, words=head.needs_words
     )
-    objective = Objective(**settings.loss.model_dump())
+    objective = Objective(**settings.loss.model_dump(exclude_none=True)).to(target)
     optimizer = build_optimizer(
         head,
+        objective,
         name=settings.optimizer,
         learning_rate=settings.learning_rate,
         logit_scale_learning_rate=settings.logit_scale_learning_rate,
@@ -106,6 +107,8 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
             on_epoch=lambda state: _write_log(state_folder / "train_log.jsonl", state),
         )
     record |= {"best_epoch": state.best_epoch, "validation_score": state.best_score}
+    if objective.learned_radius is not None:
+        record["learned_radius"] = objective.learned_radius
     _write_log(workspace.run / "train_log.jsonl", state)
     save_checkpoint(
         workspace.run / "head.safetensors", head, encoder_id=cache.encoder_id, record=record

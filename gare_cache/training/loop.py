@@ -33,6 +33,7 @@ class EpochRecord:
             mean, by which the epoch is selected.
         learning_rate: of the epoch's last update, for the parameters of the first group.
         scale: logit scale after the epoch.
+        radius: learned radius of the trust region after the epoch; None where none is learned.
     """
 
     epoch: int
@@ -40,6 +41,7 @@ class EpochRecord:
     validation: Mapping[str, float]
     learning_rate: float
     scale: float
+    radius: float | None = None
 
 
 @dataclass
@@ -79,7 +81,7 @@ def train_head(
     Args:
         head: changed in place, on the device of the splits.
         objective: the loss.
-        optimizer: over the head's parameters, with ``base_lr`` in every group.
+        optimizer: over the parameters of head and objective, with ``base_lr`` in every group.
         train: pairs to learn from.
         validation: videos to select by.
         frame_choice: which of the train split's frames a batch shows.
@@ -100,7 +102,7 @@ def train_head(
     """
     generator = torch.Generator().manual_seed(seed)
     steps = num_batches(len(train.text), batch_size)
-    state = _restore(state_file, head, optimizer, generator) or TrainingState()
+    state = _restore(state_file, head, objective, optimizer, generator) or TrainingState()
     for _ in range(state.epoch * steps):
         on_batch()
     one_caption = validation.one_caption_per_video()
@@ -124,11 +126,12 @@ def train_head(
         scores = validation_scores(head, one_caption)
         rate = float(optimizer.param_groups[0]["lr"])
         scale = float(head.scale.detach())
-        state.history.append(EpochRecord(state.epoch, losses, scores, rate, scale))
+        radius = objective.learned_radius
+        state.history.append(EpochRecord(state.epoch, losses, scores, rate, scale, radius))
         if scores["score"] > state.best_score:
             state.best_epoch, state.best_score = state.epoch, scores["score"]
             state.best_weights = {k: v.detach().clone() for k, v in head.state_dict().items()}
-        _save(state_file, state, head, optimizer, generator)
+        _save(state_file, state, head, objective, optimizer, generator)
         on_epoch(state)
     head.load_state_dict(state.best_weights)
     return state
@@ -164,8 +167,8 @@ def _train_epoch(
         batch = batch.to(split.text.device)
         frames = training_frames(split, split.video_of_text[batch], frame_choice, generator)
         scores = head(split.text[batch], *frames, split.words_of(batch))
-        loss = objective(scores.similarity, scores.delta, head.scale)
-        _update(head, optimizer, loss.total, max_grad_norm)
+        loss = objective(scores.similarity, scores.delta, head.scale, side=head.side)
+        _update(head, objective, optimizer, loss.total, max_grad_norm)
         terms = {"total": loss.total.detach(), **loss.terms}
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value
@@ -178,11 +181,15 @@ def _train_epoch(
 
 
 def _update(
-    head: RetrievalHead, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float
+    head: RetrievalHead,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    max_grad_norm: float,
 ) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(head.parameters(), max_grad_norm)
+    nn.utils.clip_grad_norm_([*head.parameters(), *objective.parameters()], max_grad_norm)
     optimizer.step()
     head.limit_scale()
 
@@ -191,12 +198,14 @@ def _save(
     path: Path,
     state: TrainingState,
     head: RetrievalHead,
+    objective: Objective,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> None:
     saved = {
         "state": {**vars(state), "history": [vars(record) for record in state.history]},
         "head": head.state_dict(),
+        "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
         "order": generator.get_state(),
         "torch": torch.get_rng_state(),
@@ -209,6 +218,7 @@ def _save(
 def _restore(
     path: Path,
     head: RetrievalHead,
+    objective: Objective,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> TrainingState | None:
@@ -216,6 +226,7 @@ def _restore(
         return None
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     head.load_state_dict(saved["head"])
+    objective.load_state_dict(saved["objective"])
     optimizer.load_state_dict(saved["optimizer"])
     generator.set_state(saved["order"])
     torch.set_rng_state(saved["torch"])

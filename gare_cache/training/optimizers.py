@@ -83,6 +83,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 def build_optimizer(
     head: nn.Module,
+    objective: nn.Module | None = None,
     *,
     name: str,
     learning_rate: float,
@@ -94,6 +95,7 @@ def build_optimizer(
 
     Args:
         head: its trained parameters.
+        objective: its parameters, if any, are trained at ``learning_rate`` and never decayed.
         name: ``bert_adam`` or ``adamw`` (betas .9, .98 and eps 1e-6 in both).
         learning_rate: of everything but the logit scale.
         logit_scale_learning_rate: of the logit scale, which is never decayed.
@@ -118,10 +120,12 @@ def build_optimizer(
             decayed.append(parameter)
         else:
             plain.append(parameter)
+    of_loss = [] if objective is None else list(objective.parameters())
     groups = [
         {"params": decayed, "lr": learning_rate, "weight_decay": weight_decay},
         {"params": plain, "lr": learning_rate, "weight_decay": 0.0},
         {"params": scale, "lr": logit_scale_learning_rate, "weight_decay": 0.0},
+        {"params": of_loss, "lr": learning_rate, "weight_decay": 0.0},
     ]
     used = [{**group, "base_lr": group["lr"]} for group in groups if group["params"]]
     return OPTIMIZERS[name](used, betas=(0.9, 0.98), eps=1e-6)

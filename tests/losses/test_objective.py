@@ -6,7 +6,14 @@ import torch
 from gare_cache.errors import ConfigError
 from gare_cache.losses import objective as objective_module
 from gare_cache.losses.contrastive import info_nce
-from gare_cache.losses.increment import direction_diversity, information_bottleneck, norm_spread
+from gare_cache.losses.increment import (
+    direction_diversity,
+    information_bottleneck,
+    norm_spread,
+    orthogonality,
+    trust_region,
+)
+from gare_cache.losses.ncl import ncl
 from gare_cache.losses.objective import Objective
 
 OFF = {"ib": {"weight": 0}, "eps": {"weight": 0}, "dir": {"weight": 0}}
@@ -25,15 +32,20 @@ def test_total_is_the_weighted_sum(batch):
         ib={"weight": 0.3, "reduction": "mean"},
         eps={"weight": 0.2, "bound": 0.05},
         dir={"weight": 0.1, "alpha": 3.0},
+        orthogonality={"weight": 0.4},
+        trust_region={"weight": 0.6, "radius": 0.2},
     )(similarity, delta, scale)
     expected = (
         info_nce(similarity, scale)
         + 0.3 * information_bottleneck(delta, reduction="mean")
         + 0.2 * norm_spread(delta, bound=0.05)
         + 0.1 * direction_diversity(delta, alpha=3.0)
+        + 0.4 * orthogonality(delta)
+        + 0.6 * trust_region(delta, radius=0.2)
     )
     torch.testing.assert_close(loss.total, expected)
-    assert list(loss.terms) == ["contrastive", "ib", "eps", "dir"]
+    names = ["contrastive", "ib", "eps", "dir", "orthogonality", "trust_region"]
+    assert list(loss.terms) == names
     assert not any(term.requires_grad for term in loss.terms.values())
 
 
@@ -42,10 +54,17 @@ def test_total_is_the_weighted_sum(batch):
     [
         {"ib": {"weight": 0.5}},
         {"ib": {"reduction": "mean"}},
+        {"ib": {"weight": 0.1, "anchor": "text"}},
+        {"ib": {"prior_sigma": 3.0}},
+        {"ib": {"normalise": True}},
         {"eps": {"weight": 0.5}},
         {"eps": {"bound": 1e-3}},
         {"dir": {"weight": 0.5}},
         {"dir": {"alpha": 0.5}},
+        {"eps": {"form": "smooth"}},
+        {"orthogonality": {"weight": 0.5}},
+        {"trust_region": {"weight": 0.5, "radius": 0.1}},
+        {"contrastive": {"name": "ncl"}},
     ],
 )
 def test_every_setting_changes_the_loss(batch, change):
@@ -56,6 +75,37 @@ def test_positives_reach_the_contrastive_loss(batch):
     positives = torch.ones(4, 4, dtype=torch.bool)
     loss = Objective(**OFF)(*batch, positives=positives)
     assert loss.total.item() == 0.0
+
+
+def test_the_regularisers_are_added_to_ncl(batch):
+    similarity, _, scale = batch
+    difference = Objective({"name": "ncl"})(*batch).total - Objective()(*batch).total
+    torch.testing.assert_close(difference, ncl(similarity, scale) - info_nce(similarity, scale))
+
+
+def test_the_corrected_side_decides_over_what_pairs_are_taken(batch):
+    similarity, delta, scale = batch
+    made = Objective(
+        ib={"weight": 0}, orthogonality={"weight": 0.4}, eps={"weight": 0.2}, dir={"weight": 0.3}
+    )
+    on_video = made(similarity, delta, scale, side="video").terms
+    torch.testing.assert_close(on_video["eps"], norm_spread(delta, side="video"))
+    torch.testing.assert_close(on_video["dir"], direction_diversity(delta, side="video"))
+    torch.testing.assert_close(on_video["orthogonality"], orthogonality(delta, side="video"))
+    on_text = made(similarity, delta, scale).terms
+    assert all(on_text[name] != on_video[name] for name in ("eps", "dir", "orthogonality"))
+
+
+def test_a_learned_radius_is_the_only_parameter(batch):
+    assert list(Objective().parameters()) == []
+    assert Objective().learned_radius is None
+    made = Objective(trust_region={"weight": 0.5, "radius": 0.2, "learned": True})
+    assert [name for name, _ in made.named_parameters()] == ["log_radius"]
+    assert made.learned_radius == pytest.approx(0.2)
+    made(*batch).total.backward()
+    assert made.log_radius.grad < 0  # a wider region costs less
+    fixed = Objective(trust_region={"weight": 0.5, "radius": 0.2})
+    torch.testing.assert_close(made(*batch).total.detach(), fixed(*batch).total)
 
 
 @pytest.mark.parametrize("name", ["ib", "eps", "dir"])
@@ -92,10 +142,18 @@ def test_one_pair_is_too_few(batch):
 def test_settings_are_complete_and_rebuild_the_objective(batch):
     made = Objective(dir={"alpha": 3.0})
     assert made.settings == {
-        "contrastive": "info_nce",
-        "ib": {"weight": 1e-4, "reduction": "sum"},
-        "eps": {"weight": 0.01, "bound": 0.5},
+        "contrastive": {"name": "info_nce"},
+        "ib": {
+            "weight": 1e-4,
+            "reduction": "sum",
+            "anchor": "video",
+            "prior_sigma": 1.0,
+            "normalise": False,
+        },
+        "eps": {"weight": 0.01, "bound": 0.5, "form": "clamp"},
         "dir": {"weight": 0.01, "alpha": 3.0},
+        "orthogonality": {"weight": 0.0},
+        "trust_region": {"weight": 0.0, "radius": 1.0, "learned": False},
     }
     rebuilt = Objective(**json.loads(json.dumps(made.settings)))
     assert torch.equal(rebuilt(*batch).total, made(*batch).total)
@@ -113,15 +171,26 @@ def test_gradient_reaches_similarity_delta_and_scale(batch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"contrastive": "infonce"}, "unknown contrastive loss 'infonce'; did you mean 'info_nce'"),
-        ({"ib": {"beta": 1.0}}, "unknown setting 'beta' of ib; known: reduction, weight"),
-        ({"eps": {"lambda": 1.0}}, "unknown setting 'lambda' of eps; known: bound, weight"),
+        (
+            {"contrastive": {"name": "infonce"}},
+            "unknown contrastive loss 'infonce'; did you mean 'info_nce'",
+        ),
+        ({"ib": {"beta": 1.0}}, "unknown setting 'beta' of ib; known: anchor, normalise"),
+        ({"eps": {"lambda": 1.0}}, "unknown setting 'lambda' of eps; known: bound, form, weight"),
         ({"ib": {"weight": -1.0}}, "ib.weight is -1.0; it must be a finite number, 0 or above"),
         ({"ib": {"weight": "1e-4"}}, "ib.weight is '1e-4'"),
         ({"dir": {"weight": float("nan")}}, "dir.weight is nan"),
         ({"ib": {"reduction": "max"}}, "unknown ib.reduction 'max'; known: mean, sum"),
         ({"eps": {"bound": 0.0}}, "eps.bound is 0.0; it must be a finite number above 0"),
         ({"dir": {"alpha": True}}, "dir.alpha is True"),
+        ({"ib": {"anchor": "both"}}, "unknown ib.anchor 'both'; known: text, video"),
+        ({"ib": {"prior_sigma": 0}}, "ib.prior_sigma is 0; it must be a finite number above 0"),
+        ({"ib": {"normalise": 1}}, "ib.normalise is 1; it must be true or false"),
+        ({"eps": {"form": "hard"}}, "unknown eps.form 'hard'; known: clamp, smooth"),
+        ({"orthogonality": {"weight": -1}}, "orthogonality.weight is -1"),
+        ({"trust_region": {"radius": 0.0}}, "trust_region.radius is 0.0"),
+        ({"trust_region": {"learned": True}}, "trust_region.learned is true at .*weight 0"),
+        ({"trust_region": {"weight": 1.0, "learned": "yes"}}, "trust_region.learned is 'yes'"),
     ],
 )
 def test_settings_errors(arguments, message):

@@ -63,8 +63,10 @@ def test_msrvtt_1ka_is_what_gare_published() -> None:
     assert (train.weight_decay, train.weight_decay_on) == (0.2, "all_but_bias")
     assert (train.warmup, train.max_grad_norm) == (0.1, 1.0)
     assert train.loss == LossSettings()
-    assert train.loss.ib.model_dump() == {"weight": 1e-4, "reduction": "sum"}
-    assert train.loss.eps.model_dump() == {"weight": 0.01, "bound": 0.5}
+    assert train.loss.contrastive.name == "info_nce"
+    assert (train.loss.ib.weight, train.loss.ib.reduction) == (1e-4, "sum")
+    assert (train.loss.orthogonality.weight, train.loss.trust_region.weight) == (0.0, 0.0)
+    assert train.loss.eps.model_dump() == {"weight": 0.01, "bound": 0.5, "form": "clamp"}
     assert train.loss.dir.model_dump() == {"weight": 0.01, "alpha": 2.0}
 
 

@@ -54,12 +54,23 @@ CHANGES: dict[str, dict[str, Any]] = {
         "train.weight_decay_on": "all_but_bias",
         "train.warmup": 0.5,
         "train.max_grad_norm": 0.01,
+        "train.loss.contrastive.name": "ncl",
+        "train.loss.contrastive.iterations": 0,
+        "train.loss.contrastive.detach_biases": True,
         "train.loss.ib.weight": 0.01,
         "train.loss.ib.reduction": "mean",
+        "train.loss.ib.anchor": "text",
+        "train.loss.ib.prior_sigma": 10.0,
+        "train.loss.ib.normalise": True,
         "train.loss.eps.weight": 0.0,
         "train.loss.eps.bound": 0.000001,
+        "train.loss.eps.form": "smooth",
         "train.loss.dir.weight": 0.0,
         "train.loss.dir.alpha": 1.0,
+        "train.loss.orthogonality.weight": 0.1,
+        "train.loss.trust_region.weight": 0.1,
+        "train.loss.trust_region.radius": 0.5,
+        "train.loss.trust_region.learned": True,
     },
     "evaluate": {
         "evaluate.split": "val",
@@ -69,6 +80,13 @@ CHANGES: dict[str, dict[str, Any]] = {
         "evaluate.resamples": 2,
     },
     "report": {"report.examples": 1},
+}
+# Dotted key -> what it needs to have an effect, set before and after its change.
+NEEDS: dict[str, dict[str, Any]] = {
+    "train.loss.contrastive.iterations": {"train.loss.contrastive.name": "ncl"},
+    "train.loss.contrastive.detach_biases": {"train.loss.contrastive.name": "ncl"},
+    "train.loss.trust_region.radius": {"train.loss.trust_region.weight": 0.1},
+    "train.loss.trust_region.learned": {"train.loss.trust_region.weight": 0.1},
 }
 # Checked elsewhere: what is read, where from, and how failures are met.
 ELSEWHERE = {
@@ -89,7 +107,6 @@ ELSEWHERE = {
     "train.threads",
     "train.frame_choice",  # test_views_and_frames.py
     "train.views",
-    "train.loss.contrastive",  # one value so far
 }
 
 
@@ -115,7 +132,9 @@ def test_extraction(finished: Path, key: str) -> None:
 
 @pytest.mark.parametrize("key", CHANGES["train"])
 def test_training(finished: Path, key: str) -> None:
-    before, after = (_weights(finished, change) for change in ({}, {key: CHANGES["train"][key]}))
+    needed = NEEDS.get(key, {})
+    changes = (needed, {**needed, key: CHANGES["train"][key]})
+    before, after = (_weights(finished, change) for change in changes)
     same = before.keys() == after.keys() and all(
         before[name].shape == after[name].shape and torch.equal(before[name], after[name])
         for name in before

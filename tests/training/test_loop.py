@@ -44,11 +44,14 @@ def run(
     stop_after: int | None = None,
     seed: int = 0,
     choice: FrameChoice = EVEN,
+    objective: Objective | None = None,
 ) -> tuple[RetrievalHead, TrainingState]:
     torch.manual_seed(seed)
     head = build_head(dim=DIM, max_frames=5, projection="linear", gap={"dropout": 0.3})
+    objective = objective or Objective()
     optimizer = build_optimizer(
         head,
+        objective,
         name="adamw",
         learning_rate=0.003,
         logit_scale_learning_rate=0.001,
@@ -62,7 +65,7 @@ def run(
 
     state = train_head(
         head,
-        Objective(),
+        objective,
         optimizer,
         train=TRAIN,
         validation=VAL,
@@ -101,6 +104,39 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, choice: Frame
     assert parts_state.history == whole_state.history
     for name, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[name]), name
+
+
+def test_a_learned_radius_is_trained_logged_and_restored_to_the_bit(tmp_path: Path) -> None:
+    def objective() -> Objective:
+        return Objective(trust_region={"weight": 1.0, "radius": 0.5, "learned": True})
+
+    whole = objective()
+    _, state = run(tmp_path / "whole.pt", objective=whole)
+    radii = [record.radius for record in state.history]
+    assert 0.5 < radii[0] < radii[-1] == whole.learned_radius
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts.pt", stop_after=2, objective=objective())
+    parts = objective()
+    assert run(tmp_path / "parts.pt", objective=parts)[1].history == state.history
+    assert torch.equal(parts.log_radius, whole.log_radius)
+    assert run(tmp_path / "fixed.pt", epochs=1)[1].history[0].radius is None
+
+
+def test_ncl_learns(tmp_path: Path) -> None:
+    _, state = run(tmp_path / "state.pt", epochs=6, objective=Objective({"name": "ncl"}))
+    assert state.best_score > 3 * 100 / 30  # chance is 1 of 30 videos
+
+
+def test_the_objective_is_told_the_corrected_side(tmp_path: Path) -> None:
+    sides = []
+
+    class Asked(Objective):
+        def forward(self, *args: Any, **options: Any) -> Any:
+            sides.append(options["side"])
+            return super().forward(*args, **options)
+
+    run(tmp_path / "state.pt", epochs=1, objective=Asked())
+    assert set(sides) == {"text"}
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

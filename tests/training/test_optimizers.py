@@ -8,6 +8,7 @@ from torch import nn
 
 from gare_cache.errors import ConfigError
 from gare_cache.heads.retrieval import build_head
+from gare_cache.losses.objective import Objective
 from gare_cache.training.optimizers import (
     BertAdam,
     build_optimizer,
@@ -86,6 +87,24 @@ def test_parameter_groups() -> None:
     norms = [name for name in default if default[name] != reference[name]]
     assert norms
     assert all("weight" in name for name in norms)
+
+
+def test_a_learned_radius_is_never_decayed() -> None:
+    head = build_head(dim=64, max_frames=4, aggregator={"name": "mean"}, gap=None)
+    objective = Objective(trust_region={"weight": 1.0, "learned": True})
+    optimizer = build_optimizer(
+        head,
+        objective,
+        name="bert_adam",
+        learning_rate=0.1,
+        logit_scale_learning_rate=0.2,
+        weight_decay=0.3,
+        weight_decay_on="all_but_bias",
+    )
+    scale, radius = optimizer.param_groups
+    assert scale["params"] == [head.logit_scale]
+    assert radius["params"] == [objective.log_radius]
+    assert (radius["base_lr"], radius["weight_decay"]) == (0.1, 0.0)
 
 
 def test_unknown_names() -> None:
