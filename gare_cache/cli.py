@@ -275,14 +275,17 @@ def train(
 ) -> None:
     """Train a head on the cached features, validate every epoch, keep the best.
 
-    An interrupted training goes on behind its last whole epoch, with the same result.
+    An interrupted training goes on behind its last whole epoch, with the same result. Several
+    processes share each batch: torchrun --nproc-per-node=N -m gare_cache.cli train.
     """
     from gare_cache.stages.train import train
     from gare_cache.stages.workspace import open_workspace
+    from gare_cache.training.distributed import is_first_process
 
     workspace = open_workspace(params, outputs)
     train(workspace, device=device)
-    typer.echo(f"{workspace.run}")
+    if is_first_process():
+        typer.echo(f"{workspace.run}")
 
 
 @app.command()
@@ -488,3 +491,7 @@ def unpack(
 def main() -> None:
     """Run the command line."""
     app(prog_name="gare-cache")
+
+
+if __name__ == "__main__":
+    main()

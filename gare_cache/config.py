@@ -160,6 +160,7 @@ class LossSettings(Settings):
     """The objective."""
 
     contrastive: ContrastiveSettings = ContrastiveSettings()
+    false_negatives: Literal["keep", "mask"] = "keep"
     ib: BottleneckSettings = BottleneckSettings()
     eps: SpreadSettings = SpreadSettings()
     dir: DirectionSettings = DirectionSettings()
@@ -184,6 +185,7 @@ class TrainSettings(Settings):
     weight_decay_on: Literal["weights", "all_but_bias"] = "weights"
     warmup: Fraction = 0.1
     max_grad_norm: Positive = 1.0
+    reference_gather: bool = False
     loss: LossSettings = LossSettings()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from gare_cache.reproducibility import make_deterministic, provenance, resolve_d
 from gare_cache.stages.progress import progress, say
 from gare_cache.stages.workspace import Workspace, open_features
 from gare_cache.training.checkpoint import save_checkpoint
+from gare_cache.training.distributed import Processes, own_device, process_group
 from gare_cache.training.loop import TrainingState, train_head
 from gare_cache.training.optimizers import build_optimizer
 
@@ -41,11 +43,12 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     """Train a head and write ``run/{head.safetensors, train_log.jsonl, record.json}``.
 
     Its state after each epoch is kept under ``.gare/state/<run key>/``; a run that was stopped
-    continues there.
+    continues there. Where torchrun has started several processes they train one head together, and
+    the first writes and prints (``gare_cache.training.distributed``).
 
     Args:
         workspace: the project.
-        device: where to train.
+        device: where to train; of several processes ``auto`` and ``cuda`` give each its own.
 
     Returns:
         The content of ``record.json``.
@@ -54,10 +57,16 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
         ConfigError: settings do not fit the data.
         CacheError: the features are missing or changed.
     """
+    target = resolve_device(own_device(device))
+    gather = workspace.params.train.reference_gather
+    with process_group(target, reference_gather=gather) as processes:
+        return _train(workspace, target, processes)
+
+
+def _train(workspace: Workspace, target: torch.device, processes: Processes) -> dict[str, Any]:
     params = workspace.params
     settings = params.train
     make_deterministic(seed=settings.seed, threads=settings.threads)
-    target = resolve_device(device)
     cache, features = open_features(workspace)
     manifest = read_manifest(workspace.manifest)
     num_frames = _num_frames(settings, cache)
@@ -75,7 +84,8 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     val_split = load_split(
         cache, manifest, "val", device=target, num_frames=num_frames, words=head.needs_words
     )
-    objective = Objective(**settings.loss.model_dump(exclude_none=True)).to(target)
+    loss = settings.loss.model_dump(exclude_none=True, exclude={"false_negatives"})
+    objective = Objective(**loss).to(target)
     optimizer = build_optimizer(
         head,
         objective,
@@ -85,11 +95,14 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
         weight_decay=settings.weight_decay,
         weight_decay_on=settings.weight_decay_on,
     )
-    record = _record(params, features, train_split, val_split, target)
+    record = _record(params, features, train_split, val_split, target, processes.count)
+    record = processes.collect(record)[0]
     state_folder = workspace.state / record["run_key"]
     steps = num_batches(len(train_split.text), settings.batch_size)
 
-    with progress("train", settings.epochs * steps) as advance:
+    first = processes.rank == 0
+    shown = progress("train", settings.epochs * steps) if first else nullcontext(lambda _: None)
+    with shown as advance:
         state = train_head(
             head,
             objective,
@@ -104,11 +117,17 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
             seed=settings.seed,
             state_file=state_folder / "training.pt",
             on_batch=lambda: advance(1),
-            on_epoch=lambda state: _write_log(state_folder / "train_log.jsonl", state),
+            on_epoch=lambda state: (
+                _write_log(state_folder / "train_log.jsonl", state) if first else None
+            ),
+            mask_false_negatives=settings.loss.false_negatives == "mask",
+            processes=processes,
         )
     record |= {"best_epoch": state.best_epoch, "validation_score": state.best_score}
     if objective.learned_radius is not None:
         record["learned_radius"] = objective.learned_radius
+    if not first:
+        return record
     _write_log(workspace.run / "train_log.jsonl", state)
     save_checkpoint(
         workspace.run / "head.safetensors", head, encoder_id=cache.encoder_id, record=record
@@ -157,6 +176,7 @@ def _record(
     train_split: FeatureSplit,
     val_split: FeatureSplit,
     device: torch.device,
+    num_processes: int,
 ) -> dict[str, Any]:
     data = {
         split.name: canonical_digest([split.video_ids, split.caption_ids, split.captions])
@@ -171,6 +191,7 @@ def _record(
         "content_digest": features["content_digest"],
         "data": data,
         "device": str(device),
+        "processes": num_processes,
         "source": source_digest(package, _TRAINING_CODE),
         "provenance": provenance(),
     }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gare_cache.data.batches import epoch_batches, num_batches
 from gare_cache.data.frames import FrameChoice, training_frames
+from gare_cache.data.positives import Positives, positives_of
 from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
@@ -19,6 +20,7 @@ from gare_cache.evaluation.similarity import score_split
 from gare_cache.files import replacing
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.losses.objective import Objective
+from gare_cache.training.distributed import Processes
 from gare_cache.training.optimizers import set_learning_rate, warmup_cosine
 
 
@@ -71,6 +73,8 @@ def train_head(
     state_file: Path,
     on_batch: Callable[[], None],
     on_epoch: Callable[[TrainingState], None],
+    mask_false_negatives: bool = False,
+    processes: Processes = Processes(),  # noqa: B008 - frozen
 ) -> TrainingState:
     """Train a head; the weights of the best epoch end in it.
 
@@ -90,19 +94,28 @@ def train_head(
         warmup: share of the updates in which the learning rate rises.
         max_grad_norm: bound of the gradient's norm over all parameters together.
         seed: of the order of the pairs.
-        state_file: where the state is kept between epochs.
+        state_file: where the state is kept between epochs; the first process writes it.
         on_batch: called after every update, also for those of a resumed run's past epochs.
         on_epoch: called after every epoch of this call.
+        mask_false_negatives: leave pairs off the diagonal whose text describes the video out of
+            the contrastive loss (``Positives.among``); else they count as negatives.
+        processes: those that train this head together, all with the same other arguments.
 
     Returns:
         The final state.
 
     Raises:
-        ConfigError: the split is smaller than a batch, or the loss is no longer finite.
+        ConfigError: the split is smaller than a batch, the processes cannot share one, or the loss
+            is no longer finite.
     """
+    processes.require_shares(batch_size)
+    processes.start(head, objective, seed=seed)
+    positives = positives_of(train) if mask_false_negatives else None
     generator = torch.Generator().manual_seed(seed)
     steps = num_batches(len(train.text), batch_size)
-    state = _restore(state_file, head, objective, optimizer, generator) or TrainingState()
+    state = (
+        _restore(state_file, head, objective, optimizer, generator, processes) or TrainingState()
+    )
     for _ in range(state.epoch * steps):
         on_batch()
     one_caption = validation.one_caption_per_video()
@@ -114,6 +127,8 @@ def train_head(
             split=train,
             batches=list(epoch_batches(len(train.text), batch_size, generator)),
             frame_choice=frame_choice,
+            positives=positives,
+            processes=processes,
             generator=generator,
             factors=[
                 warmup_cosine(state.epoch * steps + i, epochs * steps, warmup=warmup)
@@ -131,7 +146,7 @@ def train_head(
         if scores["score"] > state.best_score:
             state.best_epoch, state.best_score = state.epoch, scores["score"]
             state.best_weights = {k: v.detach().clone() for k, v in head.state_dict().items()}
-        _save(state_file, state, head, objective, optimizer, generator)
+        _save(state_file, state, head, objective, optimizer, generator, processes)
         on_epoch(state)
     head.load_state_dict(state.best_weights)
     return state
@@ -155,6 +170,8 @@ def _train_epoch(
     split: FeatureSplit,
     batches: list[Tensor],
     frame_choice: FrameChoice,
+    positives: Positives | None,
+    processes: Processes,
     generator: torch.Generator,
     factors: list[float],
     max_grad_norm: float,
@@ -166,9 +183,13 @@ def _train_epoch(
         set_learning_rate(optimizer, factor)
         batch = batch.to(split.text.device)
         frames = training_frames(split, split.video_of_text[batch], frame_choice, generator)
-        scores = head(split.text[batch], *frames, split.words_of(batch))
-        loss = objective(scores.similarity, scores.delta, head.scale, side=head.side)
-        _update(head, objective, optimizer, loss.total, max_grad_norm)
+        own = processes.own(batch)
+        scores = processes.gather(head(split.text[own], *frames, split.words_of(own)))
+        known = None if positives is None else positives.among(batch)
+        loss = objective(
+            scores.similarity, scores.delta, head.scale, positives=known, side=head.side
+        )
+        _update(head, objective, optimizer, loss.total, max_grad_norm, processes)
         terms = {"total": loss.total.detach(), **loss.terms}
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value
@@ -186,9 +207,11 @@ def _update(
     optimizer: torch.optim.Optimizer,
     loss: Tensor,
     max_grad_norm: float,
+    processes: Processes,
 ) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    processes.sum_gradients(head, objective)
     nn.utils.clip_grad_norm_([*head.parameters(), *objective.parameters()], max_grad_norm)
     optimizer.step()
     head.limit_scale()
@@ -201,15 +224,18 @@ def _save(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
+    processes: Processes,
 ) -> None:
+    random_states = processes.collect(_random_state(head.logit_scale.device))
+    if processes.rank > 0:
+        return
     saved = {
         "state": {**vars(state), "history": [vars(record) for record in state.history]},
         "head": head.state_dict(),
         "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
         "order": generator.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "random": random_states,
     }
     with replacing(path) as partial:
         torch.save(saved, partial)
@@ -221,6 +247,7 @@ def _restore(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
+    processes: Processes,
 ) -> TrainingState | None:
     if not path.exists():
         return None
@@ -229,8 +256,14 @@ def _restore(
     objective.load_state_dict(saved["objective"])
     optimizer.load_state_dict(saved["optimizer"])
     generator.set_state(saved["order"])
-    torch.set_rng_state(saved["torch"])
-    if saved["cuda"]:
-        torch.cuda.set_rng_state_all(saved["cuda"])
+    own = saved["random"][processes.rank]
+    torch.set_rng_state(own["torch"])
+    if own["cuda"] is not None:
+        torch.cuda.set_rng_state(own["cuda"], head.logit_scale.device)
     history = [EpochRecord(**record) for record in saved["state"].pop("history")]
     return TrainingState(history=history, **saved["state"])
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor | None]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"torch": torch.get_rng_state(), "cuda": cuda}

@@ -57,6 +57,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "train.loss.contrastive.name": "ncl",
         "train.loss.contrastive.iterations": 0,
         "train.loss.contrastive.detach_biases": True,
+        "train.loss.false_negatives": "mask",
         "train.loss.ib.weight": 0.01,
         "train.loss.ib.reduction": "mean",
         "train.loss.ib.anchor": "text",
@@ -107,6 +108,7 @@ ELSEWHERE = {
     "train.threads",
     "train.frame_choice",  # test_views_and_frames.py
     "train.views",
+    "train.reference_gather",  # needs several processes: training/test_distributed.py
 }
 
 
