@@ -68,9 +68,8 @@ def complete_contrastive_settings(settings: Mapping[str, Any]) -> dict[str, Any]
         ConfigError: the name or a setting is unknown, or a value is out of range.
     """
     name = str(settings.get("name", "info_nce"))
-    if name not in CONTRASTIVE:
-        raise ConfigError(unknown_name("contrastive loss", name, CONTRASTIVE))
-    defaults = {"name": name, **CONTRASTIVE_DEFAULTS[name]}
+    _, own_defaults = _named(name)
+    defaults = {"name": name, **own_defaults}
     complete = with_defaults(f"contrastive loss {name!r}", settings, defaults)
     if "iterations" in complete:
         require_whole("contrastive.iterations", complete["iterations"])
@@ -92,4 +91,12 @@ def build_contrastive(settings: Mapping[str, Any]) -> ContrastiveLoss:
         ConfigError: as ``complete_contrastive_settings``.
     """
     complete = complete_contrastive_settings(settings)
-    return functools.partial(CONTRASTIVE[complete.pop("name")], **complete)
+    loss, _ = _named(complete.pop("name"))
+    return functools.partial(loss, **complete)
+
+
+def _named(name: str) -> tuple[ContrastiveLoss, dict[str, Any]]:
+    """Return a loss and the defaults of its settings."""
+    if name not in CONTRASTIVE:
+        raise ConfigError(unknown_name("contrastive loss", name, CONTRASTIVE))
+    return CONTRASTIVE[name], CONTRASTIVE_DEFAULTS[name]

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, EnvironmentFailure
 from gare_cache.heads.pairs import PairScores
 from gare_cache.heads.retrieval import RetrievalHead
 
@@ -135,7 +135,7 @@ class Processes:
 
 def is_first_process() -> bool:
     """Whether this process writes and prints: rank 0, or the only one."""
-    return _number("RANK", 0) == 0
+    return _number("WORLD_SIZE", 1) == 1 or _number("RANK", 0) == 0
 
 
 def own_device(name: str) -> str:
@@ -161,6 +161,9 @@ def process_group(device: torch.device, *, reference_gather: bool) -> Iterator[P
     Args:
         device: of this process; NCCL connects CUDA devices, gloo CPUs.
         reference_gather: see ``Processes``.
+
+    Raises:
+        EnvironmentFailure: the processes do not find each other.
     """
     count = _number("WORLD_SIZE", 1)
     if count == 1:
@@ -168,7 +171,13 @@ def process_group(device: torch.device, *, reference_gather: bool) -> Iterator[P
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as err:
+        raise EnvironmentFailure(
+            f"WORLD_SIZE is {count}, but the {count} processes could not be connected ({err}); "
+            "start them with torchrun, or unset WORLD_SIZE to train in one process"
+        ) from err
     try:
         yield Processes(dist.get_rank(), count, reference_gather)
     finally:

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from gare_cache.data.frames import FrameChoice
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, EnvironmentFailure
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.losses.objective import Objective
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
-from gare_cache.training.distributed import Processes, own_device, process_group
+from gare_cache.training.distributed import Processes, is_first_process, own_device, process_group
 from gare_cache.training.loop import TrainingState, train_head
 from tests.tiny import change_params, workspace
 from tests.training.test_loop import DIM, TRAIN, VAL
@@ -227,6 +227,24 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert own_device("auto") == "auto"
+
+
+def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with (
+        pytest.raises(EnvironmentFailure, match=r"WORLD_SIZE is 2, but .*RANK.*torchrun, or unset"),
+        process_group(torch.device("cpu"), reference_gather=False),
+    ):
+        pass
+
+
+def test_the_first_process_or_the_only_one_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_first_process()
+    monkeypatch.setenv("RANK", "1")
+    assert is_first_process()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not is_first_process()
 
 
 def test_torchrun_trains_a_project(project: Path) -> None:
