@@ -114,7 +114,8 @@ def train_head(
     generator = torch.Generator().manual_seed(seed)
     steps = num_batches(len(train.text), batch_size)
     state = (
-        _restore(state_file, head, objective, optimizer, generator, processes) or TrainingState()
+        _restore(state_file, head, objective, optimizer, generator=generator, processes=processes)
+        or TrainingState()
     )
     for _ in range(state.epoch * steps):
         on_batch()
@@ -146,7 +147,9 @@ def train_head(
         if scores["score"] > state.best_score:
             state.best_epoch, state.best_score = state.epoch, scores["score"]
             state.best_weights = {k: v.detach().clone() for k, v in head.state_dict().items()}
-        _save(state_file, state, head, objective, optimizer, generator, processes)
+        _save(
+            state_file, state, head, objective, optimizer, generator=generator, processes=processes
+        )
         on_epoch(state)
     head.load_state_dict(state.best_weights)
     return state
@@ -189,7 +192,14 @@ def _train_epoch(
         loss = objective(
             scores.similarity, scores.delta, head.scale, positives=known, side=head.side
         )
-        _update(head, objective, optimizer, loss.total, max_grad_norm, processes)
+        _update(
+            head,
+            objective,
+            optimizer,
+            loss.total,
+            max_grad_norm=max_grad_norm,
+            processes=processes,
+        )
         terms = {"total": loss.total.detach(), **loss.terms}
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value
@@ -206,6 +216,7 @@ def _update(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     loss: Tensor,
+    *,
     max_grad_norm: float,
     processes: Processes,
 ) -> None:
@@ -223,6 +234,7 @@ def _save(
     head: RetrievalHead,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
+    *,
     generator: torch.Generator,
     processes: Processes,
 ) -> None:
@@ -246,6 +258,7 @@ def _restore(
     head: RetrievalHead,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
+    *,
     generator: torch.Generator,
     processes: Processes,
 ) -> TrainingState | None:
