@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.evaluation.normalisers import read_choice
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -189,6 +190,13 @@ class TrainSettings(Settings):
     loss: LossSettings = LossSettings()
 
 
+class BankSettings(Settings):
+    """Which training items the inductive normalisers know."""
+
+    size: Count | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class EvaluateSettings(Settings):
     """What is scored, and how."""
 
@@ -197,6 +205,18 @@ class EvaluateSettings(Settings):
     v2t_convention: Literal["best_caption_of_all", "best_caption_group"] = "best_caption_of_all"
     missing: Literal["drop", "count_as_miss"] = "drop"
     resamples: Count = 10_000
+    normalisers: list[dict[str, Any]] = []
+    bank: BankSettings = BankSettings()
+
+    @field_validator("normalisers")
+    @classmethod
+    def _known(cls, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for entry in entries:
+            try:
+                read_choice(entry)
+            except ConfigError as err:
+                raise ConfigError(f"evaluate.normalisers: {err}") from err
+        return entries
 
 
 class ReportSettings(Settings):

@@ -180,6 +180,21 @@ class BrowsedQuery:
 
 
 @dataclass(frozen=True)
+class NormaliserLedger:
+    """The scores after test-time normalisers, beside the raw ones.
+
+    Attributes:
+        header: column titles.
+        rows: cells, the raw scores first in each direction.
+        notes: how to read them, one sentence each.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything on the page.
 
@@ -189,6 +204,7 @@ class ReportContent:
         facts: (name, value) pairs: protocol, split, encoder, coverage, seed, versions.
         rows: results, the zero-shot baseline first.
         alternative_rows: the same under the other rule for missing queries; empty where none is.
+        normalisers: the ledger of normalisers; None where none was asked for.
         differences: sentences that state each paired difference with its interval and test.
         epochs: training curves, in order; empty where nothing was trained.
         best_epoch: the epoch whose weights were kept.
@@ -218,6 +234,7 @@ class ReportContent:
     notes: Sequence[str]
     summary: Sequence[str] = ()
     alternative_rows: Sequence[ResultRow] = ()
+    normalisers: NormaliserLedger | None = None
     ranks: Mapping[str, Mapping[str, npt.NDArray[np.float64]]] = field(default_factory=dict)
     hubness: Sequence[Hubness] = ()
     duplicates: Sequence[NearDuplicates] = ()

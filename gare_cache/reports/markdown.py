@@ -22,6 +22,7 @@ def render_markdown(content: ReportContent) -> str:
         f"# {escape_markdown(content.title)}\n",
         "".join(f"* {escape_markdown(sentence)}\n" for sentence in content.summary),
         f"## Results\n\n{markdown_table([*content.rows, *content.alternative_rows])}",
+        _normalisers(content),
         _bullets("Differences", content.differences),
         _bullets("Notes", content.notes),
         _section("Facts", ("Fact", "Value"), content.facts, num_left=2),
@@ -69,6 +70,14 @@ def epoch_grid(
 
 def _cell(value: float | None, form: str) -> str:
     return "—" if value is None else format(value, form)
+
+
+def _normalisers(content: ReportContent) -> str:
+    ledger = content.normalisers
+    if ledger is None:
+        return ""
+    grid = _section("Normalisers", ledger.header, ledger.rows, num_left=3)
+    return f"{grid}\n" + "".join(f"* {escape_markdown(note)}\n" for note in ledger.notes)
 
 
 def _duplicates(content: ReportContent) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from gare_cache.manifest import read_manifest
 from gare_cache.reproducibility import resolve_device
 from gare_cache.stages import ledger
 from gare_cache.stages.analysis import analyse
+from gare_cache.stages.normalise import normalise_scored, plan_normalisers
+from gare_cache.stages.normaliser_ledger import describe_normalisers
 from gare_cache.stages.progress import say
 from gare_cache.stages.protocol import ProtocolSplit, apply_protocol
 from gare_cache.stages.workspace import Workspace, open_features
@@ -62,15 +65,17 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     cache, _ = open_features(workspace)
     require_encoder(checkpoint, cache.encoder_id, where=cache.folder)
     manifest = read_manifest(workspace.manifest)
-    loaded = load_split(
+    load = functools.partial(
+        load_split,
         cache,
         manifest,
-        settings.split,
         device=target,
         num_frames=checkpoint.head.settings["max_frames"],
         words=checkpoint.head.needs_words,
     )
+    loaded = load(settings.split)
     split = apply_protocol(loaded, manifest, settings)
+    plan = plan_normalisers(settings, split.features, load)
     heads = {ZERO_SHOT: zero_shot_head(loaded), HEAD: checkpoint.head.to(target)}
     similarities = {name: score_split(head, split.features) for name, head in heads.items()}
     if settings.split == ledger.TEST:
@@ -85,6 +90,15 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
         "manifest": manifest.digest(),
         **_metrics(ranks, split, settings),
     }
+    if plan is not None:
+        metrics["normalisers"] = normalise_scored(
+            plan,
+            heads[HEAD],
+            split.features,
+            similarities[HEAD],
+            convention=convention,
+            score=lambda found: _scores(found, split, settings, settings.missing),
+        )
     retrieved = {name: _retrieved(s, split, settings) for name, s in similarities.items()}
     analysis = analyse(split, heads, similarities, retrieved, scored=HEAD)
     folder = workspace.evaluation
@@ -115,13 +129,16 @@ def zero_shot_head(split: FeatureSplit) -> RetrievalHead:
 def enter_in_ledger(workspace: Workspace, checkpoint: Checkpoint) -> None:
     """Enter a scoring of the test split by the trained head."""
     settings = workspace.params.evaluate
+    fields = {"captions", "v2t_convention", "missing"}
+    if settings.normalisers:
+        fields |= {"normalisers", "bank"}
     ledger.enter(
         workspace.ledger,
         project=workspace.project,
         run_key=checkpoint.record["run_key"],
         checkpoint=file_digest(workspace.run / "head.safetensors"),
         dataset=workspace.params.dataset.name,
-        protocol=settings.model_dump(include={"captions", "v2t_convention", "missing"}),
+        protocol=settings.model_dump(include=fields),
     )
 
 
@@ -146,6 +163,8 @@ def describe(metrics: Mapping[str, Any]) -> list[str]:
                 f"  {METHOD_TITLES[method]:<9} {direction}  {_score_line(by_direction[direction])}"
                 for direction in DIRECTIONS
             ]
+    if "normalisers" in metrics:
+        lines += describe_normalisers(metrics["normalisers"])
     return lines
 
 

@@ -12,12 +12,13 @@ from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.files import write_text
 from gare_cache.manifest import read_manifest
-from gare_cache.reports.content import METRICS, Epoch, ReportContent, ResultRow
+from gare_cache.reports.content import METRICS, Epoch, NormaliserLedger, ReportContent, ResultRow
 from gare_cache.reports.markdown import render_markdown
 from gare_cache.reports.page import render_html
 from gare_cache.reports.tables import latex_table, markdown_table
 from gare_cache.stages import ledger
 from gare_cache.stages.evaluate import HEAD, METHOD_TITLES, ZERO_SHOT, ledger_count
+from gare_cache.stages.normaliser_ledger import HEADER, ledger_cells, ledger_notes
 from gare_cache.stages.report_queries import Evaluation, examples, queries, rank_lists
 from gare_cache.stages.report_sections import duplicates, gaps, hubness
 from gare_cache.stages.workspace import Workspace, open_features
@@ -68,6 +69,7 @@ def report(workspace: Workspace) -> str:
         facts=_facts(workspace, cache, metrics, record),
         rows=_rows(metrics, names),
         alternative_rows=_alternative_rows(metrics, names),
+        normalisers=_normalisers(metrics),
         differences=[_difference(direction, metrics) for direction in DIRECTIONS],
         epochs=_epochs(workspace.run / "train_log.jsonl"),
         best_epoch=record["best_epoch"],
@@ -219,6 +221,13 @@ def _row(name: str, scores: dict[str, Any]) -> ResultRow:
         intervals={d: {"R@1": (scores[d]["R@1 low"], scores[d]["R@1 high"])} for d in DIRECTIONS},
         num_tied={d: scores[d]["tied queries"] for d in DIRECTIONS},
     )
+
+
+def _normalisers(metrics: dict[str, Any]) -> NormaliserLedger | None:
+    if "normalisers" not in metrics:
+        return None
+    found = metrics["normalisers"]
+    return NormaliserLedger(HEADER, ledger_cells(found["rows"]), ledger_notes(found))
 
 
 def _difference(direction: str, metrics: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from gare_cache.reports.tables import markdown_table
 from tests.reports.sample import make_content, make_epochs
 
 NOTHING = {"summary": (), "hubness": (), "duplicates": (), "gaps": (), "alternative_rows": ()}
+NOTHING["normalisers"] = None
 
 
 def test_markdown_holds_every_datum():
@@ -15,6 +16,8 @@ def test_markdown_holds_every_datum():
     assert markdown_table([*content.rows, *content.alternative_rows]) in text
     for sentence in content.summary:
         assert f"* {sentence}\n" in text
+    assert "| t2v | csls (k 10) | I | 400 | 62.0 | 54.5 to 69.3 | 88.5 | 94.8 | 0.331 |" in text
+    assert "* Raw scores are the result; the other rows correct them.\n" in text
     assert "4 of 100 (4.0 %) videos, in 2 pairs." in text
     assert "| Text to video | transformer + gap (GARE) | 2.2 | 1.8 | 40 of 100 (40.0 %) |" in text
     assert "| transformer + gap (GARE): text + Delta and video | 0.55 | 0.20 | 0.30 |" in text

@@ -150,6 +150,17 @@ def test_the_table_comes_first_and_the_true_video_is_framed_once_a_query(html):
     assert html.count('<li class="true">') == html.count("<article>") == 12
 
 
+def test_the_ledger_of_normalisers_stands_behind_the_results(content, html):
+    results, ledger, differences = (
+        html.index(f'<section id="{name}"') for name in ("results", "normalisers", "differences")
+    )
+    assert results < ledger < differences
+    assert '<tr><th scope="row">t2v</th><td>csls (k 10)</td><td>I</td>' in html
+    assert "<li>Raw scores are the result; the other rows correct them.</li>" in html
+    without = render_html(dataclasses.replace(content, normalisers=None))
+    assert "normalisers" not in without
+
+
 def test_ids_are_unique_across_the_plots(html):
     ids = [attributes["id"] for _, attributes in Page(html).tags if "id" in attributes]
     assert len(ids) == len(set(ids))

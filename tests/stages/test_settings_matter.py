@@ -80,6 +80,11 @@ CHANGES: dict[str, dict[str, Any]] = {
         "evaluate.missing": "count_as_miss",
         "evaluate.resamples": 2,
     },
+    "normalisers": {
+        "evaluate.normalisers": [{"name": "nnn", "alpha": 0.5}],
+        "evaluate.bank.size": 5,
+        "evaluate.bank.seed": 1,
+    },
     "report": {"report.examples": 1},
 }
 # Dotted key -> what it needs to have an effect, set before and after its change.
@@ -89,6 +94,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "train.loss.trust_region.radius": {"train.loss.trust_region.weight": 0.1},
     "train.loss.trust_region.learned": {"train.loss.trust_region.weight": 0.1},
 }
+# What the settings of the normalisers are changed from.
+NORMALISED = {"evaluate.normalisers": [{"name": "nnn"}], "evaluate.bank.size": 4}
 # Checked elsewhere: what is read, where from, and how failures are met.
 ELSEWHERE = {
     "dataset.name",
@@ -156,6 +163,15 @@ def test_evaluation_and_report(finished: Path) -> None:
     one = page.read_text()
     report(_changed(finished, CHANGES["report"]))
     assert page.read_text() != one
+
+
+def test_normalisers(finished: Path) -> None:
+    _weights(finished, {})
+    before = evaluate(_changed(finished, NORMALISED))
+    assert before["methods"] == evaluate(workspace(finished))["methods"]
+    for key, value in CHANGES["normalisers"].items():
+        after = evaluate(_changed(finished, {**NORMALISED, key: value}))
+        assert after["normalisers"]["rows"][1] != before["normalisers"]["rows"][1], key
 
 
 def test_every_key_is_on_a_list() -> None:
