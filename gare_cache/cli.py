@@ -353,10 +353,32 @@ def score(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures there, unrounded.")
     ] = None,
+    normalise: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:param=value,...]", help="Correct the scores; may be repeated."),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Logits = scale x values, for cosines. Else the values are logits."),
+    ] = None,
+    query_bank_t2v: Annotated[
+        Path | None, typer.Option(help="npy: training texts (rows) against the videos.")
+    ] = None,
+    query_bank_v2t: Annotated[
+        Path | None, typer.Option(help="npy: training videos (rows) against the texts.")
+    ] = None,
+    gallery_bank_t2v: Annotated[
+        Path | None, typer.Option(help="npy: training videos (rows) against the videos.")
+    ] = None,
+    gallery_bank_v2t: Annotated[
+        Path | None, typer.Option(help="npy: training texts (rows) against the texts.")
+    ] = None,
 ) -> None:
     """Score a similarity matrix that any program saved: both directions, ties, intervals.
 
     NaN, infinity and lists that do not fit are errors; nothing is dropped. docs/compare.md.
+    With --normalise a ledger of test-time normalisers follows, the raw scores first: sinkhorn,
+    inverted_softmax, qbnorm, dsl, dual_is, dual_dis, csls, nnn. docs/normalisers.md.
     """
     from gare_cache.stages.score import score
 
@@ -367,6 +389,14 @@ def score(
         transposed=transposed,
         v2t_convention=v2t_convention,
         json_file=json_file,
+        normalisers=normalise or (),
+        scale=scale,
+        banks={
+            "query-bank-t2v": query_bank_t2v,
+            "query-bank-v2t": query_bank_v2t,
+            "gallery-bank-t2v": gallery_bank_t2v,
+            "gallery-bank-v2t": gallery_bank_v2t,
+        },
     )
     for line in lines:
         typer.echo(line)

@@ -101,8 +101,8 @@ def qbnorm(scores: DirectionScores, *, beta: float, k: int) -> Scores:
     bank = _bank(scores.queries)
     if scores.scale is None:
         raise ConfigError(
-            "qbnorm's beta is on cosines, and the scale that turns these logits into cosines is "
-            "unknown; give it with --scale (1 / temperature, 100 for most CLIP models)"
+            "qbnorm's beta is on cosines, and these scores are logits of an unknown scale; save "
+            "the cosines, and give their scale with --scale"
         )
     sharpness = beta / scores.scale
     corrected: Scores = scores.logits * np.float64(sharpness)

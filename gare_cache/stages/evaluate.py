@@ -97,7 +97,10 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
             split.features,
             similarities[HEAD],
             convention=convention,
-            score=lambda found: _scores(found, split, settings, settings.missing),
+            score=functools.partial(_scores, split=split, settings=settings, rule=settings.missing),
+            differ=functools.partial(
+                _differences, split=split, settings=settings, rule=settings.missing
+            ),
         )
     retrieved = {name: _retrieved(s, split, settings) for name, s in similarities.items()}
     analysis = analyse(split, heads, similarities, retrieved, scored=HEAD)
@@ -210,7 +213,7 @@ def _counted(
     return {
         "missing": rule,
         "methods": {name: _scores(r, split, settings, rule) for name, r in ranks.items()},
-        "difference": _differences(ranks, split, settings, rule),
+        "difference": _differences(ranks[HEAD], ranks[ZERO_SHOT], split, settings, rule),
     }
 
 
@@ -247,18 +250,20 @@ def _num_items(direction: str, split: ProtocolSplit, settings: EvaluateSettings)
 
 
 def _differences(
-    ranks: Ranks, split: ProtocolSplit, settings: EvaluateSettings, rule: str
+    ranks: Mapping[str, QueryRanks],
+    others: Mapping[str, QueryRanks],
+    split: ProtocolSplit,
+    settings: EvaluateSettings,
+    rule: str,
 ) -> dict[str, Any]:
     differences = {}
     for direction in DIRECTIONS:
         listed = split.listed[direction]
-        head, zero_shot = (
-            counted_hits(ranks[name][direction], listed, rule) for name in (HEAD, ZERO_SHOT)
-        )
+        own, other = (counted_hits(found[direction], listed, rule) for found in (ranks, others))
         difference, low, high = paired_difference(
-            head.hits,
-            zero_shot.hits,
-            head.video_of_query,
+            own.hits,
+            other.hits,
+            own.video_of_query,
             resamples=settings.resamples,
             seed=_BOOTSTRAP_SEED,
         )
@@ -266,7 +271,7 @@ def _differences(
             "R@1": difference,
             "R@1 low": low,
             "R@1 high": high,
-            "videos": len(np.unique(head.video_of_query)),
+            "videos": len(np.unique(own.video_of_query)),
         }
     return differences
 

@@ -13,7 +13,7 @@ from gare_cache.config import EvaluateSettings
 from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.banks import TrainingItems, draw_items, make_banks
-from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks
+from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.normalisation import (
     Banks,
     Normalised,
@@ -32,14 +32,12 @@ from gare_cache.evaluation.normalisers import (
 )
 from gare_cache.evaluation.similarity import Similarity, score_split
 from gare_cache.heads.retrieval import RetrievalHead
-from gare_cache.stages.normaliser_ledger import ledger_row
+from gare_cache.stages.normaliser_ledger import Differ, Score, ledger_rows, texts_a_video
 
 _TRAIN = "train"
 _VALIDATION = "val"
 # Parameters are chosen with one caption a video, where the conventions of v2t agree.
 _CONVENTION = "best_caption_of_all"
-
-Score = Callable[[Mapping[str, QueryRanks]], Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,7 @@ def normalise_scored(
     *,
     convention: str,
     score: Score,
+    differ: Differ,
 ) -> dict[str, Any]:
     """Choose the parameters, correct the scored split, and lay out the ledger.
 
@@ -116,23 +115,28 @@ def normalise_scored(
         similarity: its (T, V) cosines.
         convention: of video to text.
         score: ranks by direction -> scores by direction.
+        differ: ranks and raw ranks -> the paired difference of R@1 by direction.
 
     Returns:
-        JSON-able: the scale of the logits, the banks, whether videos have several texts, and one
-        row a normaliser, the raw scores first.
+        JSON-able: the scale of the logits, the banks, the texts a video, and one row a normaliser,
+        the raw scores first.
     """
     wanted = {name for choice in plan.choices for name in choice.settings()[0].banks}
     chosen = [(UNCORRECTED, None), *_choose(plan, head, wanted, scored.name)]
     truth = _truth(scored)
     scores = _directions(plan, head, scored, similarity, wanted)
-    rows = []
-    for setting, how in chosen:
-        normalised = apply_normaliser(scores, setting, truth, convention=convention)
-        rows.append(ledger_row(setting, normalised, score(normalised.ranks), chosen=how))
+    rows = ledger_rows(
+        [
+            (setting, how, apply_normaliser(scores, setting, truth, convention=convention))
+            for setting, how in chosen
+        ],
+        score=score,
+        differ=differ,
+    )
     return {
         "scale": float(head.scale.detach()),
         "bank": _bank_record(plan.items),
-        "several texts": bool(np.bincount(truth).max() > 1),
+        "texts a video": texts_a_video(truth),
         "rows": rows,
     }
 

@@ -2,56 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gare_cache.evaluation.metrics import DIRECTIONS
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks
 from gare_cache.evaluation.normalisation import Normalised
 from gare_cache.evaluation.normalisers import INDUCTIVE, RAW, TRANSDUCTIVE, NormaliserSetting
 from gare_cache.stages.plain_table import plain_table
 
 ERROR = "normalisation error"
-HEADER = ("Direction", "Scores", "Kind", "n", "R@1", "95 % interval", "R@5", "R@10", "E")
+DIFFERENCE = "R@1 - raw"
+HEADER = (
+    "Direction",
+    "Scores",
+    "Kind",
+    "n",
+    "R@1",
+    "95 % interval",
+    "R@1 - raw, 95 % interval",
+    "R@5",
+    "R@10",
+    "E",
+)
+
+Ranks = Mapping[str, QueryRanks]
+Score = Callable[[Ranks], Mapping[str, Mapping[str, Any]]]
+Differ = Callable[[Ranks, Ranks], Mapping[str, Mapping[str, Any]]]
 
 _KINDS = {RAW: "", INDUCTIVE: "I", TRANSDUCTIVE: "X"}
 _HOW_TO_READ = (
-    "Raw scores are the result; the other rows correct them. E is the normalisation error, E_v in "
-    "t2v and E_t in v2t: the mean over the gallery of |how often an item is retrieved - how often "
-    "it should be|, 0 is even; it compares scores on the scale of the logits (not dsl, qbnorm, "
-    "csls, dual_is, dual_dis)."
+    "Raw scores are the result; the other rows correct them. A difference to raw is paired over "
+    "the same queries, resamples videos, and is not adjusted for the number of rows.",
+    "E is the normalisation error, E_v in t2v and E_t in v2t: the mean over the gallery of |how "
+    "often an item is retrieved - how often it should be|, 0 is even; it compares scores on the "
+    "scale of the logits (not dsl, qbnorm, csls, dual_is, dual_dis).",
 )
 _MEANING = {
     INDUCTIVE: "I, inductive: knows training items and one query at a time.",
-    TRANSDUCTIVE: "X, transductive: sees all scored queries at once and assumes one text a video; "
-    "a search engine cannot do that, and X rows compare with X rows alone.",
+    TRANSDUCTIVE: "X, transductive: sees all scored queries at once and assumes one text a video, "
+    "or equally many; a search engine cannot do that, and X rows compare with X rows alone.",
 }
 
 
-def ledger_row(
-    setting: NormaliserSetting,
-    normalised: Normalised,
-    scores: Mapping[str, Mapping[str, Any]],
+def ledger_rows(
+    applied: Sequence[tuple[NormaliserSetting, Mapping[str, Any] | None, Normalised]],
     *,
-    chosen: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return a row of the ledger, JSON-able.
+    score: Score,
+    differ: Differ,
+) -> list[dict[str, Any]]:
+    """Lay out the ledger, JSON-able, one row a normaliser.
 
     Args:
-        setting: of the row.
-        normalised: what it gave.
-        scores: by direction, with recalls, the interval of R@1 and the number of queries.
-        chosen: how the parameters were chosen; None where they were given.
+        applied: what was applied, how its parameters were chosen (None where they were given),
+            and what it gave; the raw scores first.
+        score: ranks by direction -> scores by direction, with recalls, the interval of R@1 and the
+            number of queries.
+        differ: ranks and raw ranks -> by direction the paired difference of R@1 with its interval.
     """
-    by_direction = {d: {**scores[d], ERROR: normalised.errors[d]} for d in DIRECTIONS}
-    return {
-        "name": setting.name,
-        "kind": setting.kind,
-        "parameters": dict(setting.parameters),
-        "title": setting.title,
-        "chosen": chosen,
-        "cautions": {d: text for d, text in normalised.cautions.items() if text},
-        **by_direction,
-    }
+    raw = applied[0][2].ranks
+    rows = []
+    for setting, chosen, normalised in applied:
+        scores = score(normalised.ranks)
+        by_direction = {d: {**scores[d], ERROR: normalised.errors[d]} for d in DIRECTIONS}
+        if setting.kind != RAW:
+            for direction, found in differ(normalised.ranks, raw).items():
+                by_direction[direction][DIFFERENCE] = found
+        rows.append(
+            {
+                "name": setting.name,
+                "kind": setting.kind,
+                "parameters": dict(setting.parameters),
+                "title": setting.title,
+                "chosen": chosen,
+                "cautions": {d: text for d, text in normalised.cautions.items() if text},
+                **by_direction,
+            }
+        )
+    return rows
+
+
+def texts_a_video(video_of_text: npt.NDArray[np.int64]) -> list[int]:
+    """Return the fewest and the most texts of a video that has one."""
+    counts = np.unique(video_of_text, return_counts=True)[1]
+    return [int(counts.min()), int(counts.max())]
 
 
 def ledger_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -64,6 +100,7 @@ def ledger_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             f"{row[direction]['queries']:,}",
             f"{row[direction]['R@1']:.1f}",
             f"{row[direction]['R@1 low']:.1f} to {row[direction]['R@1 high']:.1f}",
+            _difference(row[direction].get(DIFFERENCE)),
             *(f"{row[direction][name]:.1f}" for name in ("R@5", "R@10")),
             f"{row[direction][ERROR]:.3f}",
         )
@@ -82,14 +119,20 @@ def ledger_notes(found: Mapping[str, Any]) -> list[str]:
     """Say how to read the rows, how parameters were chosen and what to beware of.
 
     Args:
-        found: ``rows`` of ``ledger_row``; ``bank``: split and numbers of texts and videos, or
-            None where they are not known; ``several texts``: some video has several.
+        found: ``rows`` of ``ledger_rows``; ``bank``: split and numbers of texts and videos, or
+            None where they are not known; ``texts a video``: the fewest and the most of a video
+            that has one.
     """
     rows, bank = found["rows"], found["bank"]
     kinds = {row["kind"] for row in rows}
-    notes = [_HOW_TO_READ, *(text for kind, text in _MEANING.items() if kind in kinds)]
-    if found["several texts"] and TRANSDUCTIVE in kinds:
-        notes.append("Here videos have several texts, so the assumption behind X does not hold.")
+    notes = [*_HOW_TO_READ, *(text for kind, text in _MEANING.items() if kind in kinds)]
+    fewest, most = found["texts a video"]
+    if most > 1 and TRANSDUCTIVE in kinds:
+        notes.append(
+            f"Here every video has {most} texts: X knows that they are equally many."
+            if fewest == most
+            else f"Here videos have {fewest} to {most} texts: what X assumes does not hold."
+        )
     if bank is not None:
         notes.append(
             f"Banks: {bank['texts']:,} texts and {bank['videos']:,} videos of the "
@@ -102,6 +145,12 @@ def ledger_notes(found: Mapping[str, Any]) -> list[str]:
         for direction, text in row["cautions"].items()
     ]
     return notes
+
+
+def _difference(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['R@1']:+.1f} ({found['R@1 low']:+.1f} to {found['R@1 high']:+.1f})"
 
 
 def _choice(title: str, chosen: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,23 @@ import numpy.typing as npt
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import (
     DIRECTIONS,
+    QueryRanks,
     Scores,
     both_directions,
     check_finite,
     rsum,
 )
+from gare_cache.evaluation.significance import paired_difference
 from gare_cache.evaluation.summary import summarise
 from gare_cache.files import write_json
 from gare_cache.reports.content import RECALLS
 from gare_cache.reports.tables import DIRECTION_TITLES, format_number
+from gare_cache.stages.normalise_saved import (
+    normalise_saved,
+    read_normaliser,
+    require_options,
+)
+from gare_cache.stages.normaliser_ledger import describe_normalisers
 from gare_cache.stages.plain_table import plain_table
 from gare_cache.stages.similarity_file import (
     SimilarityFileError,
@@ -41,6 +50,9 @@ def score(
     transposed: bool = False,
     v2t_convention: str = "best_caption_of_all",
     json_file: Path | None = None,
+    normalisers: Sequence[str] = (),
+    scale: float | None = None,
+    banks: Mapping[str, Path | None] | None = None,
 ) -> list[str]:
     """Score a saved (T, V) similarity in both directions.
 
@@ -52,6 +64,9 @@ def score(
         transposed: rows are videos.
         v2t_convention: one of ``V2T_CONVENTIONS``.
         json_file: where to write the figures, unrounded.
+        normalisers: as ``NAME[:param=value,...]``; each is a row of the ledger.
+        scale: logits = scale x values, of the matrix and the banks; None where they are logits.
+        banks: by the names of ``BANKS``, npy files.
 
     Returns:
         The table and notes, as lines.
@@ -59,7 +74,10 @@ def score(
     Raises:
         SimilarityFileError: a file cannot be read, or does not fit the matrix.
         NonFiniteScores: NaN or infinity.
+        ConfigError: a normaliser, a parameter or a combination of options is not possible.
     """
+    asked = [read_normaliser(one) for one in normalisers]
+    require_options(asked, scale=scale, banks=banks or {})
     saved = read_similarity(file)
     similarity = as_scores(saved)
     check_finite(similarity)
@@ -73,16 +91,40 @@ def score(
         "t2v": similarity.shape[1],
         "v2t": len(truth) if captions_searched else len(with_text),
     }
-    scores = {
-        direction: summarise(
-            ranks[direction],
-            videos[direction],
-            num_items=items[direction],
-            resamples=_RESAMPLES,
-            seed=_BOOTSTRAP_SEED,
+
+    def summary(found: Mapping[str, QueryRanks]) -> dict[str, dict[str, Any]]:
+        return {
+            direction: summarise(
+                found[direction],
+                videos[direction],
+                num_items=items[direction],
+                resamples=_RESAMPLES,
+                seed=_BOOTSTRAP_SEED,
+            )
+            for direction in DIRECTIONS
+        }
+
+    def difference(
+        found: Mapping[str, QueryRanks], others: Mapping[str, QueryRanks]
+    ) -> dict[str, dict[str, float]]:
+        return {
+            direction: _paired(found[direction], others[direction], videos[direction])
+            for direction in DIRECTIONS
+        }
+
+    scores = summary(ranks)
+    ledger = None
+    if asked:
+        ledger = normalise_saved(
+            asked,
+            similarity,
+            truth,
+            convention=v2t_convention,
+            scale=scale,
+            banks=banks or {},
+            score=summary,
+            differ=difference,
         )
-        for direction in DIRECTIONS
-    }
     notes = _notes(saved.dtype, scores, similarity.shape[1] - len(with_text))
     if json_file is not None:
         result = {
@@ -95,9 +137,20 @@ def score(
             "notes": notes,
             "RSum": rsum(scores),
             **scores,
+            **({} if ledger is None else {"normalisers": ledger}),
         }
         write_json(json_file, result)
-    return [*_table(scores), "", *_captions(scores, v2t_convention), *notes]
+    corrected = [] if ledger is None else ["", *describe_normalisers(ledger)]
+    return [*_table(scores), "", *_captions(scores, v2t_convention), *notes, *corrected]
+
+
+def _paired(
+    ranks: QueryRanks, others: QueryRanks, video_of_query: npt.NDArray[np.int64]
+) -> dict[str, float]:
+    points, low, high = paired_difference(
+        ranks.hits(1), others.hits(1), video_of_query, resamples=_RESAMPLES, seed=_BOOTSTRAP_SEED
+    )
+    return {"R@1": points, "R@1 low": low, "R@1 high": high}
 
 
 def _truth(

@@ -104,13 +104,18 @@ def test_the_ledger_in_metrics_print_and_report(
         scores = dict(raw[direction])
         assert scores.pop("normalisation error") >= 0
         assert scores == metrics["methods"]["head"][direction]
+    assert "R@1 - raw" not in raw["t2v"]
+    for row in rows[1:]:
+        for direction in ("t2v", "v2t"):
+            points = row[direction]["R@1"] - raw[direction]["R@1"]
+            assert row[direction]["R@1 - raw"]["R@1"] == pytest.approx(points, abs=1e-9)
     assert rows[1]["parameters"] == {"iterations": 4, "targets": "uniform"}
     report(space)
     page = (space.report / "report.html").read_text()
     for text in (printed, page, (space.report / "report.md").read_text()):
         assert "sinkhorn (iterations 4, targets uniform)" in text
         assert "X, transductive: sees all scored queries at once" in text
-        assert "Here videos have several texts" in text
+        assert "Here every video has 2 texts" in text
         assert "Banks: 16 texts and 8 videos of the train split" in text
     first_rows = [line for line in printed.splitlines() if line.startswith(("t2v", "v2t"))]
     assert [line.split()[1] for line in first_rows[:: len(rows)]] == ["raw", "raw"]
@@ -211,6 +216,7 @@ def test_test_has_no_part_in_the_choice() -> None:
             similarity,
             convention="best_caption_of_all",
             score=lambda ranks: {d: retrieval_metrics(r) for d, r in ranks.items()},
+            differ=lambda ranks, raw: {d: {"R@1": 0.0} for d in ranks},
         )
         found.append(record["rows"][1]["chosen"])
         raw = both_directions(

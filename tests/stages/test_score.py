@@ -227,3 +227,173 @@ def test_ids_of_columns_alone_and_an_unknown_convention(tmp_path: Path) -> None:
     code, _, err = score(file, "--v2t-convention", "best")
     assert code == 2
     assert "unknown v2t convention 'best'" in err
+
+
+def ledger(path: Path) -> dict[tuple[str, str], list[float]]:
+    """(direction, title) -> R@1, R@5, R@10, rounded as they are printed."""
+    rows = json.loads(path.read_text())["normalisers"]["rows"]
+    return {
+        (direction, row["title"]): [round(row[direction][f"R@{k}"], 1) for k in (1, 5, 10)]
+        for row in rows
+        for direction in ("t2v", "v2t")
+    }
+
+
+def test_normalisers_on_the_published_matrix(shared_data_dir: Path, tmp_path: Path) -> None:
+    file = shared_data_dir / "features" / "dgl_msrvtt1ka_vitb16_sim_matrix.npy"
+    figures = tmp_path / "figures.json"
+    names = ("dsl", "inverted_softmax:kind=transductive", "sinkhorn:kind=transductive")
+    asked = [argument for name in names for argument in ("--normalise", name)]
+    code, out, err = score(file, *asked, "--json", figures)
+    assert (code, err) == (0, "")
+    found = ledger(figures)
+    sinkhorn = "sinkhorn (iterations 4, targets uniform)"
+    assert found["t2v", "raw"] == [48.0, 71.3, 81.4]
+    assert found["t2v", "dsl (temp 1)"] == [52.6, 76.6, 85.4]
+    assert found["v2t", "dsl (temp 1)"] == [52.9, 77.1, 85.9]
+    assert found["t2v", "inverted_softmax"] == [52.7, 76.9, 85.5]
+    assert found["t2v", sinkhorn] == [54.3, 77.5, 85.6]
+    assert found["v2t", sinkhorn] == [54.8, 78.0, 86.0]
+    rows = json.loads(figures.read_text())["normalisers"]["rows"]
+    errors = [row["t2v"]["normalisation error"] for row in rows]
+    assert errors == pytest.approx([0.431, 0.440, 0.205, 0.039], abs=0.001)
+    lines = out.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("Direction"))
+    titles = ["raw", "dsl", "inverted_softmax", "sinkhorn"]
+    assert [line.split()[1] for line in lines[start + 1 : start + 9]] == titles * 2
+    assert lines[start + 2].split()[4] == "X"
+    assert "49.5 to 55.7" in lines[start + 2]
+    assert " +4.6 (+2.5 to +6.7)" in lines[start + 2]
+    gain = rows[1]["t2v"]["R@1 - raw"]
+    assert gain["R@1"] == pytest.approx(4.6)
+    # Paired over the same queries the interval is narrower than either score's.
+    assert 0 < gain["R@1 low"] < gain["R@1 high"] < 9.2
+    assert gain["R@1 high"] - gain["R@1 low"] < rows[1]["t2v"]["R@1 high"] - 49.5
+    assert "49 of 1,000,000 scores are negative" in out
+    # Halved cosines are other logits, and give another order.
+    halved = saved(tmp_path / "halved.npy", np.load(file) / 2)
+    assert score(halved, "--normalise", "dsl", "--scale", "2", "--json", figures)[0] == 0
+    assert ledger(figures)["t2v", "dsl (temp 1)"] == [52.6, 76.6, 85.4]
+    assert score(halved, "--normalise", "dsl", "--json", figures)[0] == 0
+    assert ledger(figures)["t2v", "dsl (temp 1)"] != [52.6, 76.6, 85.4]
+
+
+def make_bank(folder: Path, name: str, rows: int, columns: int) -> Path:
+    generator = np.random.default_rng(len(name) + rows)
+    return saved(folder / f"{name}.npy", generator.uniform(-0.3, 0.9, (rows, columns)))
+
+
+def test_banks_are_read_for_their_own_direction(
+    many_captions: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    _, similarity, truth = many_captions
+    cosines = similarity.astype(np.float64) / 10
+    file = saved(tmp_path / "cosines.npy", cosines)
+    np.save(tmp_path / "index.npy", truth)
+    banks = {
+        "query-bank-t2v": make_bank(tmp_path, "a", 9, 4),
+        "query-bank-v2t": make_bank(tmp_path, "b", 5, 7),
+        "gallery-bank-t2v": make_bank(tmp_path, "c", 5, 4),
+        "gallery-bank-v2t": make_bank(tmp_path, "d", 9, 7),
+    }
+    options = [text for name, path in banks.items() for text in (f"--{name}", path)]
+    figures = tmp_path / "f.json"
+    common = ["--video-of-text", tmp_path / "index.npy", "--scale", 20, "--json", figures]
+    names = ("dual_is:b1=1,b2=0.5", "nnn:k=2,alpha=1", "qbnorm:beta=5")
+    asked = [text for name in names for text in ("--normalise", name)]
+    code, out, err = score(file, *asked, *options, *common)
+    assert (code, err) == (0, "")
+    rows = {row["name"]: row for row in json.loads(figures.read_text())["normalisers"]["rows"]}
+    assert list(rows) == ["none", "dual_is", "nnn", "qbnorm"]
+    bank = {name: 20 * np.load(path) for name, path in banks.items()}
+    lse = {
+        name: np.log(np.exp(one * (1 if "query" in name else 0.5)).sum(0))
+        for name, one in bank.items()
+    }
+    top = {name: np.sort(one, axis=0)[-2:].mean(0) for name, one in bank.items()}
+    expected = {
+        "dual_is": (
+            30 * cosines - lse["query-bank-t2v"] - lse["gallery-bank-t2v"],
+            30 * cosines - (lse["query-bank-v2t"] + lse["gallery-bank-v2t"])[:, None],
+        ),
+        "nnn": (
+            20 * cosines - top["query-bank-t2v"],
+            20 * cosines - top["query-bank-v2t"][:, None],
+        ),
+    }
+    for name, (t2v, v2t) in expected.items():
+        ranks = {
+            "t2v": text_to_video(t2v, truth),
+            "v2t": video_to_text(v2t, truth, convention="best_caption_of_all"),
+        }
+        for direction, one in ranks.items():
+            for metric, value in retrieval_metrics(one).items():
+                assert rows[name][direction][metric] == pytest.approx(value), (name, metric)
+    assert "I, inductive" in out
+    assert "X, transductive" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--normalise", "nnn"],
+            "nnn is inductive and needs --query-bank-t2v and --query-bank-v2t",
+        ),
+        (["--normalise", "sinkhorn"], "or write sinkhorn:kind=transductive"),
+        (
+            ["--normalise", "dual_is", "--query-bank-t2v", "b", "--query-bank-v2t", "b"],
+            "dual_is is inductive and needs --gallery-bank-t2v and --gallery-bank-v2t",
+        ),
+        (["--normalise", "csls:k=3", "--query-bank-t2v", "b"], "needs --query-bank-v2t"),
+        (["--normalise", "sinkhorn:iterations=0,kind=transductive"], "it is inverted_softmax"),
+        (["--normalise", "dsl:temp=hot"], "temp of normaliser dsl is 'hot'"),
+        (["--normalise", "dsl:temp=1,temp=2"], "'temp=2' is no new parameter"),
+        (["--normalise", "dsl:temp=1,2"], "'2' is no new parameter"),
+        (["--normalise", "softmax"], "unknown normaliser 'softmax'"),
+        (["--normalise", "dsl", "--query-bank-t2v", "b"], "looks at --query-bank-t2v"),
+        (["--scale", 3], "--scale belong to --normalise"),
+        (["--query-bank-v2t", "b"], "--query-bank-v2t belong to --normalise"),
+        (["--normalise", "dsl", "--scale", -1], "--scale is -1.0"),
+        (["--normalise", "dsl"], "the values lie between -1 and 1, as cosines do"),
+    ],
+)
+def test_normalisers_that_are_refused(tmp_path: Path, arguments: list[Any], message: str) -> None:
+    file = saved(tmp_path / "s.npy", np.eye(3))
+    code, out, err = score(file, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_banks_that_do_not_fit(tmp_path: Path) -> None:
+    file = saved(tmp_path / "s.npy", 5 * np.eye(3))
+    good = saved(tmp_path / "good.npy", np.ones((4, 3)))
+    wide = saved(tmp_path / "wide.npy", np.ones((4, 5)))
+    broken = saved(tmp_path / "broken.npy", np.full((4, 3), np.nan))
+    for bank, message in (
+        (wide, "--query-bank-v2t: "),
+        (wide, "wide.npy has 5 columns, but the gallery has 3 items"),
+        (broken, "--query-bank-v2t: 4 rows of"),
+        (tmp_path / "gone.npy", "gone.npy is no file"),
+    ):
+        options = ["--query-bank-t2v", good, "--query-bank-v2t", bank]
+        code, _, err = score(file, "--normalise", "csls", *options)
+        assert code == 2
+        assert message in err
+    qbnorm = ["--normalise", "qbnorm", "--query-bank-t2v", good, "--query-bank-v2t", good]
+    assert "qbnorm's beta is on cosines" in score(file, *qbnorm)[2]
+    single = saved(tmp_path / "one.npy", np.full((1, 1), 5.0))
+    assert "there is 1 in one direction" in score(single, "--normalise", "dsl")[2]
+
+
+def test_what_transductive_rows_assume_is_compared_with_the_texts(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", 9 * np.random.default_rng(0).normal(size=(6, 3)))
+    for truth, note in (
+        ([0, 0, 1, 1, 2, 2], "Here every video has 2 texts: X knows"),
+        ([0, 0, 0, 1, 1, 1], "Here every video has 3 texts: X knows"),
+        ([0, 0, 0, 1, 1, 2], "Here videos have 1 to 3 texts: what X assumes does not hold"),
+    ):
+        np.save(tmp_path / "truth.npy", truth)
+        common = (tmp_path / "s.npy", "--video-of-text", tmp_path / "truth.npy")
+        assert note in score(*common, "--normalise", "dsl:temp=5")[1]
+        assert "Here" not in score(*common)[1]
