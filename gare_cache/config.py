@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.normalisers import read_choice
+from gare_cache.heads.combinations import POOLED, TOKEN_WISE, needs_word_tokens, require_effect
+
+# Names -> the settings beside the name. A name with a colon is the import path of a class of the
+# user's own, which takes ``options``.
+AGGREGATORS = {"mean": (), "lstm": (), "transformer": ("layers", "init")}
+INTERACTIONS: dict[str, tuple[str, ...]] = {POOLED: (), TOKEN_WISE: ()}
+POOLINGS = {
+    "mean": (),
+    "text_conditioned": ("temperature",),
+    "cross_attention": ("heads", "dropout"),
+}
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -25,6 +36,19 @@ class Settings(BaseModel):
     """Base of all settings: immutable, no unknown keys, no silent conversion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _require_own(section: str, settings: Settings, known: Mapping[str, Sequence[str]]) -> None:
+    values = settings.model_dump(exclude_none=True)
+    name = values.pop("name")
+    if name not in known and ":" not in name:
+        raise ValueError(unknown_name(f"head.{section}.name", name, known))
+    for setting, value in values.items():
+        if setting not in known.get(name, ("options",)):
+            raise ValueError(
+                f"head.{section}.{setting} is {value!r}, but {section} {name!r} has no such "
+                f"setting; set head.{section}.{setting}: null"
+            )
 
 
 class DatasetSettings(Settings):
@@ -80,34 +104,89 @@ class ExtractSettings(Settings):
 class AggregatorSettings(Settings):
     """Temporal aggregator; layers and init belong to the transformer."""
 
-    name: Literal["mean", "lstm", "transformer"] = "transformer"
+    name: str = "transformer"
     layers: Count | None = None
     init: Literal["encoder", "random"] | None = None
+    options: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _own_settings(self) -> AggregatorSettings:
+        _require_own("aggregator", self, AGGREGATORS)
+        return self
+
+
+class InteractionSettings(Settings):
+    """How a text and the frames of a video are compared; options belong to one's own class."""
+
+    name: str = "pooled"
+    options: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _own_settings(self) -> InteractionSettings:
+        _require_own("interaction", self, INTERACTIONS)
+        return self
 
 
 class PoolingSettings(Settings):
-    """How frames become the scored video; the temperature belongs to text_conditioned."""
+    """How frames become the scored video; each setting belongs to one pooling."""
 
-    name: Literal["mean", "text_conditioned"] = "text_conditioned"
+    name: Literal["mean", "text_conditioned", "cross_attention"] = "text_conditioned"
     temperature: Positive | None = None
+    heads: Count | None = None
+    dropout: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _own_settings(self) -> PoolingSettings:
+        _require_own("pooling", self, POOLINGS)
+        return self
 
 
 class GapSettings(Settings):
     """GARE's gap module psi."""
 
+    side: Literal["text", "video"] = "text"
+    context: Literal["frames", "words"] = "frames"
+    query: Literal["gap", "text"] = "gap"
+    eta: Literal[1, -1] = 1
+    layers: Count = 1
     heads: Count = 1
     dropout: Fraction = 0.3
     init: Literal["normal", "identity"] = "normal"
 
 
 class HeadSettings(Settings):
-    """The retrieval head."""
+    """The retrieval head; pooling, gap and reference_padding belong to the pooled interaction."""
 
     projection: Literal["none", "linear"] = "none"
     aggregator: AggregatorSettings = AggregatorSettings()
-    pooling: PoolingSettings = PoolingSettings()
+    interaction: InteractionSettings = InteractionSettings()
+    pooling: PoolingSettings | None = PoolingSettings()
     gap: GapSettings | None = GapSettings()
     reference_padding: bool = False
+
+    @model_validator(mode="after")
+    def _no_idle_setting(self) -> HeadSettings:
+        name = self.interaction.name
+        if name == POOLED and self.pooling is None:
+            raise ValueError(
+                "head.pooling is null, but the interaction 'pooled' needs one; set "
+                "head.pooling.name, or another head.interaction.name"
+            )
+        require_effect(
+            interaction=name,
+            pooling=None if self.pooling is None else self.pooling.model_dump(exclude_none=True),
+            gap=self._gap(),
+            reference_padding=self.reference_padding,
+        )
+        return self
+
+    @property
+    def needs_word_tokens(self) -> bool:
+        """Whether a built-in head compares the word tokens of the captions."""
+        return needs_word_tokens(self.interaction.name, self._gap())
+
+    def _gap(self) -> dict[str, Any] | None:
+        return None if self.gap is None else self.gap.model_dump()
 
 
 class ContrastiveSettings(Settings):
@@ -238,6 +317,12 @@ class Params(Settings):
 
     @model_validator(mode="after")
     def _no_idle_setting(self) -> Params:
+        if self.encoder and self.head.needs_word_tokens and not self.extract.word_tokens:
+            raise ValueError(
+                "extract.word_tokens is false, but this head compares words "
+                "(head.interaction.name: token_wise or head.gap.context: words); set "
+                "extract.word_tokens: true"
+            )
         loss = self.train.loss
         active = [name for name in REGULARISERS if getattr(loss, name).weight > 0]
         if self.head.gap is None and active:

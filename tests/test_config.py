@@ -4,14 +4,21 @@ from typing import Any
 import pytest
 import yaml
 
+from gare_cache import config
 from gare_cache.config import load_params, parse_params
 from gare_cache.errors import ConfigError
+from gare_cache.heads.aggregators import AGGREGATORS
+from gare_cache.heads.interactions import INTERACTIONS
+from gare_cache.heads.pooling import POOLINGS
 
 REPOSITORY = Path(__file__).parents[1]
 MINIMAL: dict[str, Any] = {
     "dataset": {"name": "d", "annotations": "a.csv", "video_roots": ["v"]},
     "encoder": {"model": "m"},
 }
+
+TOKEN_WISE = {"interaction": {"name": "token_wise"}, "pooling": None, "gap": None}
+WORDS = {"extract": {"word_tokens": True}}
 
 
 def parse(**sections: Any) -> Any:
@@ -39,6 +46,42 @@ def test_the_repositorys_params_are_valid_and_name_every_key() -> None:
         ({"extract": {"sampler": "uniform"}}, "extract.sampler is 'uniform': input should be"),
         ({"dataset": {"name": "d"}}, "dataset.annotations is missing"),
         ({"dataset": {**MINIMAL["dataset"], "name": "../x"}}, "dataset.name is '../x'"),
+        (
+            {"head": {"aggregator": {"name": "lsmt"}}},
+            "unknown head.aggregator.name 'lsmt'; did you mean 'lstm'",
+        ),
+        (
+            {"head": {"aggregator": {"name": "lstm", "layers": 2}}},
+            "head.aggregator.layers is 2, but aggregator 'lstm' has no such setting; set "
+            "head.aggregator.layers: null",
+        ),
+        (
+            {"head": {"aggregator": {"name": "lstm", "options": {}}}},
+            "head.aggregator.options is {}.*set head.aggregator.options: null",
+        ),
+        ({"head": {"interaction": {"name": "wti"}}}, "unknown head.interaction.name 'wti'; known"),
+        (
+            {"head": {"interaction": {"name": "pooled", "options": {"a": 1}}}},
+            "set head.interaction.options: null",
+        ),
+        (
+            {"head": {"pooling": {"name": "cross_attention", "temperature": 3.0}}},
+            "set head.pooling.temperature: null",
+        ),
+        ({"head": {"pooling": {"heads": 2}}}, "set head.pooling.heads: null"),
+        ({"head": {"pooling": {"name": "mean", "dropout": 0.1}}}, "set head.pooling.dropout: null"),
+        ({"head": {"pooling": None}}, "head.pooling is null, but the interaction 'pooled' needs"),
+        ({"head": TOKEN_WISE | {"pooling": {}}, **WORDS}, "set head.pooling: null"),
+        ({"head": TOKEN_WISE | {"gap": {}}, **WORDS}, "set head.gap: null"),
+        (
+            {"head": TOKEN_WISE | {"reference_padding": True}, **WORDS},
+            "set head.reference_padding: false",
+        ),
+        ({"head": TOKEN_WISE}, "extract.word_tokens is false.*set extract.word_tokens: true"),
+        ({"head": {"gap": {"context": "words"}}}, "set extract.word_tokens: true"),
+        ({"head": {"gap": {"query": "text", "eta": -1}}}, "set head.gap.eta: 1, or"),
+        ({"head": {"gap": {"eta": 2}}}, "head.gap.eta is 2: input should be 1 or -1"),
+        ({"head": {"gap": None, "reference_padding": True}}, "set head.reference_padding: false"),
         ({"head": {"gap": None}}, "head.gap is null, so there is no increment .*ib.weight"),
         (
             {"train": {"loss": {"contrastive": {"name": "nlc"}}}},
@@ -61,6 +104,22 @@ def test_a_head_without_gap_needs_all_regularisers_off() -> None:
     for name in ("orthogonality", "trust_region"):
         with pytest.raises(ConfigError, match=rf"no increment .*train.loss.{name}.weight to 0"):
             parse(head={"gap": None}, train={"loss": {**off, name: {"weight": 1}}})
+
+
+def test_heads_that_compare_words() -> None:
+    off = {"loss": {name: {"weight": 0} for name in ("ib", "eps", "dir")}}
+    assert parse(head=TOKEN_WISE, train=off, **WORDS).head.needs_word_tokens
+    context = {"gap": {"context": "words"}}
+    assert parse(head=context, **WORDS).head.needs_word_tokens
+    # Imported features say themselves whether they hold words.
+    assert parse(head=context, encoder=None).head.needs_word_tokens
+    assert not parse().head.needs_word_tokens
+
+
+def test_the_names_are_those_of_the_registries() -> None:
+    assert config.AGGREGATORS.keys() == AGGREGATORS.keys()
+    assert config.INTERACTIONS.keys() == INTERACTIONS.keys()
+    assert config.POOLINGS.keys() == POOLINGS.keys()
 
 
 def test_settings_are_frozen() -> None:

@@ -226,11 +226,22 @@ AGGREGATOR_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+def find_aggregator(name: str) -> Callable[..., nn.Module]:
+    """Look up what builds an aggregator: called as ``(dim, max_frames=F, **settings)``.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if name not in AGGREGATORS:
+        raise ConfigError(unknown_name("aggregator", name, AGGREGATORS))
+    return AGGREGATORS[name]
+
+
 def complete_aggregator_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Check an aggregator's settings and fill in the defaults.
 
     Args:
-        settings: ``name`` and the settings of that aggregator.
+        settings: ``name`` and the settings of that aggregator; ``options`` of a class of one's own.
 
     Returns:
         All settings of that aggregator, ``name`` included.
@@ -239,9 +250,8 @@ def complete_aggregator_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: the name or a setting is unknown.
     """
     name = str(settings.get("name", "transformer"))
-    if name not in AGGREGATORS:
-        raise ConfigError(unknown_name("aggregator", name, AGGREGATORS))
-    defaults = {"name": name, **AGGREGATOR_DEFAULTS[name]}
+    find_aggregator(name)
+    defaults = {"name": name, **AGGREGATOR_DEFAULTS.get(name, {"options": {}})}
     return with_defaults(f"aggregator {name!r}", settings, defaults)
 
 
@@ -261,5 +271,6 @@ def build_aggregator(settings: Mapping[str, Any], *, dim: int, max_frames: int) 
         ConfigError: the name or a setting is unknown or out of range.
     """
     complete = complete_aggregator_settings(settings)
-    constructor = AGGREGATORS[complete.pop("name")]
-    return constructor(dim, max_frames=max_frames, **complete)
+    constructor = find_aggregator(complete.pop("name"))
+    options = complete.pop("options", {})
+    return constructor(dim, max_frames=max_frames, **complete, **options)

@@ -3,112 +3,156 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from gare_cache.errors import ConfigError, unknown_name
-from gare_cache.heads.pooling import masked_softmax, mean_pool
+from gare_cache.heads.cross_attention import CrossAttentionLayer, initialise
+from gare_cache.heads.masking import mean_pool
+from gare_cache.heads.pairs import Words
 from gare_cache.heads.settings import require_count, with_defaults
 
-NORM_EPS = 1e-5
-INITS = ("normal", "identity")
-GAP_DEFAULTS: dict[str, Any] = {"heads": 1, "dropout": 0.3, "init": "normal"}
+SIDES = ("text", "video")
+CONTEXTS = ("frames", "words")
+QUERIES = ("gap", "text")
+ETAS = (1, -1)
+GAP_DEFAULTS: dict[str, Any] = {
+    "side": "text",
+    "context": "frames",
+    "query": "gap",
+    "eta": 1,
+    "layers": 1,
+    "heads": 1,
+    "dropout": 0.3,
+    "init": "normal",
+}
 
 
 class GapModule(nn.Module):
-    """Cross-attention from the gap to the frames, without a residual from the query.
+    """Cross-attention from the gap to the frames of the video or the words of the text.
 
-    With LN1 shared by the query and the frames,
-
-        q = Wq LN1(gap_ij) + bq;  k_k = Wk LN1(f_jk) + bk;  u_k = Wv LN1(f_jk) + bv
-        beta_ijk = softmax_k( q . k_k / sqrt(D / heads) )
-        x = LN2( Wo sum_k beta_ijk u_k + bo );  y = LN3( x + Dropout(W1 x + b1) )
-        Delta_ij = Wm y + bm
+        q_ij = eta (vbar_j - t_i), or t_i without a gap
+        y_ij = layers(q_ij, context), each a ``CrossAttentionLayer`` on the one before
+        Delta_ij = Wm y_ij + bm
 
     Source: GARE, arXiv:2505.12499, and its reference code. Left out of the reference code: the
-    log-variance head and the feed-forward layers, whose output it never uses.
+    log-variance head and the feed-forward layers, whose output it never uses. Different: more than
+    one layer is chained; the reference code gives every layer the gap and keeps the last alone.
     """
 
     def __init__(
-        self, dim: int, *, heads: int = 1, dropout: float = 0.3, init: str = "normal"
+        self,
+        dim: int,
+        *,
+        side: str = "text",
+        context: str = "frames",
+        query: str = "gap",
+        eta: int = 1,
+        layers: int = 1,
+        heads: int = 1,
+        dropout: float = 0.3,
+        init: str = "normal",
+        reference_padding: bool = False,
     ) -> None:
         """Build the module.
 
         Args:
             dim: width D.
-            heads: attention heads, a divisor of D.
+            side: which item the increment corrects: ``"text"`` or ``"video"``.
+            context: the keys and values: ``"frames"`` of the video or ``"words"`` of the text.
+            query: ``"gap"``, or ``"text"`` for psi without a gap.
+            eta: sign of the gap, 1 or -1.
+            layers: number of layers.
+            heads: attention heads of a layer, a divisor of D.
             dropout: probability in [0, 1), active in training mode only.
             init: ``"normal"``: every Linear N(0, 0.02), bias 0, as the published numbers were
                 trained; ``"identity"``: every Linear the identity, bias 0.
+            reference_padding: count padded frames in the mean and attend to them, as GARE's
+                reference code does. Padded words are never attended to.
 
         Raises:
             ConfigError: a value is out of range or unknown.
         """
         super().__init__()
-        require_count("gap.heads", heads)
-        if dim % heads:
-            raise ConfigError(f"gap.heads is {heads}; it must divide dim = {dim}")
-        if not 0.0 <= dropout < 1.0:
-            raise ConfigError(f"gap.dropout is {dropout!r}; it must be in [0, 1)")
-        if init not in INITS:
-            raise ConfigError(unknown_name("gap.init", str(init), INITS))
+        for what, value, known in (
+            ("side", side, SIDES),
+            ("context", context, CONTEXTS),
+            ("query", query, QUERIES),
+        ):
+            if value not in known:
+                raise ConfigError(unknown_name(f"gap.{what}", str(value), known))
+        if isinstance(eta, bool) or eta not in ETAS:
+            raise ConfigError(f"gap.eta is {eta!r}; it must be 1 or -1")
+        require_count("gap.layers", layers)
+        self.side = side
+        self.context = context
+        self.query = query
+        self.eta = eta
         self.heads = heads
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.query_proj = nn.Linear(dim, dim)
-        self.key_proj = nn.Linear(dim, dim)
-        self.value_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.linear1 = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
-        self.norm3 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.reference_padding = reference_padding
+        self.layers = nn.ModuleList(
+            CrossAttentionLayer(dim, heads=heads, dropout=dropout, what="gap")
+            for _ in range(layers)
+        )
         self.mean_proj = nn.Linear(dim, dim)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                _initialise(module, init)
+        initialise(self, init, what="gap")
 
-    def forward(self, gap: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+    @property
+    def owner(self) -> str:
+        """Whose the context is, ``text`` or ``video``."""
+        return "text" if self.context == "words" else "video"
+
+    def forward(self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None) -> Tensor:
         """Compute the increment of every pair.
 
         Args:
-            gap: (T, V, D), vbar_j - t_i.
-            frames: (V, F, D), the keys and values.
-            mask: (V, F) bool, the frames to attend to; all True reproduces the reference code's
-                padding rule.
+            text: (T, D).
+            frames: (V, F, D).
+            mask: (V, F) bool, True on real frames.
+            words: tokens (T, W, D) and their mask (T, W); read where they are the context.
 
         Returns:
-            Delta, (T, V, D). Finite also for a video whose mask is all False.
+            Delta, (T, V, D); V is 1 where the increment depends on the text alone, T is never.
+            Finite also for a video or text whose mask is all False.
         """
-        normed = self.norm1(frames)
-        split = (*frames.shape[:2], self.heads, -1)
-        query = self.query_proj(self.norm1(gap)).view(*gap.shape[:2], self.heads, -1)
-        key = self.key_proj(normed).view(split)  # (V, F, heads, D / heads)
-        value = self.value_proj(normed).view(split)
-        scores = torch.einsum("tvhd,vfhd->tvhf", query, key) * query.shape[-1] ** -0.5
-        weights = masked_softmax(scores, mask[:, None, :])
-        mixed = torch.einsum("tvhf,vfhd->tvhd", weights, value).flatten(-2)  # (T, V, D)
-        attended = self.norm2(self.out_proj(mixed))
-        hidden = self.norm3(attended + self.dropout(self.linear1(attended)))
+        context, attended = self.attended(frames, mask, words)
+        hidden = self.queries(text, frames, mask)
+        for layer in self.layers:
+            hidden = layer(hidden, context, attended, owner=self.owner)
         delta: Tensor = self.mean_proj(hidden)
-        return delta
+        return delta.expand(len(text), len(frames), -1)
 
+    def only_layer(self) -> CrossAttentionLayer:
+        """Return the layer of a module of depth 1.
 
-def gap_context(frames: Tensor, mask: Tensor, reference_padding: bool) -> tuple[Tensor, Tensor]:
-    """Return what the gap module needs of the videos.
+        Raises:
+            ConfigError: there are more layers.
+        """
+        if len(self.layers) != 1:
+            raise ConfigError(
+                f"gap.layers is {len(self.layers)}; the exact form is for 1 layer, score densely"
+            )
+        (layer,) = self.layers
+        return cast(CrossAttentionLayer, layer)
 
-    Args:
-        frames: (V, F, D).
-        mask: (V, F) bool, True on real frames.
-        reference_padding: count padded frames in the mean and attend to them, as GARE's
-            reference code does.
+    def queries(self, text: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+        """Return what asks: eta (vbar_j - t_i) (T, V, D), or t_i (T, 1, D) without a gap."""
+        if self.query == "text":
+            return text[:, None]
+        return self.eta * (self.video_mean(frames, mask) - text[:, None])
 
-    Returns:
-        The mean frame vbar_j (V, D), and the frames to attend to (V, F) bool.
-    """
-    attended = torch.ones_like(mask) if reference_padding else mask
-    return mean_pool(frames, attended), attended
+    def video_mean(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Return the mean frame of each video, (V, D)."""
+        return mean_pool(frames, mask, self.reference_padding)
+
+    def attended(self, frames: Tensor, mask: Tensor, words: Words | None) -> Words:
+        """Return the context, of the videos or of the texts, and which of it to attend to."""
+        if self.context == "words":
+            if words is None:
+                raise ConfigError("gap.context is words, and no word tokens were given")
+            return words
+        return frames, mask.new_ones(mask.shape) if self.reference_padding else mask
 
 
 def complete_gap_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,11 +162,3 @@ def complete_gap_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: a setting is unknown.
     """
     return with_defaults("gap", settings, GAP_DEFAULTS)
-
-
-def _initialise(linear: nn.Linear, init: str) -> None:
-    if init == "identity":
-        nn.init.eye_(linear.weight)
-    else:
-        nn.init.normal_(linear.weight, std=0.02)
-    nn.init.zeros_(linear.bias)

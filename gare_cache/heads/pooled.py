@@ -2,70 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
-from gare_cache.heads.gap import GapModule, gap_context
+from gare_cache.heads.exact import TextBasis, VideoBasis, exact_scores, text_basis, video_basis
+from gare_cache.heads.gap import GapModule
 from gare_cache.heads.pairs import PairScores, PairVectors, Words
-from gare_cache.heads.pooling import Pooling, pool
-from gare_cache.heads.scoring import exact_scores, pair_cosine, video_basis
+from gare_cache.heads.pooling import CrossAttentionPooling, Pooling, pool
+from gare_cache.heads.scoring import Footprint, pair_cosine
 
 
 class PooledInteraction(nn.Module):
     """Score texts against pooled videos.
 
-        without a gap module: s_ij = cos(t_i, p_ij), p the pooled video
-        with one:             s_ij = cos(t_i + Delta_ij, p_ij), Delta_ij = psi(vbar_j - t_i, f_j)
+        without a gap module:  s_ij = cos(t_i, p_ij), p the pooled video
+        with one, text side:   s_ij = cos(t_i + Delta_ij, p_ij), Delta of ``GapModule``
+        with one, video side:  s_ij = cos(t_i, p_ij + Delta_ij)
 
-    Source: GARE, arXiv:2505.12499, text side with the frames as context.
+    Source: GARE, arXiv:2505.12499.
     """
 
-    def __init__(self, pooling: Pooling, gap: GapModule | None, *, reference_padding: bool) -> None:
+    def __init__(self, pooling: Pooling | CrossAttentionPooling, gap: GapModule | None) -> None:
         super().__init__()
         self.pooling = pooling
         self.gap = gap
-        self.reference_padding = reference_padding
 
     @property
     def needs_words(self) -> bool:
         """Whether the score depends on the texts' word tokens."""
-        return False
+        return self.gap is not None and self.gap.context == "words"
 
     @property
     def side(self) -> str:
         """The side that the increment corrects, ``text`` or ``video``."""
-        return "text"
-
-    @property
-    def exact(self) -> bool:
-        """Whether there is an exact score without the pair tensor."""
-        return True
+        return "text" if self.gap is None else self.gap.side
 
     def forward(
         self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None
     ) -> PairScores:
         """Score all pairs with the pair tensor: text (T, D), frames (V, F, D), mask (V, F)."""
         vectors = self.vectors(text, frames, mask, words)
-        anchors = vectors.text[:, None]
-        if vectors.delta is not None:
-            anchors = anchors + vectors.delta
-        return PairScores(pair_cosine(anchors, vectors.video), vectors.delta)
+        anchors, videos, delta = vectors.text[:, None], vectors.video, vectors.delta
+        if delta is not None and self.side == "text":
+            anchors = anchors + delta
+        elif delta is not None:
+            videos = videos + delta
+        return PairScores(pair_cosine(anchors, videos), delta)
 
     def vectors(
         self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None
     ) -> PairVectors:
         """Return the vectors that ``forward`` compares."""
-        pooled, _ = pool(self.pooling, text, frames, mask)
-        if self.gap is None:
-            return PairVectors(text, pooled, None)
-        video_mean, attended = gap_context(frames, mask, self.reference_padding)
-        delta = self.gap(video_mean - text[:, None], frames, attended)
+        if isinstance(self.pooling, CrossAttentionPooling):
+            pooled = self.pooling(text, frames, mask)
+        else:
+            pooled, _ = pool(self.pooling, text, frames, mask)
+        delta = None if self.gap is None else self.gap(text, frames, mask, words)
         return PairVectors(text, pooled, delta)
 
-    def scorer(self, frames: Tensor, mask: Tensor) -> Callable[[Tensor, Words | None], Tensor]:
-        """Prepare the exact score of some videos; returns (text, words) -> cosines (T, V)."""
-        basis = video_basis(
-            frames, mask, self.pooling, gap=self.gap, reference_padding=self.reference_padding
+    def pair_elements(self, num_frames: int, num_words: int, dim: int) -> int:
+        """Estimate the numbers that a pair keeps at once in ``forward``."""
+        context = num_words if self.needs_words else num_frames
+        heads = 0 if self.gap is None else self.gap.heads
+        if isinstance(self.pooling, CrossAttentionPooling):
+            heads += self.pooling.layer.heads
+        return 14 * dim + 4 * num_frames + 4 * heads * max(context, num_frames)
+
+    def exact_scorer(self) -> ExactScorer | None:
+        """Return the score without the pair tensor; None where there is no exact form.
+
+        There is none for a gap module of more than one layer and for a learned pooling.
+        """
+        if isinstance(self.pooling, CrossAttentionPooling):
+            return None
+        if self.gap is not None and len(self.gap.layers) > 1:
+            return None
+        return ExactScorer(self.pooling, self.gap)
+
+
+class ExactScorer:
+    """Scores pairs as ``PooledInteraction`` does at evaluation, see ``gare_cache.heads.exact``."""
+
+    def __init__(self, pooling: Pooling, gap: GapModule | None) -> None:
+        self.pooling = pooling
+        self.gap = gap
+
+    def footprint(self, num_frames: int, num_words: int, dim: int) -> Footprint:
+        """Estimate the memory; ``Scorer``."""
+        heads = 0 if self.gap is None else self.gap.heads
+        encoding = 20 * num_frames * dim
+        if self.gap is None or self.gap.owner == "video":
+            rows = heads * num_frames + 2
+            video = 10 * rows * dim + 6 * rows * rows
+            return Footprint(encoding, video, 0, 5 * num_frames + 10 * rows)
+        rows = heads * num_words + 2
+        return Footprint(
+            encoding,
+            video=(2 * num_frames + 1) * dim + num_frames * num_frames,
+            text=(4 * num_words + 10 * rows) * dim + 6 * rows * rows,
+            pair=2 * dim + 5 * num_frames + 10 * rows,
         )
-        return lambda text, words: exact_scores(text, basis)
+
+    def videos(self, frames: Tensor, mask: Tensor) -> VideoBasis:
+        """Prepare aggregated frames (V, F, D)."""
+        return video_basis(frames, mask, self.pooling, self.gap)
+
+    def texts(self, text: Tensor, words: Words | None) -> TextBasis:
+        """Prepare texts (T, D)."""
+        return text_basis(text, words, self.gap)
+
+    def score(self, texts: TextBasis, videos: VideoBasis) -> Tensor:
+        """Return the cosines (T, V)."""
+        side = "text" if self.gap is None else self.gap.side
+        return exact_scores(texts, videos, self.pooling, side=side)

@@ -1,4 +1,4 @@
-"""Pooling of frames to the scored video vector: their mean, or a mixture chosen by the text."""
+"""Pooling of frames to the scored video vector: their mean, or what the text makes of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.heads.cross_attention import CrossAttentionLayer, initialise
+from gare_cache.heads.masking import masked_softmax, mean_pool
 from gare_cache.heads.settings import with_defaults
 
 
@@ -68,48 +70,60 @@ class TextConditionedPooling:
         return masked_softmax(scores, mask)
 
 
-POOLINGS: dict[str, Callable[..., Pooling]] = {
-    "mean": MeanPooling,
-    "text_conditioned": TextConditionedPooling,
+class CrossAttentionPooling(nn.Module):
+    """X-Pool: the text attends over the frames.
+
+        p_ij = y of a ``CrossAttentionLayer`` with query t_i and context f_jk, k over real frames
+
+    Source: X-Pool, Gorti et al., arXiv:2203.15086: every Linear starts at the identity with bias 0,
+    dropout 0.3 on the last one, 1 head. Different: padded frames are not attended to.
+    """
+
+    def __init__(self, dim: int, *, heads: int = 1, dropout: float = 0.3) -> None:
+        """Build the pooling.
+
+        Args:
+            dim: width D.
+            heads: attention heads, a divisor of D.
+            dropout: probability in [0, 1), active in training mode only.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        super().__init__()
+        self.layer = CrossAttentionLayer(dim, heads=heads, dropout=dropout, what="pooling")
+        initialise(self, "identity", what="pooling")
+
+    def forward(self, text: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+        """Pool: text (T, D), frames (V, F, D), mask (V, F) -> (T, V, D)."""
+        pooled: Tensor = self.layer(text[:, None], frames, mask, owner="video")
+        return pooled
+
+
+def _mean(dim: int, *, reference_padding: bool) -> Pooling:
+    return MeanPooling(reference_padding)
+
+
+def _text_conditioned(dim: int, *, reference_padding: bool, temperature: float) -> Pooling:
+    return TextConditionedPooling(temperature, reference_padding)
+
+
+def _cross_attention(
+    dim: int, *, reference_padding: bool, heads: int, dropout: float
+) -> CrossAttentionPooling:
+    return CrossAttentionPooling(dim, heads=heads, dropout=dropout)
+
+
+POOLINGS: dict[str, Callable[..., Pooling | CrossAttentionPooling]] = {
+    "mean": _mean,
+    "text_conditioned": _text_conditioned,
+    "cross_attention": _cross_attention,
 }
 POOLING_DEFAULTS: dict[str, dict[str, Any]] = {
     "mean": {},
     "text_conditioned": {"temperature": 3.0},
+    "cross_attention": {"heads": 1, "dropout": 0.3},
 }
-
-
-def mean_pool(frames: Tensor, mask: Tensor, reference_padding: bool = False) -> Tensor:
-    """Average the real frames of each video.
-
-    vbar_j = sum_k m_jk f_jk / sum_k m_jk. A video without a real frame gets 0, never NaN.
-
-    Args:
-        frames: (V, F, D).
-        mask: (V, F) bool, True on real frames.
-        reference_padding: average all slots, padded ones included, as GARE's reference code does.
-
-    Returns:
-        (V, D).
-    """
-    weights = (torch.ones_like(mask) if reference_padding else mask).to(frames.dtype)
-    total = torch.einsum("vf,vfd->vd", weights, frames)
-    return total / weights.sum(dim=1, keepdim=True).clamp_min(1.0)
-
-
-def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Take the softmax of the last dimension over the places where ``mask`` is True.
-
-    Places outside the mask, and whole rows without a place inside it, get 0 and a zero gradient.
-
-    Args:
-        scores: (..., F).
-        mask: bool, broadcastable to ``scores``.
-
-    Returns:
-        Same shape as ``scores``.
-    """
-    lowest = torch.finfo(scores.dtype).min
-    return scores.masked_fill(~mask, lowest).softmax(dim=-1) * mask
 
 
 def pool(pooling: Pooling, text: Tensor, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,17 +191,20 @@ def complete_pooling_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return with_defaults(f"pooling {name!r}", settings, defaults)
 
 
-def build_pooling(settings: Mapping[str, Any], *, reference_padding: bool = False) -> Pooling:
+def build_pooling(
+    settings: Mapping[str, Any], *, dim: int, reference_padding: bool = False
+) -> Pooling | CrossAttentionPooling:
     """Build a pooling from plain values.
 
     Args:
         settings: ``name`` (a key of ``POOLINGS``) and its settings; ``text_conditioned`` has
-            ``temperature``.
-        reference_padding: the padding rule of GARE's reference code.
+            ``temperature``, ``cross_attention`` has ``heads`` and ``dropout``.
+        dim: width D.
+        reference_padding: the padding rule of GARE's reference code, which has no cross-attention.
 
     Raises:
         ConfigError: the name or a setting is unknown or out of range.
     """
     complete = complete_pooling_settings(settings)
     constructor = POOLINGS[complete.pop("name")]
-    return constructor(reference_padding=reference_padding, **complete)
+    return constructor(dim, reference_padding=reference_padding, **complete)

@@ -16,14 +16,19 @@ from gare_cache.heads.aggregators import (
     build_aggregator,
     complete_aggregator_settings,
 )
-from gare_cache.heads.gap import GapModule, complete_gap_settings
+from gare_cache.heads.combinations import POOLED, require_effect
+from gare_cache.heads.dense import DenseScorer
+from gare_cache.heads.gap import complete_gap_settings
+from gare_cache.heads.interactions import build_interaction, complete_interaction_settings
 from gare_cache.heads.pairs import PairScores, PairVectors, Words
 from gare_cache.heads.pooled import PooledInteraction
-from gare_cache.heads.pooling import build_pooling, complete_pooling_settings
+from gare_cache.heads.pooling import complete_pooling_settings
 from gare_cache.heads.scoring import (
     DEFAULT_BLOCK_BYTES,
+    Scorer,
     block_shape,
     blocks,
+    evaluating,
 )
 from gare_cache.heads.settings import require_count
 
@@ -63,7 +68,7 @@ class RetrievalHead(nn.Module):
         text_projection: nn.Module,
         frame_projection: nn.Module,
         aggregator: nn.Module,
-        interaction: PooledInteraction,
+        interaction: nn.Module,
         settings: Mapping[str, Any],
     ) -> None:
         super().__init__()
@@ -82,12 +87,22 @@ class RetrievalHead(nn.Module):
     @property
     def needs_words(self) -> bool:
         """Whether the scores depend on the word tokens of the texts."""
-        return self.interaction.needs_words
+        return bool(getattr(self.interaction, "needs_words", False))
 
     @property
     def side(self) -> str:
-        """The side that the increment corrects, ``text`` or ``video``."""
-        return self.interaction.side
+        """The side that the increment corrects, ``text`` or ``video``; ``text`` without one."""
+        return str(getattr(self.interaction, "side", "text"))
+
+    @property
+    def exact(self) -> bool:
+        """Whether ``similarity`` has an exact form without the pair tensor; else it is dense."""
+        return self._exact_scorer() is not None
+
+    @property
+    def compares_vectors(self) -> bool:
+        """Whether the score is the cosine of two vectors, which ``vectors`` returns."""
+        return isinstance(self.interaction, PooledInteraction)
 
     @torch.no_grad()
     def limit_scale(self) -> None:
@@ -113,19 +128,7 @@ class RetrievalHead(nn.Module):
         """
         if not self.needs_words:
             return None
-        if words is None:
-            raise ConfigError(
-                "this head compares the word tokens of the texts, and none were given; set "
-                "extract.word_tokens: true and run `gare-cache extract`"
-            )
-        tokens, mask = words
-        if tokens.dim() != 3 or tokens.shape[2] != self.settings["dim"]:
-            raise ConfigError(self._shape_message("word", "(T, W, D)", tokens))
-        if mask.shape != tokens.shape[:2] or mask.dtype != torch.bool:
-            raise ConfigError(
-                f"the mask of the words is {mask.dtype} of shape {tuple(mask.shape)}; tokens of "
-                f"shape {tuple(tokens.shape)} need torch.bool of shape {tuple(tokens.shape[:2])}"
-            )
+        tokens, mask = self._checked_words(words)
         return self.text_projection(tokens.to(self.logit_scale.dtype)), mask
 
     def encode_frames(self, frames: Tensor, mask: Tensor) -> Tensor:
@@ -160,17 +163,34 @@ class RetrievalHead(nn.Module):
 
         Returns:
             Cosines (T, V) and, with a gap module, increments (T, V, D).
+
+        Raises:
+            ConfigError: a shape does not fit, of the inputs or of what the interaction returns.
         """
         frames = self.encode_frames(frames, mask)
-        scores: PairScores = self.interaction(
-            self.encode_text(text), frames, mask, self.encode_words(words)
-        )
+        scores = self.interaction(self.encode_text(text), frames, mask, self.encode_words(words))
+        if not isinstance(scores, PairScores):
+            scores = PairScores(scores, None)
+        if scores.similarity.shape != (len(text), len(frames)):
+            raise ConfigError(
+                f"the interaction returned scores of shape {tuple(scores.similarity.shape)} for "
+                f"{len(text)} texts and {len(frames)} videos; it must return (T, V)"
+            )
         return scores
 
     def vectors(
         self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None
     ) -> PairVectors:
-        """Return the vectors whose cosines ``forward`` gives; the arguments are the same."""
+        """Return the vectors whose cosines ``forward`` gives; the arguments are the same.
+
+        Raises:
+            ConfigError: the interaction compares no two vectors (see ``compares_vectors``).
+        """
+        if not isinstance(self.interaction, PooledInteraction):
+            raise ConfigError(
+                f"the interaction {self.settings['interaction']['name']!r} does not pool a video "
+                "to one vector; there are vectors with head.interaction.name: pooled alone"
+            )
         frames = self.encode_frames(frames, mask)
         return self.interaction.vectors(
             self.encode_text(text), frames, mask, self.encode_words(words)
@@ -186,10 +206,11 @@ class RetrievalHead(nn.Module):
         *,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
     ) -> Tensor:
-        """Score all pairs as at evaluation, in blocks and without a (T, V, D) tensor.
+        """Score all pairs as at evaluation, in blocks.
 
-        Exact, not an approximation of ``forward`` (see ``gare_cache.heads.scoring``). Dropout is
-        off whatever the module's mode, and no gradient is kept.
+        Where ``exact``, without a (T, V, D) tensor: the same score, not an approximation of
+        ``forward`` (see ``gare_cache.heads.increment_basis``). Else with ``forward`` on blocks.
+        Dropout is off whatever the module's mode, and no gradient is kept.
 
         Args:
             text: sentence features (T, D).
@@ -205,8 +226,14 @@ class RetrievalHead(nn.Module):
             ConfigError: a video has no real frame, a shape does not fit, or ``block_bytes`` is
                 not positive.
         """
+        with evaluating(self):
+            return self._similarity(text, frames, mask, words, block_bytes)
+
+    def _similarity(
+        self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None, block_bytes: int
+    ) -> Tensor:
         encoded = self.encode_text(text)
-        encoded_words = self.encode_words(words)
+        checked = self._checked_words(words) if self.needs_words else None
         self._check_frames(frames, mask)
         empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
         if empty:
@@ -214,24 +241,49 @@ class RetrievalHead(nn.Module):
                 f"{len(empty)} of {len(mask)} videos have no real frame (rows "
                 f"{', '.join(map(str, empty[:5]))}) and so no score; leave them out first"
             )
-        text_rows, video_rows = block_shape(
-            frames.shape[1],
-            frames.shape[2],
-            gap_heads=0 if self.interaction.gap is None else self.interaction.gap.heads,
+        scorer = self._exact_scorer() or DenseScorer(self.interaction, self.needs_words)
+        num_words = 0 if checked is None else checked[0].shape[1]
+        shape = block_shape(
+            scorer.footprint(frames.shape[1], num_words, frames.shape[2]),
             element_bytes=encoded.element_size(),
             block_bytes=block_bytes,
         )
         scores = encoded.new_empty(len(text), len(frames))
-        for columns in blocks(len(frames), video_rows):
-            score = self.interaction.scorer(
-                self.encode_frames(frames[columns], mask[columns]), mask[columns]
-            )
-            for rows in blocks(len(text), text_rows):
-                row_words = None
-                if encoded_words is not None:
-                    row_words = (encoded_words[0][rows], encoded_words[1][rows])
-                scores[rows, columns] = score(encoded[rows], row_words)
+        for kept in blocks(len(frames), shape.kept):
+            parts = [
+                slice(kept.start + part.start, kept.start + part.stop)
+                for part in blocks(kept.stop - kept.start, shape.videos)
+            ]
+            videos = [
+                scorer.videos(self.encode_frames(frames[part], mask[part]), mask[part])
+                for part in parts
+            ]
+            for rows in blocks(len(text), shape.texts):
+                own = None if checked is None else (checked[0][rows], checked[1][rows])
+                texts = scorer.texts(encoded[rows], self.encode_words(own))
+                for part, prepared in zip(parts, videos, strict=True):
+                    scores[rows, part] = scorer.score(texts, prepared)
         return scores
+
+    def _exact_scorer(self) -> Scorer | None:
+        pooled = self.interaction
+        return pooled.exact_scorer() if isinstance(pooled, PooledInteraction) else None
+
+    def _checked_words(self, words: Words | None) -> Words:
+        if words is None:
+            raise ConfigError(
+                "this head compares the word tokens of the texts, and none were given; set "
+                "extract.word_tokens: true and run `gare-cache extract`"
+            )
+        tokens, mask = words
+        if tokens.dim() != 3 or tokens.shape[2] != self.settings["dim"]:
+            raise ConfigError(self._shape_message("word", "(T, W, D)", tokens))
+        if mask.shape != tokens.shape[:2] or mask.dtype != torch.bool:
+            raise ConfigError(
+                f"the mask of the words is {mask.dtype} of shape {tuple(mask.shape)}; tokens of "
+                f"shape {tuple(tokens.shape)} need torch.bool of shape {tuple(tokens.shape[:2])}"
+            )
+        return words
 
     def _check_frames(self, frames: Tensor, mask: Tensor) -> None:
         if frames.dim() != 3 or frames.shape[2] != self.settings["dim"]:
@@ -255,6 +307,7 @@ def build_head(
     max_frames: int,
     projection: str = "none",
     aggregator: Mapping[str, Any] | None = None,
+    interaction: Mapping[str, Any] | None = None,
     pooling: Mapping[str, Any] | None = None,
     gap: Mapping[str, Any] | None = None,
     reference_padding: bool = False,
@@ -270,9 +323,11 @@ def build_head(
             project's own addition for frozen features; not part of GARE.
         aggregator: ``name`` (``mean``, ``lstm``, ``transformer``) and its settings; None for the
             transformer with 4 layers.
-        pooling: ``name`` (``mean``, ``text_conditioned``) and its settings; None for
-            text_conditioned at temperature 3.
-        gap: ``heads``, ``dropout`` and ``init`` of the gap module; None for a head without one.
+        interaction: ``name`` (``pooled``, ``token_wise``); None for pooled.
+        pooling: of ``pooled``: ``name`` (``mean``, ``text_conditioned``, ``cross_attention``) and
+            its settings; None for text_conditioned at temperature 3.
+        gap: of ``pooled``: settings of the gap module, see ``GapModule``; None for a head
+            without one.
         reference_padding: count padded frames where GARE's reference code does: in the mean, in
             the gap module's attention and in the softmax of the pooling.
         logit_scale_init: log of the scale at the start.
@@ -294,25 +349,30 @@ def build_head(
         "max_frames": max_frames,
         "projection": projection,
         "aggregator": complete_aggregator_settings(aggregator or {}),
-        "pooling": complete_pooling_settings(pooling or {}),
+        "interaction": complete_interaction_settings(interaction or {}),
+        "pooling": None if pooling is None else complete_pooling_settings(pooling),
         "gap": None if gap is None else complete_gap_settings(gap),
         "reference_padding": reference_padding,
         "logit_scale_init": logit_scale_init,
     }
-    if reference_padding and gap is None and settings["pooling"]["name"] == "text_conditioned":
-        raise ConfigError(
-            "reference_padding changes nothing in a head with text_conditioned pooling and no gap "
-            "module (it only rescales the pooled video); set reference_padding: false"
-        )
+    name = settings["interaction"]["name"]
+    require_effect(
+        interaction=name,
+        pooling=settings["pooling"],
+        gap=settings["gap"],
+        reference_padding=reference_padding,
+    )
+    parts: dict[str, Any] = {}
+    if name == POOLED:
+        settings["pooling"] = settings["pooling"] or complete_pooling_settings({})
+        parts = {key: settings[key] for key in ("pooling", "gap", "reference_padding")}
     project = ResidualLinear if projection == "linear" else _identity
     return RetrievalHead(
         text_projection=project(dim),
         frame_projection=project(dim),
         aggregator=build_aggregator(settings["aggregator"], dim=dim, max_frames=max_frames),
-        interaction=PooledInteraction(
-            build_pooling(settings["pooling"], reference_padding=reference_padding),
-            None if gap is None else GapModule(dim, **settings["gap"]),
-            reference_padding=reference_padding,
+        interaction=build_interaction(
+            settings["interaction"], dim=dim, max_frames=max_frames, **parts
         ),
         settings=settings,
     )

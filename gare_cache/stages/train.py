@@ -15,7 +15,7 @@ from gare_cache.config import HeadSettings, Params, TrainSettings
 from gare_cache.data.batches import num_batches
 from gare_cache.data.frames import FrameChoice
 from gare_cache.data.split import FeatureSplit, load_split
-from gare_cache.errors import ConfigError
+from gare_cache.errors import CacheError, ConfigError
 from gare_cache.files import canonical_digest, write_json, write_text
 from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_from_encoder
 from gare_cache.losses.objective import Objective
@@ -141,16 +141,30 @@ def _train(workspace: Workspace, target: torch.device, processes: Processes) -> 
 
 
 def new_head(settings: HeadSettings, cache: FeatureCache, *, num_frames: int) -> RetrievalHead:
-    """Build a head for a cache's features and start it from the encoder."""
+    """Build a head for a cache's features and start it from the encoder.
+
+    Raises:
+        ConfigError: the settings do not fit together.
+        CacheError: the head compares words, and the cache holds none.
+    """
+    pooling = None if settings.pooling is None else settings.pooling.model_dump(exclude_none=True)
     head = build_head(
         dim=cache.layout.dim,
         max_frames=num_frames,
         projection=settings.projection,
         aggregator=settings.aggregator.model_dump(exclude_none=True),
-        pooling=settings.pooling.model_dump(exclude_none=True),
+        interaction=settings.interaction.model_dump(exclude_none=True),
+        pooling=pooling,
         gap=None if settings.gap is None else settings.gap.model_dump(),
         reference_padding=settings.reference_padding,
     )
+    if head.needs_words and not cache.layout.words:
+        raise CacheError(
+            f"this head compares the words of the captions, and {cache.folder} holds no word "
+            "tokens; set extract.word_tokens: true and run `gare-cache extract`, or take another "
+            "head: head.gap.context: frames, head.interaction.name: pooled (imported features have "
+            "no word tokens)"
+        )
     initialise_from_encoder(head, cache.head_start())
     return head
 

@@ -9,14 +9,14 @@ from torch import Tensor
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 
 PSI_NAMES = {
-    "layers.0.cross_attn.q_proj": "query_proj",
-    "layers.0.cross_attn.k_proj": "key_proj",
-    "layers.0.cross_attn.v_proj": "value_proj",
-    "layers.0.cross_attn.out_proj": "out_proj",
-    "layers.0.linear1": "linear1",
-    "layers.0.layer_norm1": "norm1",
-    "layers.0.layer_norm2": "norm2",
-    "layers.0.layer_norm3": "norm3",
+    "layers.0.cross_attn.q_proj": "layers.0.query_proj",
+    "layers.0.cross_attn.k_proj": "layers.0.key_proj",
+    "layers.0.cross_attn.v_proj": "layers.0.value_proj",
+    "layers.0.cross_attn.out_proj": "layers.0.out_proj",
+    "layers.0.linear1": "layers.0.linear1",
+    "layers.0.layer_norm1": "layers.0.norm1",
+    "layers.0.layer_norm2": "layers.0.norm2",
+    "layers.0.layer_norm3": "layers.0.norm3",
     "mean_proj": "mean_proj",
 }
 
@@ -70,5 +70,25 @@ def inputs() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
         frames = torch.randn(num_videos, num_frames, dim, generator=generator, dtype=dtype)
         lengths = torch.randint(1, num_frames + 1, (num_videos, 1), generator=generator)
         return text, frames, torch.arange(num_frames) < lengths
+
+    return make
+
+
+@pytest.fixture
+def random_words() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Word tokens, zero on padding, and a mask with at least one real word a text."""
+
+    def make(
+        num_texts: int = 5,
+        num_words: int = 4,
+        dim: int = 16,
+        dtype: torch.dtype = torch.float64,
+        seed: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(100 + seed)
+        tokens = torch.randn(num_texts, num_words, dim, generator=generator, dtype=dtype)
+        lengths = torch.randint(1, num_words + 1, (num_texts, 1), generator=generator)
+        mask = torch.arange(num_words) < lengths
+        return tokens * mask[..., None], mask
 
     return make

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from gare_cache.errors import ConfigError
+from gare_cache.heads.masking import masked_softmax, mean_pool
 from gare_cache.heads.pooling import (
+    CrossAttentionPooling,
     build_pooling,
-    masked_softmax,
-    mean_pool,
     pool,
     text_conditioned_pool,
 )
@@ -76,8 +76,49 @@ def test_masked_softmax_by_hand():
 
 def test_mean_pooling_is_the_same_for_every_text(inputs):
     text, frames, mask = inputs()
-    pooled, _ = pool(build_pooling({"name": "mean"}), text, frames, mask)
+    pooled, _ = pool(build_pooling({"name": "mean"}, dim=16), text, frames, mask)
     torch.testing.assert_close(pooled, mean_pool(frames, mask)[None])
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_cross_attention_matches_the_loop(inputs, heads):
+    text, frames, mask = inputs()
+    pooling = CrossAttentionPooling(16, heads=heads).double().eval()
+    for parameter in pooling.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, dtype=torch.float64)
+    pooled = pooling(text, frames, mask)
+    for i in range(len(text)):
+        for j in range(len(frames)):
+            expected = slow.attended(pooling.layer, text[i], list(frames[j][mask[j]]))
+            torch.testing.assert_close(pooled[i, j], expected)
+
+
+def test_cross_attention_starts_at_the_identity(inputs):
+    """Identity projections: a softmax of normalised products over normalised frames, LN twice."""
+    text, frames, mask = inputs()
+    norm = torch.nn.LayerNorm(16).double()
+    pooled = CrossAttentionPooling(16).double().eval()(text, frames, mask)
+    products = torch.einsum("td,vfd->tvf", norm(text), norm(frames)) / 4
+    weights = masked_softmax(products, mask)
+    attended = norm(torch.einsum("tvf,vfd->tvd", weights, norm(frames)))
+    torch.testing.assert_close(pooled, norm(2 * attended))
+
+
+def test_cross_attention_drops_out_in_training_only(inputs):
+    pooling = CrossAttentionPooling(16, dropout=0.3).double()
+    assert not torch.equal(pooling(*inputs()), pooling(*inputs()))
+    pooling.eval()
+    assert torch.equal(pooling(*inputs()), pooling(*inputs()))
+    still = CrossAttentionPooling(16, dropout=0.0).double()
+    assert torch.equal(still(*inputs()), still(*inputs()))
+
+
+def test_gradcheck_of_cross_attention(inputs):
+    text, frames, mask = inputs(num_texts=2, num_videos=2, num_frames=3, dim=4)
+    mask[0] = False
+    pooling = CrossAttentionPooling(4, heads=2, dropout=0.0).double()
+    arguments = (text.requires_grad_(), frames.requires_grad_())
+    assert torch.autograd.gradcheck(lambda t, f: pooling(t, f, mask), arguments, fast_mode=True)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +129,11 @@ def test_mean_pooling_is_the_same_for_every_text(inputs):
         ({"name": "text_conditioned", "temp": 1.0}, "known: name, temperature"),
         ({"temperature": 0.0}, "pooling.temperature is 0.0; it must be above 0"),
         ({"temperature": float("nan")}, "pooling.temperature is nan"),
+        ({"name": "cross_attention", "heads": 3}, "pooling.heads is 3; it must divide dim = 16"),
+        ({"name": "cross_attention", "dropout": 1.0}, "pooling.dropout is 1.0; it must be in"),
+        ({"name": "cross_attention", "temperature": 1.0}, "known: dropout, heads, name"),
     ],
 )
 def test_errors(settings, message):
     with pytest.raises(ConfigError, match=message):
-        build_pooling(settings)
+        build_pooling(settings, dim=16)

@@ -1,13 +1,16 @@
-import itertools
+from itertools import product
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gare_cache.errors import ConfigError
+from gare_cache.heads.exact import text_basis, video_basis
+from gare_cache.heads.gap import CONTEXTS, SIDES
+from gare_cache.heads.increment_basis import exact_increment
 from gare_cache.heads.pooling import build_pooling
 from gare_cache.heads.retrieval import build_head
-from gare_cache.heads.scoring import block_shape, exact_increment, pair_cosine, video_basis
+from gare_cache.heads.scoring import Footprint, block_shape, pair_cosine
 from tests.heads import slow
 
 CASES = ["similarity_7x5", "similarity_10x10", "similarity_9x9_heads4", "similarity_4x4"]
@@ -22,9 +25,18 @@ ARCHITECTURES = [
     ({"name": "mean"}, {"heads": 4}, False),
     ({"name": "mean"}, {"heads": 4}, True),
 ]
+QUERIES = ({}, {"eta": -1}, {"query": "text"})
+# Heads without an exact form.
+DENSE = {
+    "deep": {"gap": {"layers": 2, "heads": 2}},
+    "deep_words": {"gap": {"layers": 2, "context": "words", "side": "video"}},
+    "cross_attention": {"pooling": {"name": "cross_attention", "heads": 2}},
+    "cross_attention_gap": {"pooling": {"name": "cross_attention"}, "gap": {"context": "words"}},
+    "token_wise": {"interaction": {"name": "token_wise"}},
+}
 
 
-def _head(dim, pooling, gap, reference_padding, dtype=torch.float64, seed=0):
+def _head(dim, pooling=None, gap=None, reference_padding=False, dtype=None, seed=0, **settings):
     torch.manual_seed(seed)
     head = build_head(
         dim=dim,
@@ -33,10 +45,11 @@ def _head(dim, pooling, gap, reference_padding, dtype=torch.float64, seed=0):
         pooling=pooling,
         gap=gap,
         reference_padding=reference_padding,
+        **settings,
     )
     for parameter in head.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape)
-    return head.to(dtype).eval()
+    return head.to(dtype or torch.float64).eval()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -49,7 +62,7 @@ def test_exact_score_matches_the_reference(case, reference, reference_head):
 
 @pytest.mark.parametrize(("pooling", "gap", "reference_padding"), ARCHITECTURES)
 def test_exact_equals_dense_in_float64(inputs, pooling, gap, reference_padding):
-    for seed, num_frames in itertools.product(range(3), (1, 2, 7)):
+    for seed, num_frames in product(range(3), (1, 2, 7)):
         text, frames, mask = inputs(6, 5, num_frames, 32, seed=seed)
         head = _head(32, pooling, gap, reference_padding, seed=seed)
         dense = head(text, frames, mask).similarity
@@ -57,14 +70,43 @@ def test_exact_equals_dense_in_float64(inputs, pooling, gap, reference_padding):
         assert (exact - dense).abs().max() < 1e-9
 
 
-def test_exact_equals_dense_in_float32_on_features_like_clips(inputs):
-    """A large common component and near-equal frames are what could cancel."""
+@pytest.mark.parametrize("reference_padding", [False, True])
+@pytest.mark.parametrize("query", QUERIES, ids=["gap", "negated", "text"])
+@pytest.mark.parametrize("pooling", [{"name": "mean"}, {"temperature": 0.7}], ids=["mean", "text"])
+@pytest.mark.parametrize(("side", "context"), list(product(SIDES, CONTEXTS)))
+def test_every_side_and_context_is_exact_in_float64(
+    inputs, random_words, side, context, pooling, query, reference_padding
+):
+    gap = {"side": side, "context": context, **query}
+    for seed, (num_tokens, heads) in enumerate([(1, 1), (2, 4), (7, 2)]):
+        text, frames, mask = inputs(6, 5, num_tokens, 32, seed=seed)
+        words = random_words(6, num_tokens, 32, seed=seed)
+        idle = context == "words" and "query" in query and side == "text" and "name" not in pooling
+        head = _head(32, pooling, {**gap, "heads": heads}, reference_padding and not idle)
+        assert head.exact
+        dense = head(text, frames, mask, words).similarity
+        exact = head.similarity(text, frames, mask, words)
+        assert (exact - dense).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(("side", "context"), list(product(SIDES, CONTEXTS)))
+def test_exact_equals_dense_in_float32_on_features_like_clips(inputs, random_words, side, context):
+    """A large common component and near-equal tokens are what could cancel."""
     text, frames, mask = inputs(20, 20, 12, 512, torch.float32)
+    tokens, real = random_words(20, 9, 512, torch.float32)
     common = torch.randn(512, generator=torch.Generator().manual_seed(3))
     text = 0.3 * text + 0.25 * common
+    tokens = 0.3 * text[:, None] + 0.1 * common + 0.05 * tokens
     frames = 0.25 * common.flip(0) + 0.3 * frames[:, :1] + 0.03 * frames
-    head = build_head(dim=512, max_frames=12, aggregator={"name": "mean"}, gap={}).eval()
-    difference = head.similarity(text, frames, mask) - head(text, frames, mask).similarity
+    head = build_head(
+        dim=512,
+        max_frames=12,
+        aggregator={"name": "mean"},
+        gap={"side": side, "context": context},
+    ).eval()
+    words = (tokens, real)
+    dense = head(text, frames, mask, words).similarity
+    difference = head.similarity(text, frames, mask, words) - dense
     assert difference.abs().max() < 1e-6
 
 
@@ -83,23 +125,77 @@ def test_exact_score_matches_the_loop(inputs, reference_padding):
             assert scores[i, j].item() == pytest.approx(expected, abs=1e-10)
 
 
+@pytest.mark.parametrize("reference_padding", [False, True])
+@pytest.mark.parametrize(("side", "context"), list(product(SIDES, CONTEXTS)))
+def test_the_score_of_either_side_matches_the_loop(
+    inputs, random_words, side, context, reference_padding
+):
+    text, frames, mask = inputs(3, 4, 5, 8)
+    tokens, real = random_words(3, 4, 8)
+    head = _head(8, {"temperature": 2.0}, {"side": side, "context": context}, reference_padding)
+    dense = head(text, frames, mask, (tokens, real)).similarity
+    exact = head.similarity(text, frames, mask, (tokens, real))
+    for i, j in product(range(3), range(4)):
+        psi, words = head.interaction.gap, (tokens[i], real[i])
+        delta = slow.increment(psi, text[i], frames[j], mask[j], reference_padding, words)
+        pooled = slow.pooled(text[i], frames[j], mask[j], 2.0, reference_padding)
+        shift = (delta, 0) if side == "text" else (0, delta)
+        expected = slow.cosine(text[i] + shift[0], pooled + shift[1])
+        assert dense[i, j].item() == pytest.approx(expected, abs=1e-10)
+        assert exact[i, j].item() == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=["gap", "negated", "text"])
+@pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("heads", [1, 4])
-def test_exact_increment_rebuilds_delta(inputs, heads):
+def test_exact_increment_rebuilds_delta(inputs, random_words, heads, context, query):
     text, frames, mask = inputs(dim=32)
-    head = _head(32, {}, {"heads": heads}, False)
-    basis = video_basis(frames, mask, head.interaction.pooling, gap=head.interaction.gap)
-    delta = head(text, frames, mask).delta
-    torch.testing.assert_close(exact_increment(text, basis.gap), delta, rtol=1e-9, atol=1e-9)
+    words = random_words(dim=32)
+    head = _head(32, {}, {"heads": heads, "context": context, **query})
+    gap = head.interaction.gap
+    videos = video_basis(frames, mask, head.interaction.pooling, gap)
+    basis = videos.increment or text_basis(text, words, gap).increment
+    found = exact_increment(basis, text, videos.mean).expand(5, 4, 32)
+    delta = head(text, frames, mask, words).delta
+    torch.testing.assert_close(found, delta, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("gap", [None, {}, {"heads": 2}])
-@pytest.mark.parametrize("block_bytes", [1, 9_000, 60_000])
-def test_blocks_change_nothing(inputs, block_bytes, gap):
+@pytest.mark.parametrize(
+    "gap", [None, {}, {"heads": 2}, {"context": "words", "heads": 2}, {"side": "video"}], ids=str
+)
+@pytest.mark.parametrize("block_bytes", [1, 9_000, 60_000, 400_000])
+def test_blocks_change_nothing(inputs, random_words, block_bytes, gap):
     text, frames, mask = inputs(11, 7, 4, 16)
-    head = _head(16, {}, gap, False)
-    whole = head.similarity(text, frames, mask)
-    cut = head.similarity(text, frames, mask, block_bytes=block_bytes)
+    words = random_words(11)
+    head = _head(16, {}, gap)
+    whole = head.similarity(text, frames, mask, words)
+    cut = head.similarity(text, frames, mask, words, block_bytes=block_bytes)
     torch.testing.assert_close(cut, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", DENSE.values(), ids=DENSE)
+@pytest.mark.parametrize("block_bytes", [1, 60_000, 2**28])
+def test_without_an_exact_form_blocks_are_scored_densely(
+    inputs, random_words, block_bytes, settings
+):
+    text, frames, mask = inputs(11, 7, 4, 16)
+    words = random_words(11)
+    head = _head(16, **settings)
+    assert not head.exact
+    dense = head(text, frames, mask, words).similarity
+    cut = head.train().similarity(text, frames, mask, words, block_bytes=block_bytes)
+    torch.testing.assert_close(cut, dense, rtol=0, atol=1e-12)
+    assert not cut.requires_grad
+    assert all(part.training for part in head.modules())
+
+
+def test_every_part_keeps_its_own_mode(inputs):
+    head = _head(16, gap={"layers": 2})
+    head.interaction.train()
+    head.interaction.gap.layers[1].eval()
+    modes = [part.training for part in head.modules()]
+    head.similarity(*inputs())
+    assert [part.training for part in head.modules()] == modes
 
 
 class _Largest(TorchDispatchMode):
@@ -113,10 +209,10 @@ class _Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("gap", [None, {}], ids=["text_conditioned", "gap"])
+@pytest.mark.parametrize("gap", [None, {}, {"side": "video"}], ids=str)
 def test_no_pair_tensor_is_made(inputs, gap):
     text, frames, mask = inputs(60, 50, 3, 128, torch.float32)
-    head = _head(128, {}, gap, False, torch.float32)
+    head = _head(128, {}, gap, dtype=torch.float32)
     with _Largest() as largest:
         head.similarity(text, frames, mask)
     assert largest.numel <= 50 * 5 * 128 < 60 * 50 * 128
@@ -125,15 +221,37 @@ def test_no_pair_tensor_is_made(inputs, gap):
     assert dense.numel >= 60 * 50 * 128
 
 
+@pytest.mark.parametrize("settings", [{"gap": {"context": "words"}}, *DENSE.values()], ids=str)
+def test_the_largest_tensor_follows_the_memory(inputs, random_words, settings):
+    text, frames, mask = inputs(60, 50, 3, 64, torch.float32)
+    words = random_words(60, 6, 64, torch.float32)
+    head = _head(64, dtype=torch.float32, **settings)
+    for block_bytes in (2**18, 2**21):
+        with _Largest() as largest:
+            head.similarity(text, frames, mask, words, block_bytes=block_bytes)
+        assert largest.numel * 4 <= block_bytes
+
+
 def test_block_shape_follows_the_memory():
-    arguments = {"gap_heads": 1, "element_bytes": 4}
-    small = block_shape(12, 512, block_bytes=8 * 2**20, **arguments)
-    large = block_shape(12, 512, block_bytes=256 * 2**20, **arguments)
-    assert small[1] < large[1]
-    assert block_shape(12, 512, block_bytes=1, **arguments) == (1, 1)
-    assert block_shape(12, 512, gap_heads=0, element_bytes=4, block_bytes=2**26) > (1, 1)
-    with pytest.raises(ConfigError, match="block_bytes is 0"):
-        block_shape(12, 512, block_bytes=0, **arguments)
+    videos = Footprint(encoding=100, video=50, text=0, pair=10)
+    # Half of 60,000 numbers: 200 videos of 150; the other half: 15 texts of 200 pairs of 10.
+    shape = block_shape(videos, element_bytes=4, block_bytes=240_000)
+    assert (shape.texts, shape.videos, shape.kept) == (15, 200, 200)
+    texts = Footprint(encoding=100, video=50, text=1000, pair=10)
+    # A quarter, 15,000 numbers: 15 texts; 15 x 100 pairs of 10, and 100 videos of 150; 300 kept.
+    shape = block_shape(texts, element_bytes=4, block_bytes=240_000)
+    assert (shape.texts, shape.videos, shape.kept) == (15, 100, 300)
+    for footprint in (videos, texts):
+        shape = block_shape(footprint, element_bytes=4, block_bytes=1)
+        assert (shape.texts, shape.videos, shape.kept) == (1, 1, 1)
+        with pytest.raises(ConfigError, match="block_bytes is 0"):
+            block_shape(footprint, element_bytes=4, block_bytes=0)
+
+
+def test_large_pairs_leave_fewer_texts_a_block():
+    footprint = Footprint(encoding=1, video=1, text=10, pair=1000)
+    shape = block_shape(footprint, element_bytes=1, block_bytes=40_000)
+    assert (shape.texts, shape.videos) == (10, 1)
 
 
 def test_pair_cosine_orientation():
@@ -144,16 +262,30 @@ def test_pair_cosine_orientation():
     assert scores.tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
 
 
-def test_basis_is_built_once_for_all_texts(inputs):
-    text, frames, mask = inputs()
-    head = _head(16, {}, {}, False)
-    calls = []
-    head.interaction.gap.key_proj.register_forward_hook(lambda *_: calls.append(1))
-    head.similarity(text, frames, mask, block_bytes=30_000)
-    per_text_and_video = len(text) * len(frames)
-    assert len(calls) <= len(frames) < per_text_and_video
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_basis_is_built_once_for_its_owner(inputs, random_words, context):
+    text, frames, mask = inputs(20, 30, 3, 16)
+    words = random_words(20)
+    head = _head(16, {}, {"context": context})
+    seen = []
+    layer = head.interaction.gap.layers[0]
+    layer.key_proj.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    head.similarity(text, frames, mask, words, block_bytes=300_000)
+    assert sum(seen) == {"frames": 30, "words": 20}[context]
+    assert len(seen) > 1
+
+
+def test_the_aggregator_sees_every_video_once(inputs, random_words):
+    text, frames, mask = inputs(20, 30, 3, 16)
+    head = _head(16, {}, {"context": "words"})
+    seen = []
+    head.aggregator.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    head.similarity(text, frames, mask, random_words(20), block_bytes=150_000)
+    assert sum(seen) == 30
+    assert len(seen) > 1
 
 
 def test_basis_of_the_mean_has_one_slot(inputs):
     _, frames, mask = inputs()
-    assert video_basis(frames, mask, build_pooling({"name": "mean"})).slots.shape == (4, 1, 16)
+    pooling = build_pooling({"name": "mean"}, dim=16)
+    assert video_basis(frames, mask, pooling, None).slots.shape == (4, 1, 16)

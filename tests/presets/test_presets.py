@@ -4,7 +4,16 @@ from typing import Any
 import pytest
 import yaml
 
-from gare_cache.config import DatasetSettings, GapSettings, LossSettings, Params, parse_params
+from gare_cache.config import (
+    AggregatorSettings,
+    DatasetSettings,
+    GapSettings,
+    InteractionSettings,
+    LossSettings,
+    Params,
+    PoolingSettings,
+    parse_params,
+)
 from gare_cache.encoders.loading import ModelSource, _quick_gelu
 from gare_cache.encoders.open_clip_import import import_open_clip
 from gare_cache.errors import ConfigError
@@ -54,9 +63,12 @@ def test_msrvtt_1ka_is_what_gare_published() -> None:
     assert (params.extract.sampler, params.train.num_frames) == ("fps_then_uniform", 12)
     head = params.head
     assert head.projection == "none"
-    assert head.aggregator.model_dump() == {"name": "transformer", "layers": 4, "init": "encoder"}
-    assert head.pooling.model_dump() == {"name": "text_conditioned", "temperature": 3.0}
+    assert head.aggregator == AggregatorSettings(name="transformer", layers=4, init="encoder")
+    assert head.interaction == InteractionSettings(name="pooled")
+    assert head.pooling == PoolingSettings(name="text_conditioned", temperature=3.0)
     assert head.gap == GapSettings(heads=1, dropout=0.3, init="normal")
+    assert (head.gap.side, head.gap.context, head.gap.query) == ("text", "frames", "gap")
+    assert (head.gap.eta, head.gap.layers) == (1, 1)
     train = params.train
     assert (train.optimizer, train.epochs, train.batch_size) == ("bert_adam", 5, 128)
     assert (train.learning_rate, train.logit_scale_learning_rate) == (1e-4, 1e-7)

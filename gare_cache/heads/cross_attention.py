@@ -1,0 +1,106 @@
+"""A cross-attention layer from one query a pair to the tokens of the pair's video or text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.heads.masking import masked_softmax
+from gare_cache.heads.settings import require_count
+
+NORM_EPS = 1e-5
+INITS = ("normal", "identity")
+# The letter of a pair's owner of the context: rows are texts, columns are videos.
+OWNERS = {"text": "t", "video": "v"}
+
+
+class CrossAttentionLayer(nn.Module):
+    """Cross-attention without a residual from the query, then a residual linear layer.
+
+    With LN1 shared by the query and the context c_k,
+
+        q = Wq LN1(query) + bq;  k_k = Wk LN1(c_k) + bk;  u_k = Wv LN1(c_k) + bv
+        beta_k = softmax_k( q . k_k / sqrt(D / heads) )
+        x = LN2( Wo sum_k beta_k u_k + bo );  y = LN3( x + Dropout(W1 x + b1) )
+
+    Source: the reference code of GARE, arXiv:2505.12499, whose layer is that of X-Pool,
+    arXiv:2203.15086.
+    """
+
+    def __init__(self, dim: int, *, heads: int, dropout: float, what: str) -> None:
+        """Build the layer; its weights are those of torch until ``initialise`` is called.
+
+        Args:
+            dim: width D.
+            heads: attention heads, a divisor of D.
+            dropout: probability in [0, 1), active in training mode only.
+            what: whose settings these are, for messages: ``"gap"``.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        super().__init__()
+        require_count(f"{what}.heads", heads)
+        if dim % heads:
+            raise ConfigError(f"{what}.heads is {heads}; it must divide dim = {dim}")
+        if not 0.0 <= dropout < 1.0:
+            raise ConfigError(f"{what}.dropout is {dropout!r}; it must be in [0, 1)")
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.query_proj = nn.Linear(dim, dim)
+        self.key_proj = nn.Linear(dim, dim)
+        self.value_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.linear1 = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.norm3 = nn.LayerNorm(dim, eps=NORM_EPS)
+
+    def forward(self, query: Tensor, context: Tensor, mask: Tensor, *, owner: str) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (T, V, D); T or V may be 1 where all share it.
+            context: the keys and values: (V, C, D) of the videos or (T, C, D) of the texts.
+            mask: (V, C) or (T, C) bool, what of the context to attend to.
+            owner: ``"video"`` or ``"text"``, whose the context is.
+
+        Returns:
+            (T, V, D). Finite also where the mask is all False.
+        """
+        normed = self.norm1(context)
+        split = (*context.shape[:2], self.heads, -1)
+        queries = self.query_proj(self.norm1(query)).view(*query.shape[:2], self.heads, -1)
+        key = self.key_proj(normed).view(split)  # (V or T, C, heads, D / heads)
+        value = self.value_proj(normed).view(split)
+        letter = OWNERS[owner]
+        scores = torch.einsum(f"tvhd,{letter}chd->tvhc", queries, key)
+        allowed = mask[:, None] if owner == "video" else mask[:, None, None]
+        weights = masked_softmax(scores * queries.shape[-1] ** -0.5, allowed)
+        mixed = torch.einsum(f"tvhc,{letter}chd->tvhd", weights, value).flatten(-2)
+        attended = self.norm2(self.out_proj(mixed))
+        out: Tensor = self.norm3(attended + self.dropout(self.linear1(attended)))
+        return out
+
+
+def initialise(module: nn.Module, init: str, *, what: str) -> None:
+    """Set every Linear: ``normal``: N(0, 0.02), ``identity``: the identity; biases 0.
+
+    Args:
+        module: changed in place.
+        init: ``normal`` or ``identity``.
+        what: whose setting this is, for the message.
+
+    Raises:
+        ConfigError: another name.
+    """
+    if init not in INITS:
+        raise ConfigError(unknown_name(f"{what}.init", str(init), INITS))
+    for linear in module.modules():
+        if isinstance(linear, nn.Linear):
+            if init == "identity":
+                nn.init.eye_(linear.weight)
+            else:
+                nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)

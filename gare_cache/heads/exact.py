@@ -1,0 +1,141 @@
+"""Exact scores of pooled videos without the pair tensor of increments.
+
+The score needs only products of the text with the pooled slots and with the vectors of the
+increment's basis, and their small Gram matrices; see ``gare_cache.heads.increment_basis``. Memory
+T V C instead of T V D where the basis belongs to the videos. Where it belongs to the texts, the
+pooled videos (T, V, D) of a block stand in for the products of all words with all frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gare_cache.heads.gap import GapModule
+from gare_cache.heads.increment_basis import (
+    IncrementBasis,
+    bilinear,
+    centred_mean,
+    gram,
+    increment_basis,
+    increment_weights,
+    quadratic,
+)
+from gare_cache.heads.pairs import Words
+from gare_cache.heads.pooling import Pooling
+from gare_cache.heads.scoring import MIN_NORM
+
+
+@dataclass(frozen=True)
+class VideoBasis:
+    """What V videos bring to every score, computed once and reused for all texts.
+
+    Attributes:
+        slots: what the pooling mixes, (V, P, D).
+        slot_mask: (V, P) bool.
+        slots_gram: (V, P, P).
+        mean: c(vbar_j), (V, D) or one row; None where the head has no gap module.
+        increment: where the context of psi belongs to the videos; else None.
+    """
+
+    slots: Tensor
+    slot_mask: Tensor
+    slots_gram: Tensor
+    mean: Tensor | None
+    increment: IncrementBasis | None
+
+
+@dataclass(frozen=True)
+class TextBasis:
+    """What T texts bring to every score.
+
+    Attributes:
+        text: (T, D).
+        increment: where the context of psi belongs to the texts; else None.
+    """
+
+    text: Tensor
+    increment: IncrementBasis | None
+
+
+def video_basis(
+    frames: Tensor, mask: Tensor, pooling: Pooling, gap: GapModule | None
+) -> VideoBasis:
+    """Prepare the videos.
+
+    Args:
+        frames: (V, F, D) after the aggregator.
+        mask: (V, F) bool; every video has a real frame.
+        pooling: the head's pooling.
+        gap: the head's gap module, of one layer.
+    """
+    slots, slot_mask = pooling.slots(frames, mask)
+    mean = None if gap is None else centred_mean(gap, frames, mask)
+    increment = None
+    if gap is not None and mean is not None and gap.owner == "video":
+        context = gap.attended(frames, mask, None)
+        increment = increment_basis(gap, *context, own=mean, scored=slots)
+    return VideoBasis(slots, slot_mask, gram(slots), mean, increment)
+
+
+def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> TextBasis:
+    """Prepare the texts.
+
+    Args:
+        text: (T, D).
+        words: tokens (T, W, D) and their mask (T, W), where they are the context of psi.
+        gap: the head's gap module, of one layer.
+    """
+    if gap is None or gap.owner == "video" or words is None:
+        return TextBasis(text, None)
+    return TextBasis(text, increment_basis(gap, *words, own=text, scored=text[:, None]))
+
+
+def exact_scores(texts: TextBasis, videos: VideoBasis, pooling: Pooling, *, side: str) -> Tensor:
+    """Score every pair: cos(t_i + Delta_ij, p_ij), cos(t_i, p_ij + Delta_ij) or cos(t_i, p_ij).
+
+    Squared norms are clamped at 0 and norms at 1e-8.
+
+    Args:
+        texts: the texts.
+        videos: the videos.
+        pooling: the head's pooling.
+        side: what the increment corrects, ``text`` or ``video``.
+
+    Returns:
+        (T, V) cosines.
+    """
+    products = _products(texts.text, videos.slots)
+    weights = pooling.weights(products, videos.slot_mask)
+    numerator = (weights * products).sum(dim=-1)
+    text_square = texts.text.square().sum(dim=-1, keepdim=True)
+    video_square = quadratic(weights, videos.slots_gram, "video")
+    basis = videos.increment or texts.increment
+    if basis is not None and videos.mean is not None:
+        mixture = increment_weights(basis, texts.text, videos.mean)
+        if basis.owner == "video":
+            with_text = (mixture * _products(texts.text, basis.vectors)).sum(dim=-1)
+            with_video = bilinear(mixture, basis.products, weights, "video")
+        else:
+            with_text = (mixture * basis.products[:, None, :, 0]).sum(dim=-1)
+            pooled = torch.einsum("tvp,vpd->tvd", weights, videos.slots)
+            along = torch.einsum("tvd,tkd->tvk", pooled, basis.vectors)
+            with_video = (mixture * along).sum(dim=-1)
+        square = quadratic(mixture, basis.vectors_gram, basis.owner)
+        if side == "text":
+            numerator = numerator + with_video
+            text_square = text_square + 2.0 * with_text + square
+        else:
+            numerator = numerator + with_text
+            video_square = video_square + 2.0 * with_video + square
+    return numerator / (_norm(text_square) * _norm(video_square))
+
+
+def _products(text: Tensor, vectors: Tensor) -> Tensor:
+    return torch.einsum("td,vkd->tvk", text, vectors)
+
+
+def _norm(square: Tensor) -> Tensor:
+    return square.clamp_min(0.0).sqrt().clamp_min(MIN_NORM)
