@@ -97,6 +97,7 @@ def _train(workspace: Workspace, target: torch.device, processes: Processes) -> 
     )
     record = _record(params, features, train_split, val_split, target, processes.count)
     record = processes.collect(record)[0]
+    record |= {"scoring": "exact" if head.exact else "dense in blocks"}
     state_folder = workspace.state / record["run_key"]
     steps = num_batches(len(train_split.text), settings.batch_size)
 
