@@ -1,4 +1,4 @@
-"""Where texts, videos and shifted texts lie: the modality gap in numbers and in a plane."""
+"""Where texts, videos and shifted items lie: the modality gap in numbers and in a plane."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ class MatchedPairs:
         text: t_i after the projection, (T, D).
         video: p_ij, the video pooled for this text, (T, D).
         delta: Delta_ij of the pair, (T, D); None where the head has no gap module.
+        side: what Delta corrects, ``text`` or ``video``.
     """
 
     text: Vectors
     video: Vectors
     delta: Vectors | None
+    side: str = "text"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class GapPlane:
     """Unit vectors of matched pairs in a plane.
 
     Attributes:
-        points: ``text``, ``video`` and, with a gap module, ``shifted`` (text + Delta): (T, 2).
+        points: ``text``, ``video`` and, with a gap module, ``shifted`` (the corrected item + Delta):
+            (T, 2).
             The first coordinate runs along the difference of the means of video and text, the
             second along the first principal component of what is left of both.
         second_share: share of the variance around the two means that the second axis holds.
@@ -58,10 +61,11 @@ def matched_pairs(
 ) -> MatchedPairs:
     """Compute the vectors that a head compares, for matched pairs alone.
 
-    cos(text + delta, video) of row i is the head's similarity of text i and its video.
+    cos(text + delta, video) of row i, or cos(text, video + delta) on the video side, is the head's
+    similarity of text i and its video.
 
     Args:
-        head: in evaluation mode, on the device of the features.
+        head: in evaluation mode, on the device of the features; one that ``compares_vectors``.
         text: sentence features (T, D).
         frames: frame features (V, F, D).
         mask: (V, F) bool, True on real frames, which come first.
@@ -86,6 +90,7 @@ def matched_pairs(
         encoded.cpu().numpy(),
         videos.cpu().numpy(),
         deltas.cpu().numpy() if has_delta else None,
+        head.side,
     )
 
 
@@ -93,29 +98,33 @@ def gap_numbers(pairs: MatchedPairs) -> dict[str, float]:
     """Return lengths and cosines of matched pairs.
 
     ``gap``: length of mean(video) - mean(text), all vectors of length 1; ``cosine``: mean cosine
-    of a text and its video. With a gap module ``shifted_gap`` and ``shifted_cosine`` of
-    text + Delta, ``delta_length``: mean of |Delta| / |text|, and ``delta_cosine``: mean cosine of
-    Delta and video - text, 1 where the increment points from the text to its video.
+    of a text and its video. With a gap module ``shifted_gap`` and ``shifted_cosine`` of the
+    corrected item + Delta and the other one, ``delta_length``: mean of |Delta| / |corrected item|,
+    and ``delta_cosine``: mean cosine of Delta and other - corrected item, 1 where the increment
+    points from the text to its video (text side) or from the video to its text (video side).
     """
     text, video = unit_rows(pairs.text), unit_rows(pairs.video)
     numbers = {"gap": _distance(text, video), "cosine": _mean_cosine(text, video)}
     if pairs.delta is None:
         return numbers
-    shifted = unit_rows(pairs.text + pairs.delta)
-    lengths = [np.linalg.norm(vectors, axis=1) for vectors in (pairs.delta, pairs.text)]
+    corrected, other = pairs.text, pairs.video
+    if pairs.side == "video":
+        corrected, other = other, corrected
+    shifted = unit_rows(corrected + pairs.delta)
+    lengths = [np.linalg.norm(vectors, axis=1) for vectors in (pairs.delta, corrected)]
     return numbers | {
-        "shifted_gap": _distance(shifted, video),
-        "shifted_cosine": _mean_cosine(shifted, video),
+        "shifted_gap": _distance(shifted, unit_rows(other)),
+        "shifted_cosine": _mean_cosine(shifted, unit_rows(other)),
         "delta_length": float((lengths[0] / np.maximum(lengths[1], 1e-12)).mean()),
-        "delta_cosine": _mean_cosine(unit_rows(pairs.delta), unit_rows(pairs.video - pairs.text)),
+        "delta_cosine": _mean_cosine(unit_rows(pairs.delta), unit_rows(other - corrected)),
     }
 
 
 def gap_plane(pairs: MatchedPairs) -> GapPlane:
     """Project matched pairs on the gap's direction and the first component across it.
 
-    The axes are fitted on texts and videos; text + Delta is projected on the same axes. The sign
-    of the second axis makes its largest coordinate positive.
+    The axes are fitted on texts and videos; the corrected item + Delta is projected on the same
+    axes. The sign of the second axis makes its largest coordinate positive.
     """
     vectors = {"text": unit_rows(pairs.text), "video": unit_rows(pairs.video)}
     means = {name: rows.mean(axis=0) for name, rows in vectors.items()}
@@ -127,7 +136,8 @@ def gap_plane(pairs: MatchedPairs) -> GapPlane:
     values, axes = np.linalg.eigh(across.T.astype(np.float64) @ across)
     second = axes[:, -1] * np.sign(axes[np.abs(axes[:, -1]).argmax(), -1])
     if pairs.delta is not None:
-        vectors["shifted"] = unit_rows(pairs.text + pairs.delta)
+        corrected = pairs.text if pairs.side == "text" else pairs.video
+        vectors["shifted"] = unit_rows(corrected + pairs.delta)
     middle = (means["text"] + means["video"]) / 2
     plane = np.stack([first, second], axis=1)
     points = {name: ((rows - middle) @ plane).astype(np.float32) for name, rows in vectors.items()}

@@ -147,6 +147,7 @@ class ModalityGap:
         points: ``{"text" | "video" | "shifted": (N, 2)}`` of some pairs.
         num_pairs: pairs behind the numbers.
         second_share: share of the variance that the second axis holds.
+        side: what the increment corrects, ``text`` or ``video``.
     """
 
     method: str
@@ -154,6 +155,7 @@ class ModalityGap:
     points: Mapping[str, npt.NDArray[np.float64]]
     num_pairs: int
     second_share: float
+    side: str = "text"
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,8 @@ class ReportContent:
         notes: warnings and explanations, one sentence each.
         hubness: one entry a direction and method.
         duplicates: kinds of near duplicates.
-        gaps: one entry a method.
+        gaps: one entry a method that compares two vectors.
+        without_gap: sentences on the methods that do not.
         queries: rows of the browser.
         captions: id -> caption, of what the browser shows.
         pictures: thumbnails by video id.
@@ -239,6 +242,7 @@ class ReportContent:
     hubness: Sequence[Hubness] = ()
     duplicates: Sequence[NearDuplicates] = ()
     gaps: Sequence[ModalityGap] = ()
+    without_gap: Sequence[str] = ()
     queries: Sequence[BrowsedQuery] = ()
     captions: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[str, bytes | None] = field(default_factory=dict)

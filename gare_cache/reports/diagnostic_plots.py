@@ -14,7 +14,7 @@ from gare_cache.reports.plots import ITEMS
 SERIES = {
     "text": ("texts", FIRST, "o"),
     "video": ("videos", SECOND, "s"),
-    "shifted": ("text + Delta", THIRD, "^"),
+    "shifted": ("{side} + Delta", THIRD, "^"),
 }
 METHOD_LINES = ((SECOND, "--"), (FIRST, "-"))
 
@@ -49,7 +49,7 @@ def occurrence_curve(hubness: Sequence[Hubness]) -> str:
 
 
 def gap_scatter(gap: ModalityGap, limits: tuple[float, float, float, float]) -> str:
-    """Draw texts, videos and shifted texts in the plane of the gap.
+    """Draw texts, videos and shifted items in the plane of the gap.
 
     Args:
         gap: one method.
@@ -65,7 +65,16 @@ def gap_scatter(gap: ModalityGap, limits: tuple[float, float, float, float]) -> 
         for name, points in points_of.items():
             label, colour, marker = SERIES[name]
             x, y = points.T
-            axes.plot(x, y, marker, color=colour, markersize=3.2, alpha=0.55, mew=0, label=label)
+            axes.plot(
+                x,
+                y,
+                marker,
+                color=colour,
+                markersize=3.2,
+                alpha=0.55,
+                mew=0,
+                label=label.format(side=gap.side),
+            )
         for name, points in points_of.items():
             _, colour, marker = SERIES[name]
             x, y = points.mean(axis=0)
@@ -75,7 +84,7 @@ def gap_scatter(gap: ModalityGap, limits: tuple[float, float, float, float]) -> 
         axes.set_xlabel("along the gap, from texts to videos")
         axes.set_ylabel("first component across it")
         figure.legend(loc="outside upper center", ncols=3, markerscale=2)
-        shown = ", ".join(SERIES[name][0] for name in points_of)
+        shown = ", ".join(SERIES[name][0].format(side=gap.side) for name in points_of)
         return to_svg(figure, f"gap {gap.method}", f"Plane of the modality gap: {shown}.")
 
 

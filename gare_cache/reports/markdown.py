@@ -87,7 +87,8 @@ def _duplicates(content: ReportContent) -> str:
 
 def _gap(content: ReportContent) -> str:
     grid = _section("Modality gap", *gap_grid(content.gaps))
-    sentences = [f"\n{escape_markdown(line)}\n" for line in gap_sentences(content.gaps)]
+    said = gap_sentences(content.gaps, content.without_gap)
+    sentences = [f"\n{escape_markdown(line)}\n" for line in said]
     return grid + "".join(sentences)
 
 

@@ -58,7 +58,7 @@ def render_html(content: ReportContent) -> str:
             hubs=_head_hubs(content),
             gap_plots=list(_gap_plots(content)),
             gap_grid=sections.gap_grid(content.gaps),
-            gap_sentences=sections.gap_sentences(content.gaps),
+            gap_sentences=sections.gap_sentences(content.gaps, content.without_gap),
             training_plots=list(_training_plots(content)),
             epoch_header=header,
             epoch_rows=epoch_rows,

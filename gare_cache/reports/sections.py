@@ -37,7 +37,7 @@ def hubness_grid(hubness: Sequence[Hubness]) -> Grid:
 
 
 def gap_grid(gaps: Sequence[ModalityGap]) -> Grid:
-    """Lay out one row a method, and one for text + Delta where the method has a gap module."""
+    """Lay out one row a method, and one for the shifted items where it has a gap module."""
     header = ("What is compared", "Cosine, matched", "Cosine, unmatched", "Distance of means")
     rows: list[tuple[str, ...]] = []
     for gap in gaps:
@@ -54,20 +54,23 @@ def gap_grid(gaps: Sequence[ModalityGap]) -> Grid:
         )
         if shifted:
             cells = (numbers["shifted_cosine"], numbers["unmatched_cosine"], numbers["shifted_gap"])
-            name = f"{gap.method}: text + Delta and video"
-            rows.append((name, *(format_signed(value) for value in cells)))
+            shift = "text + Delta and video" if gap.side == "text" else "text and video + Delta"
+            rows.append((f"{gap.method}: {shift}", *(format_signed(value) for value in cells)))
     return header, rows
 
 
-def gap_sentences(gaps: Sequence[ModalityGap]) -> list[str]:
-    """Say what the increment does, where there is one."""
-    return [
+def gap_sentences(gaps: Sequence[ModalityGap], without_gap: Sequence[str] = ()) -> list[str]:
+    """Say what the increment does, where there is one, and which methods are left out."""
+    other = {"text": "video", "video": "text"}
+    said = [
         f"{gap.method}: the increment is {format_signed(gap.numbers['delta_length'])} times as "
-        "long as the text vector on average, and its mean cosine with video - text is "
-        f"{format_signed(gap.numbers['delta_cosine'])} (1: it points at the video)."
+        f"long as the {gap.side} vector on average, and its mean cosine with {other[gap.side]} - "
+        f"{gap.side} is {format_signed(gap.numbers['delta_cosine'])} "
+        f"(1: it points at the {other[gap.side]})."
         for gap in gaps
         if "delta_length" in gap.numbers
     ]
+    return [*said, *without_gap]
 
 
 def format_signed(value: float | None) -> str:

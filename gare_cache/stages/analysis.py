@@ -29,6 +29,7 @@ HUB_PLACES = (1, 10)
 # Lengths of the lists in the analysis; counts are always over everything.
 _LISTED = 20
 _POINTS = 400
+_NO_VECTORS = "it scores a pair without one vector for the text and one for the video"
 
 Similarity = npt.NDArray[np.float32]
 
@@ -145,6 +146,8 @@ def _false_negatives(split: ProtocolSplit, retrieved: Items) -> dict[str, Any]:
 def _modality_gap(
     head: RetrievalHead, split: ProtocolSplit, similarity: Similarity
 ) -> dict[str, Any]:
+    if not head.compares_vectors:
+        return {"left_out": _NO_VECTORS}
     features = split.features
     pairs = matched_pairs(
         head,
@@ -162,6 +165,7 @@ def _modality_gap(
     unmatched = (similarity.sum(dtype=np.float64) - true.sum()) / others if others else None
     return {
         **gap_numbers(pairs),
+        "side": pairs.side,
         "unmatched_cosine": None if unmatched is None else float(unmatched),
         "pairs": len(rows),
         "second_share": plane.second_share,

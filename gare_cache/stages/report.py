@@ -20,7 +20,7 @@ from gare_cache.stages import ledger
 from gare_cache.stages.evaluate import HEAD, METHOD_TITLES, ZERO_SHOT, ledger_count
 from gare_cache.stages.normaliser_ledger import HEADER, ledger_cells, ledger_notes
 from gare_cache.stages.report_queries import Evaluation, examples, queries, rank_lists
-from gare_cache.stages.report_sections import duplicates, gaps, hubness
+from gare_cache.stages.report_sections import duplicates, gaps, hubness, without_gap
 from gare_cache.stages.workspace import Workspace, open_features
 
 _LOSS_NAMES = {"info_nce": "InfoNCE", "ncl": "NCL"}
@@ -82,6 +82,7 @@ def report(workspace: Workspace) -> str:
         hubness=hubness(analysis, METHOD_TITLES, captions),
         duplicates=duplicates(analysis, evaluation),
         gaps=gaps(analysis, METHOD_TITLES),
+        without_gap=without_gap(analysis, METHOD_TITLES),
         queries=queries(evaluation),
         captions=captions,
         pictures=_pictures(cache, evaluation),
@@ -97,15 +98,38 @@ def report(workspace: Workspace) -> str:
 
 
 def describe_head(settings: dict[str, Any]) -> str:
-    """Name a head by its parts and losses: ``linear, transformer, gap module: InfoNCE, L_ib``."""
+    """Name a head by its parts and losses: ``linear, transformer, gap module: InfoNCE, L_ib``.
+
+    Of the gap module, what differs from the published one is named: ``gap module (video side, words
+    as context)``.
+    """
     head, loss = settings["head"], settings["train"]["loss"]
     parts = [head["projection"]] if head["projection"] != "none" else []
-    parts += [head["aggregator"]["name"], f"{head['pooling']['name'].replace('_', '-')} pooling"]
-    parts += ["gap module"] if head["gap"] else []
+    parts.append(head["aggregator"]["name"])
+    if head["interaction"]["name"] == "pooled":
+        parts.append(f"{head['pooling']['name'].replace('_', '-')} pooling")
+    else:
+        parts.append(f"{head['interaction']['name'].replace('_', '-')} interaction")
+    parts += [_describe_gap(head["gap"])] if head["gap"] else []
     contrastive = loss["contrastive"]["name"]
     losses = [_LOSS_NAMES.get(contrastive, contrastive)]
     losses += [term for name, term in _REGULARISER_NAMES.items() if loss[name]["weight"] > 0]
     return f"{', '.join(parts)}: {', '.join(losses)}"
+
+
+def _describe_gap(gap: dict[str, Any]) -> str:
+    changes = [
+        phrase
+        for phrase, differs in (
+            ("video side", gap["side"] == "video"),
+            ("words as context", gap["context"] == "words"),
+            ("without a gap", gap["query"] == "text"),
+            ("negated gap", gap["eta"] == -1),
+            (f"{gap['layers']} layers", gap["layers"] > 1),
+        )
+        if differs
+    ]
+    return f"gap module ({', '.join(changes)})" if changes else "gap module"
 
 
 def _read_json(path: Path, stage: str) -> dict[str, Any]:

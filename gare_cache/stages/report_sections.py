@@ -55,14 +55,25 @@ def hubness(
 
 
 def gaps(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[ModalityGap]:
-    """Return one entry a method."""
+    """Return one entry a method that compares two vectors."""
     found = []
     for method, name in names.items():
         one = dict(analysis["modality_gap"][method])
+        if "left_out" in one:
+            continue
         points = {kind: np.array(values) for kind, values in one.pop("points").items()}
-        share, pairs = one.pop("second_share"), one.pop("pairs")
-        found.append(ModalityGap(name, one, points, pairs, share))
+        share, pairs, side = (one.pop(key) for key in ("second_share", "pairs", "side"))
+        found.append(ModalityGap(name, one, points, pairs, share, side))
     return found
+
+
+def without_gap(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """Say of each method without a modality gap why it has none."""
+    return [
+        f"{name} has no place here: {analysis['modality_gap'][method]['left_out']}."
+        for method, name in names.items()
+        if "left_out" in analysis["modality_gap"][method]
+    ]
 
 
 def duplicates(analysis: Mapping[str, Any], evaluation: Evaluation) -> list[NearDuplicates]:

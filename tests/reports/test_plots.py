@@ -140,3 +140,5 @@ def test_the_planes_of_two_methods_share_their_limits():
     assert bottom < points[:, 1].min() < points[:, 1].max() < top
     assert "text + Delta" in diagnostic_plots.gap_scatter(make_gaps()[1], (-1, 1, -1, 1))
     assert "text + Delta" not in diagnostic_plots.gap_scatter(make_gaps()[0], (-1, 1, -1, 1))
+    of_videos = dataclasses.replace(make_gaps()[1], side="video")
+    assert "video + Delta" in diagnostic_plots.gap_scatter(of_videos, (-1, 1, -1, 1))
