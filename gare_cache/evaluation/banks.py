@@ -13,7 +13,7 @@ from gare_cache.data.split import FeatureSplit
 from gare_cache.evaluation.normalisation import Banks
 from gare_cache.evaluation.normalisers import GALLERY_BANK, QUERY_BANK
 from gare_cache.evaluation.similarity import Similarity, score_split
-from gare_cache.heads.pooling import mean_pool
+from gare_cache.heads.masking import mean_pool
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import blocks
 

@@ -39,10 +39,10 @@ class GapPlane:
     """Unit vectors of matched pairs in a plane.
 
     Attributes:
-        points: ``text``, ``video`` and, with a gap module, ``shifted`` (the corrected item + Delta):
-            (T, 2).
-            The first coordinate runs along the difference of the means of video and text, the
-            second along the first principal component of what is left of both.
+        points: ``text``, ``video`` and, with a gap module, ``shifted`` (text + Delta, or video +
+            Delta where the module corrects the video): (T, 2). The first coordinate runs along the
+            difference of the means of video and text, the second along the first principal
+            component of what is left of both.
         second_share: share of the variance around the two means that the second axis holds.
     """
 
