@@ -1,10 +1,9 @@
-"use strict";
 // The query browser: rows from the page's JSON, sorted, filtered and shown a page at a time.
 // Words from outside reach the page through textContent alone.
 (() => {
   const TEXT = 0, VIDEO = 1, PICTURE = 2, HEAD = 3, ZERO_SHOT = 4, FOUND = 5;
   const PAGE_SIZE = 20;
-  const place = (id) => document.getElementById(id);
+  const { place, element, number, picture } = pageParts;
   const data = JSON.parse(place("query-data").textContent);
   const wrong = (rank) => rank !== null && rank > 1;
   const FILTERS = {
@@ -22,22 +21,6 @@
     gain: (row) => (row[HEAD] === null ? null : row[ZERO_SHOT] - row[HEAD]),
   };
   const state = { direction: "t2v", filter: "all", words: "", key: "head", falling: true, page: 0 };
-
-  const element = (tag, className, text) => {
-    const made = document.createElement(tag);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
-  const number = (value) =>
-    value === null ? "—" : value.toLocaleString("en", { maximumFractionDigits: 1 });
-  const picture = (className, id, isTrue) => {
-    const made = element("span", `thumb ${className || "none"}${isTrue ? " own" : ""}`);
-    made.setAttribute("role", "img");
-    made.setAttribute("aria-label", `Frame of ${id}${isTrue ? ", the true video" : ""}`);
-    made.title = id;
-    return made;
-  };
 
   // Rows without a rank come last whichever way the others run.
   const compare = (first, second) => {

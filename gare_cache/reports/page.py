@@ -41,10 +41,10 @@ def render_html(content: ReportContent) -> str:
         every request and every script but the browser's own.
     """
     header, epoch_rows = epoch_grid(content.epochs, content.best_epoch)
-    script = (_ROOM / "browser.js").read_text(encoding="utf-8")
+    script = read_script("browser.js")
     album = make_album(content.pictures, _shown_videos(content))
     return (
-        _environment()
+        page_environment()
         .get_template("page.html")
         .render(
             content=content,
@@ -65,12 +65,13 @@ def render_html(content: ReportContent) -> str:
             album=album,
             browser=browser_data(content.queries, content.captions, album.classes),
             script=Markup(script),
-            script_digest=_csp_digest(script),
+            script_digest=csp_digest(script),
         )
     )
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Return the templates of this folder, with the filters that they use."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_ROOM),
         autoescape=True,
@@ -84,7 +85,12 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _csp_digest(script: str) -> str:
+def read_script(name: str) -> str:
+    """Read a page's script behind the parts that the pages share."""
+    return "".join((_ROOM / file).read_text(encoding="utf-8") for file in ("page_parts.js", name))
+
+
+def csp_digest(script: str) -> str:
     """Return the source expression that allows one inline script, here between newlines."""
     digest = hashlib.sha256(f"\n{script}".encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
