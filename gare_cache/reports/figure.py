@@ -27,8 +27,12 @@ THEME: Mapping[str, str] = {
     "#009e73": "--plot-third",
     # What lies between the strokes of a hatched bar.
     "#ffffff": "--paper",
+    # Of plots with more lines, which differ in their dashes as well.
+    "#b5408f": "--plot-fourth",
+    "#9a7500": "--plot-fifth",
+    "#7a5cd0": "--plot-sixth",
 }
-INK, GRID, FIRST, SECOND, THIRD, PAPER = THEME
+INK, GRID, FIRST, SECOND, THIRD, PAPER, FOURTH, FIFTH, SIXTH = THEME
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
