@@ -16,6 +16,9 @@ from gare_cache.heads.retrieval import RetrievalHead
 
 Vectors = npt.NDArray[np.float32]
 
+# Of these all pairs with their captions are computed, the matched ones kept.
+_VIDEOS_AT_ONCE = 8
+
 
 @dataclass(frozen=True)
 class MatchedPairs:
@@ -76,16 +79,19 @@ def matched_pairs(
     videos = torch.zeros_like(encoded)
     deltas = torch.zeros_like(encoded)
     has_delta = False
-    for video in sorted(set(video_of_text.tolist())):
-        rows = (video_of_text == video).nonzero().flatten()
-        own = slice(video, video + 1)
+    for own in torch.unique(video_of_text).split(_VIDEOS_AT_ONCE):
+        rows = torch.isin(video_of_text, own).nonzero().flatten()
         found = head.vectors(
             text[rows], frames[own], mask[own], None if words is None else words(rows)
         )
-        videos[rows] = found.video.expand(len(rows), 1, -1)[:, 0]
+        pairs = (
+            torch.arange(len(rows), device=rows.device),
+            torch.searchsorted(own, video_of_text[rows]),
+        )
+        videos[rows] = found.video.expand(len(rows), -1, -1)[pairs]
         if found.delta is not None:
             has_delta = True
-            deltas[rows] = found.delta[:, 0]
+            deltas[rows] = found.delta[pairs]
     return MatchedPairs(
         encoded.cpu().numpy(),
         videos.cpu().numpy(),

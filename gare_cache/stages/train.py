@@ -31,7 +31,10 @@ from gare_cache.training.optimizers import build_optimizer
 # The code that decides what a training gives; a change of it starts the training anew.
 _TRAINING_CODE = (
     "data",
+    "evaluation/diagnostics_epochs.py",
+    "evaluation/duplicates.py",
     "evaluation/metrics.py",
+    "evaluation/modality_gap.py",
     "evaluation/similarity.py",
     "heads",
     "losses",

@@ -15,6 +15,7 @@ from gare_cache.data.frames import FrameChoice, training_frames
 from gare_cache.data.positives import Positives, positives_of
 from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError
+from gare_cache.evaluation.diagnostics_epochs import increment_figures
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
 from gare_cache.evaluation.similarity import score_split
 from gare_cache.files import replacing
@@ -36,6 +37,8 @@ class EpochRecord:
         learning_rate: of the epoch's last update, for the parameters of the first group.
         scale: logit scale after the epoch.
         radius: learned radius of the trust region after the epoch; None where none is learned.
+        increment: length and angles of the increment on the validation split's matched pairs, one
+            caption a video; None where the head has none.
     """
 
     epoch: int
@@ -44,6 +47,7 @@ class EpochRecord:
     learning_rate: float
     scale: float
     radius: float | None = None
+    increment: Mapping[str, float] | None = None
 
 
 @dataclass
@@ -142,8 +146,17 @@ def train_head(
         scores = validation_scores(head, one_caption)
         rate = float(optimizer.param_groups[0]["lr"])
         scale = float(head.scale.detach())
-        radius = objective.learned_radius
-        state.history.append(EpochRecord(state.epoch, losses, scores, rate, scale, radius))
+        state.history.append(
+            EpochRecord(
+                state.epoch,
+                losses,
+                scores,
+                rate,
+                scale,
+                radius=objective.learned_radius,
+                increment=increment_figures(head, one_caption),
+            )
+        )
         if scores["score"] > state.best_score:
             state.best_epoch, state.best_score = state.epoch, scores["score"]
             state.best_weights = {k: v.detach().clone() for k, v in head.state_dict().items()}

@@ -8,6 +8,7 @@ from gare_cache.data.batches import epoch_batches
 from gare_cache.data.frames import FrameChoice
 from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError, FingerprintMismatch
+from gare_cache.evaluation.diagnostics_epochs import increment_figures
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.losses.objective import Objective
 from gare_cache.training.checkpoint import load_checkpoint, require_encoder, save_checkpoint
@@ -92,6 +93,20 @@ def test_training_learns_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     losses = [record.losses["contrastive"] for record in state.history]
     assert losses[-1] < losses[0]
     assert set(state.history[0].losses) == {"total", "contrastive", "ib", "eps", "dir"}
+    kept = state.history[state.best_epoch - 1].increment
+    assert kept == increment_figures(head, VAL.one_caption_per_video())
+
+
+def test_a_state_of_before_the_increments_figures_is_continued(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        run(file, stop_after=2)
+    saved = torch.load(file, weights_only=True)
+    for record in saved["state"]["history"]:
+        del record["increment"]
+    torch.save(saved, file)
+    history = run(file)[1].history
+    assert [record.increment is None for record in history] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("choice", [EVEN, JITTERED], ids=["even", "jittered"])
