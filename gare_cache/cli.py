@@ -466,6 +466,36 @@ def canary(
     typer.echo(f"{workspace.outputs / 'canary.json'}")
 
 
+@app.command()
+def diagnose(
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    split: Annotated[
+        str, typer.Option(help="train, val or test; test is entered in the ledger.")
+    ] = "val",
+    seed: Annotated[int, typer.Option(min=0, help="Of the batch for the gradients.")] = 0,
+    radius: Annotated[
+        float | None,
+        typer.Option(help="Of the ideal step; else the largest length of the batch's increments."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Take the increment of GARE's head apart: gradients, tension, lengths, angles, variance.
+
+    Says what is left of R@1 with one increment a video and with none, and whether the increment
+    points down the loss. Writes diagnosis/diagnosis.json, .html and .md. docs/diagnostics.md.
+    """
+    from gare_cache.reports.diagnostics_readings import answers
+    from gare_cache.stages.diagnose import diagnose
+    from gare_cache.stages.workspace import open_workspace
+
+    workspace = open_workspace(params, outputs)
+    diagnosis = diagnose(workspace, split=split, seed=seed, radius=radius, device=device)
+    for question, answer in answers(diagnosis):
+        typer.echo(f"{question} {answer}")
+    typer.echo(f"{workspace.outputs / 'diagnosis' / 'diagnosis.html'}")
+
+
 @cache_app.command("list")
 def list_caches(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Show all caches under the root: data set, encoder, sampling, items, size, state."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from gare_cache.data.split import FeatureSplit
+from gare_cache.errors import ConfigError
 from gare_cache.evaluation.modality_gap import MatchedPairs, Vectors, matched_pairs
+from gare_cache.heads.pairs import PairVectors
 from gare_cache.heads.pooled import PooledInteraction
 from gare_cache.heads.retrieval import RetrievalHead
 
@@ -15,6 +18,17 @@ def has_increment(head: RetrievalHead) -> bool:
     """Say whether a head adds an increment to one side of its pairs."""
     interaction = head.interaction
     return isinstance(interaction, PooledInteraction) and interaction.gap is not None
+
+
+def require_delta(vectors: PairVectors) -> Tensor:
+    """Return the increments of some pairs.
+
+    Raises:
+        ConfigError: the head gives none.
+    """
+    if vectors.delta is None:
+        raise ConfigError("the head has no increment to diagnose; train one with head.gap")
+    return vectors.delta
 
 
 def split_pairs(head: RetrievalHead, split: FeatureSplit) -> MatchedPairs:

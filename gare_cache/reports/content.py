@@ -159,6 +159,21 @@ class ModalityGap:
 
 
 @dataclass(frozen=True)
+class IncrementSection:
+    """What the diagnosis of the head's increment says.
+
+    Attributes:
+        answers: questions and what the numbers answer; empty where there is no diagnosis.
+        note: what it was measured on, or why there is none.
+        page: path of the diagnosis without its suffix, seen from the report; None without one.
+    """
+
+    answers: Sequence[tuple[str, str]]
+    note: str
+    page: str | None
+
+
+@dataclass(frozen=True)
 class BrowsedQuery:
     """A row of the query browser.
 
@@ -219,6 +234,7 @@ class ReportContent:
         duplicates: kinds of near duplicates.
         gaps: one entry a method that compares two vectors.
         without_gap: sentences on the methods that do not.
+        increment: of the head; None where it has none.
         queries: rows of the browser.
         captions: id -> caption, of what the browser shows.
         pictures: thumbnails by video id.
@@ -243,6 +259,7 @@ class ReportContent:
     duplicates: Sequence[NearDuplicates] = ()
     gaps: Sequence[ModalityGap] = ()
     without_gap: Sequence[str] = ()
+    increment: IncrementSection | None = None
     queries: Sequence[BrowsedQuery] = ()
     captions: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[str, bytes | None] = field(default_factory=dict)

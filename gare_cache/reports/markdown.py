@@ -29,6 +29,7 @@ def render_markdown(content: ReportContent) -> str:
         _duplicates(content),
         _section("Hubs", *hubness_grid(content.hubness), num_left=2),
         _gap(content),
+        _increment(content),
         _training(content),
         _queries("Best answered queries", content.best),
         _queries("Worst answered queries", content.worst),
@@ -90,6 +91,18 @@ def _gap(content: ReportContent) -> str:
     said = gap_sentences(content.gaps, content.without_gap)
     sentences = [f"\n{escape_markdown(line)}\n" for line in said]
     return grid + "".join(sentences)
+
+
+def _increment(content: ReportContent) -> str:
+    if content.increment is None:
+        return ""
+    found = content.increment
+    lines = [
+        f"* **{escape_markdown(question)}** {escape_markdown(answer)}\n"
+        for question, answer in found.answers
+    ]
+    link = f" [Its anatomy]({found.page}.md)." if found.page else ""
+    return f"## The increment\n\n{''.join(lines)}\n{escape_markdown(found.note)}{link}\n"
 
 
 def _training(content: ReportContent) -> str:

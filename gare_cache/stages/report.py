@@ -19,6 +19,7 @@ from gare_cache.reports.tables import latex_table, markdown_table
 from gare_cache.stages import ledger
 from gare_cache.stages.evaluate import HEAD, METHOD_TITLES, ZERO_SHOT, ledger_count
 from gare_cache.stages.normaliser_ledger import HEADER, ledger_cells, ledger_notes
+from gare_cache.stages.report_diagnosis import increment_section
 from gare_cache.stages.report_queries import Evaluation, examples, queries, rank_lists
 from gare_cache.stages.report_sections import duplicates, gaps, hubness, without_gap
 from gare_cache.stages.workspace import Workspace, open_features
@@ -83,6 +84,7 @@ def report(workspace: Workspace) -> str:
         duplicates=duplicates(analysis, evaluation),
         gaps=gaps(analysis, METHOD_TITLES),
         without_gap=without_gap(analysis, METHOD_TITLES),
+        increment=increment_section(workspace, record),
         queries=queries(evaluation),
         captions=captions,
         pictures=_pictures(cache, evaluation),
