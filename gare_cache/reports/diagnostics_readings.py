@@ -162,8 +162,8 @@ def candidates(diagnosis: Part) -> str:
 
 
 def percent(share: float) -> str:
-    """Print a share in percent, with a decimal below ten."""
-    return f"{100 * share:.0f} %" if abs(share) >= 0.1 else f"{100 * share:.1f} %"
+    """Print a share in percent, with a decimal near 0 and 100."""
+    return f"{100 * share:.{0 if 0.1 <= share <= 0.9 else 1}f} %"
 
 
 def number(value: float | None) -> str:
