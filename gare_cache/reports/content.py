@@ -235,9 +235,11 @@ class ReportContent:
         gaps: one entry a method that compares two vectors.
         without_gap: sentences on the methods that do not.
         increment: of the head; None where it has none.
+        gaps: one entry a method.
         queries: rows of the browser.
         captions: id -> caption, of what the browser shows.
         pictures: thumbnails by video id.
+        increment: of the head; None where it has none.
     """
 
     title: str
@@ -263,3 +265,4 @@ class ReportContent:
     queries: Sequence[BrowsedQuery] = ()
     captions: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[str, bytes | None] = field(default_factory=dict)
+    increment: IncrementSection | None = None

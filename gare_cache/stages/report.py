@@ -88,6 +88,7 @@ def report(workspace: Workspace) -> str:
         queries=queries(evaluation),
         captions=captions,
         pictures=_pictures(cache, evaluation),
+        increment=increment_section(workspace, record),
     )
     table = markdown_table([*content.rows, *content.alternative_rows])
     write_text(workspace.report / "report.html", render_html(content))
