@@ -476,7 +476,9 @@ def diagnose(
     seed: Annotated[int, typer.Option(min=0, help="Of the batch for the gradients.")] = 0,
     radius: Annotated[
         float | None,
-        typer.Option(help="Of the ideal step; else the largest length of the batch's increments."),
+        typer.Option(
+            help="Of the ideal step; else the run's trust region, or what holds the batch."
+        ),
     ] = None,
     device: Device = "auto",
 ) -> None:

@@ -167,7 +167,7 @@ def candidates_grid(diagnosis: Diagnosis) -> Grid:
 def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     """Return what the numbers were measured on."""
     batch, step = diagnosis["batch"], diagnosis["step"]
-    given = "given" if batch["radius given"] else "largest length of the batch's increments"
+    other = f"; the run was trained with {diagnosis['loss']}"
     return [
         ("All pairs", f"{diagnosis['num_texts']:,} texts by {diagnosis['num_videos']:,} videos"),
         (
@@ -175,8 +175,9 @@ def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
             f"{batch['pairs']:,} matched pairs of different videos (training's batches have "
             f"{batch['asked']:,}), seed {batch['seed']}",
         ),
+        ("Softmax", f"InfoNCE's{other if diagnosis['loss'] != 'info_nce' else ''}"),
         ("Logit scale", f"{diagnosis['scale']:.2f}, the run's"),
-        ("Radius of the ideal step", f"{step['radius']:.3f}, {given}"),
+        ("Radius of the ideal step", f"{step['radius']:.3f}, {batch['radius from']}"),
         ("Video to text", diagnosis["v2t_convention"]),
         (
             "Dense against exact scores",

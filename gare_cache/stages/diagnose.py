@@ -52,8 +52,8 @@ def diagnose(
         workspace: the project.
         split: ``train``, ``val`` or ``test``.
         seed: of the batch for the gradients: ``train.batch_size`` videos, one caption each.
-        radius: epsilon of the ideal step; None takes the largest length of the batch's
-            increments, so that all lie inside.
+        radius: epsilon of the ideal step; None takes that of the run's trust region, or the
+            largest length of the batch's increments, so that all lie inside.
         device: where to compute.
 
     Returns:
@@ -123,7 +123,7 @@ def _diagnosis(
     scale = float(head.scale.detach())
     say(f"{len(batch.text)} matched pairs: gradients")
     found = batch_gradients(head, batch, scale)
-    step_radius = float(found.increments.max()) if radius is None else radius
+    step_radius, origin = _radius(checkpoint.record, found, radius)
     return {
         "dataset": workspace.params.dataset.name,
         "run_key": checkpoint.record["run_key"],
@@ -136,12 +136,13 @@ def _diagnosis(
         "num_texts": len(split.text),
         "num_videos": len(split.frames),
         "scale": scale,
+        "loss": checkpoint.record["settings"]["train"]["loss"]["contrastive"]["name"],
         "largest difference to the exact scores": float(np.abs(exact - streamed.corrected).max()),
         "batch": {
             "pairs": len(batch.text),
             "asked": asked,
             "seed": seed,
-            "radius given": radius is not None,
+            "radius from": origin,
         },
         **_batch_parts(found, step_radius),
         **diagnostics.geometry_part(
@@ -176,6 +177,18 @@ def draw_batch(split: FeatureSplit, size: int, seed: int) -> FeatureSplit:
         mask=split.mask[batch.video_of_text],
         video_of_text=torch.arange(len(rows), device=split.text.device),
     )
+
+
+def _radius(
+    record: dict[str, Any], found: BatchGradients, given: float | None
+) -> tuple[float, str]:
+    """Return the radius of the ideal step and where it comes from."""
+    if given is not None:
+        return given, "given"
+    trust_region = record["settings"]["train"]["loss"]["trust_region"]
+    if trust_region["weight"] > 0:
+        return record.get("learned_radius", trust_region["radius"]), "the run's trust region"
+    return float(found.increments.max()), "largest length of the batch's increments"
 
 
 def _batch_parts(found: BatchGradients, radius: float) -> dict[str, Any]:

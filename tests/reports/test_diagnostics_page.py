@@ -48,8 +48,9 @@ def make_diagnosis(side: str = "text") -> dict[str, Any]:
         "num_texts": 60,
         "num_videos": 30,
         "scale": 50.0,
+        "loss": "info_nce",
         "largest difference to the exact scores": 1e-7,
-        "batch": {"pairs": 30, "asked": 128, "seed": 0, "radius given": False},
+        "batch": {"pairs": 30, "asked": 128, "seed": 0, "radius from": "given"},
         "gradient": {"with": gradient, "without": {**gradient, "opposition": -0.75}},
         "tension": {"anchors": two("with", "without"), "gain": two("gain"), "higher": 0.75},
         "descent": {n: two("matched", "unmatched", "hardest", at=(-0.4, 0.4, 0.3)) for n in _SIDES},
@@ -178,6 +179,11 @@ def test_a_gallery_too_small_for_candidates_and_a_run_without_angles_are_left_ou
     assert "Angles on this split" in page
     assert "The first ten" not in page
     assert page.count("<svg") == 13
+
+
+def test_another_loss_of_the_run_is_named() -> None:
+    assert "trained with" not in render_markdown(make_diagnosis())
+    assert "InfoNCE's; the run was trained with ncl" in render_markdown(changed("loss", "ncl"))
 
 
 def test_markup_in_a_name_is_text() -> None:

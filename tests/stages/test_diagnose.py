@@ -51,7 +51,8 @@ def test_a_run_is_taken_apart(trained: Path) -> None:
     )
     assert found["largest difference to the exact scores"] < 1e-5
     assert [epoch["epoch"] for epoch in found["epochs"]] == [1, 2, 3]
-    assert found["batch"] == {"pairs": 3, "asked": 4, "seed": 0, "radius given": False}
+    origin = "largest length of the batch's increments"
+    assert found["batch"] == {"pairs": 3, "asked": 4, "seed": 0, "radius from": origin}
     assert len(found["gradient"]["with"]["sum"]) == 64
     assert found["step"]["scaled back"] == 0  # the radius holds the longest increment
     shares = found["variance"]
@@ -91,6 +92,17 @@ def test_seed_and_radius_change_the_batch_figures_alone(trained: Path) -> None:
     assert first["gradient"] == given["gradient"]
     assert given["step"]["radius"] == 0.5
     assert given["step"]["scaled back"] > first["step"]["scaled back"]
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_radius_is_that_of_the_runs_trust_region(trained: Path, learned: bool) -> None:
+    region = {"weight": 0.1, "radius": 2.5, "learned": learned}
+    change_params(trained, train__loss__trust_region=region)
+    record = train(workspace(trained))
+    found = diagnose(workspace(trained))
+    assert found["batch"]["radius from"] == "the run's trust region"
+    assert found["step"]["radius"] == (record["learned_radius"] if learned else 2.5)
+    assert diagnose(workspace(trained), radius=4.0)["step"]["radius"] == 4.0
 
 
 def test_the_protocol_of_evaluate_counts(trained: Path) -> None:
