@@ -234,8 +234,6 @@ class ReportContent:
         duplicates: kinds of near duplicates.
         gaps: one entry a method that compares two vectors.
         without_gap: sentences on the methods that do not.
-        increment: of the head; None where it has none.
-        gaps: one entry a method.
         queries: rows of the browser.
         captions: id -> caption, of what the browser shows.
         pictures: thumbnails by video id.
@@ -261,7 +259,6 @@ class ReportContent:
     duplicates: Sequence[NearDuplicates] = ()
     gaps: Sequence[ModalityGap] = ()
     without_gap: Sequence[str] = ()
-    increment: IncrementSection | None = None
     queries: Sequence[BrowsedQuery] = ()
     captions: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[str, bytes | None] = field(default_factory=dict)

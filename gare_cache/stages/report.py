@@ -84,7 +84,6 @@ def report(workspace: Workspace) -> str:
         duplicates=duplicates(analysis, evaluation),
         gaps=gaps(analysis, METHOD_TITLES),
         without_gap=without_gap(analysis, METHOD_TITLES),
-        increment=increment_section(workspace, record),
         queries=queries(evaluation),
         captions=captions,
         pictures=_pictures(cache, evaluation),
