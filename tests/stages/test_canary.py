@@ -21,6 +21,7 @@ from gare_cache.evaluation.canary import CanaryRow, LeakFound
 from gare_cache.evaluation.canary_trials import random_trial
 from gare_cache.evaluation.metrics import V2T_CONVENTIONS, QueryRanks, Scores
 from gare_cache.heads.aggregators import AGGREGATORS
+from gare_cache.heads.interactions import INTERACTIONS
 from gare_cache.heads.pooling import POOLINGS
 from gare_cache.heads.retrieval import PROJECTIONS, RetrievalHead, build_head
 from gare_cache.stages import canary
@@ -29,13 +30,22 @@ from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
 from tests.tiny import change_params, workspace
 
-HEADS = list(product(PROJECTIONS, AGGREGATORS, POOLINGS, (None, {})))
+GAPS = (None, {}, {"side": "video", "context": "words"})
+HEADS = [
+    *product(PROJECTIONS, AGGREGATORS, ["pooled"], POOLINGS, GAPS),
+    *product(PROJECTIONS, AGGREGATORS, sorted(INTERACTIONS.keys() - {"pooled"}), [None], [None]),
+]
+PARTS = ("projection", "aggregator", "interaction", "pooling", "gap")
 SETTINGS = EvaluateSettings()
 FEW = 24
 
 
 def make_head(
-    projection: str = "none", aggregator: str = "mean", pooling: str = "mean", gap: Any = None
+    projection: str = "none",
+    aggregator: str = "mean",
+    interaction: str = "pooled",
+    pooling: str | None = "mean",
+    gap: Any = None,
 ) -> RetrievalHead:
     """A head whose every weight is random, so that every part has a say."""
     torch.manual_seed(0)
@@ -44,7 +54,8 @@ def make_head(
         max_frames=4,
         projection=projection,
         aggregator={"name": aggregator},
-        pooling={"name": pooling},
+        interaction={"name": interaction},
+        pooling=pooling and {"name": pooling},
         gap=gap,
     )
     with torch.no_grad():
@@ -61,9 +72,11 @@ def failures(rows: list[CanaryRow]) -> set[tuple[str, str]]:
     return {(row.test.split(", ")[-1], row.direction) for row in rows if not row.passed}
 
 
-@pytest.mark.parametrize(("projection", "aggregator", "pooling", "gap"), HEADS)
-def test_every_head_is_at_chance(projection: str, aggregator: str, pooling: str, gap: Any) -> None:
-    rows = random_rows(make_head(projection, aggregator, pooling, gap))
+@pytest.mark.parametrize(PARTS, HEADS)
+def test_every_head_is_at_chance(
+    projection: str, aggregator: str, interaction: str, pooling: str | None, gap: Any
+) -> None:
+    rows = random_rows(make_head(projection, aggregator, interaction, pooling, gap))
     assert [(row.test, row.direction) for row in rows] == [
         ("random features, shuffled", "t2v"),
         ("random features, shuffled", "v2t"),
@@ -75,11 +88,11 @@ def test_every_head_is_at_chance(projection: str, aggregator: str, pooling: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("projection", "aggregator", "pooling", "gap"), HEADS)
+@pytest.mark.parametrize(PARTS, HEADS)
 def test_every_head_is_at_chance_in_50_000_queries(
-    projection: str, aggregator: str, pooling: str, gap: Any
+    projection: str, aggregator: str, interaction: str, pooling: str | None, gap: Any
 ) -> None:
-    head = make_head(projection, aggregator, pooling, gap)
+    head = make_head(projection, aggregator, interaction, pooling, gap)
     rows = random_rows(head, galleries=canary.GALLERIES, seed=1)
     assert sum(row.queries for row in rows) > 50_000
     assert failures(rows) == set()
