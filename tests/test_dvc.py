@@ -16,7 +16,15 @@ from tests.tiny import change_params, make_project, tiny_params, write_params
 REPOSITORY = Path(__file__).parents[1]
 STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 # Modules that move values about and decide none of them.
-PLUMBING = {"errors", "files", "config", "reproducibility", "stages.progress", "stages.workspace"}
+PLUMBING = {
+    "errors",
+    "files",
+    "config",
+    "own",
+    "reproducibility",
+    "stages.progress",
+    "stages.workspace",
+}
 # Rooms that a stage only reads earlier stages' results with.
 READ_WITH = {
     "train": {"cache", "manifest", "annotations"},

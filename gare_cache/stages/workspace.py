@@ -13,6 +13,7 @@ from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.config import Params, load_params
 from gare_cache.errors import CacheError, FingerprintMismatch
 from gare_cache.files import write_json
+from gare_cache.own import use_project
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,13 @@ class Workspace:
 def open_workspace(params_file: Path, outputs: Path | None = None) -> Workspace:
     """Read the settings; outputs lie in ``outputs/`` beside them unless another folder is given.
 
+    Modules that lie beside the settings can be imported from then on.
+
     Raises:
         ConfigError: the settings are faulty.
     """
     project = params_file.parent
+    use_project(project)  # first: the settings may name parts that lie there
     return Workspace(project, load_params(params_file), outputs or project / "outputs")
 
 

@@ -1,0 +1,344 @@
+"""A user's own parts, named by import path (``mypkg.mod:MyHead``): import, call, digest of code."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gare_cache.errors import ConfigError
+from gare_cache.files import canonical_digest, file_digest
+
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_PACKAGE = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class _Code:
+    """The code of an own module.
+
+    Attributes:
+        folder: what its top-level module lies in; None for one without files.
+        names: the top-level module, and those of the folder that its files import.
+        sources: digest of each file, by path below the folder.
+        of_project: whether the folder is the project's.
+    """
+
+    folder: Path | None
+    names: Sequence[str]
+    sources: Mapping[str, str]
+    of_project: bool
+
+
+_imported: dict[str, _Code] = {}  # by top-level name, as it was when it was imported
+_project: list[Path] = []  # at most one
+
+
+def is_own(name: str) -> bool:
+    """Say whether a name is meant as an import path: whether it has a colon."""
+    return ":" in name
+
+
+def split_own(path: str) -> tuple[str, str]:
+    """Split ``mypkg.mod:MyHead`` into module and attribute.
+
+    Raises:
+        ConfigError: it is no such path.
+    """
+    if not _PATH.fullmatch(path):
+        raise ConfigError(
+            f"{path!r} is no import path; write module and name with one colon between them, such "
+            "as my_head:MyHead for class MyHead in my_head.py, or mypkg.mod:MyHead"
+        )
+    module, _, attribute = path.partition(":")
+    return module, attribute
+
+
+def use_project(folder: Path) -> None:
+    """Make the modules of a project's folder importable, before all others.
+
+    A folder that was added earlier is taken off ``sys.path`` again, so that a process sees the
+    modules of one project at a time.
+    """
+    while _project:
+        earlier = str(_project.pop())
+        if earlier in sys.path:
+            sys.path.remove(earlier)
+    _project.append(folder.absolute())
+    sys.path.insert(0, str(_project[0]))
+
+
+def import_own(path: str, *, what: str) -> Callable[..., Any]:
+    """Import a user's class or function.
+
+    A module of the project's folder that has changed since it was imported, or that belongs to
+    another project, is imported anew.
+
+    Args:
+        path: ``module:name``.
+        what: what it is to be, for the messages: ``"aggregator"``.
+
+    Raises:
+        ConfigError: the path is malformed, the module is not found or fails, or it has no such
+            name or one that cannot be called.
+    """
+    module_name, attribute = split_own(path)
+    module = _import(module_name, f"{what} {path!r}")
+    if not hasattr(module, attribute):
+        names = [name for name in vars(module) if not name.startswith("_")]
+        near = difflib.get_close_matches(attribute, names, n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(near)}?" if near else "check the name behind the colon"
+        raise ConfigError(f"{what} {path!r}: {_where(module)} defines no {attribute!r}; {hint}")
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise ConfigError(
+            f"{what} {path!r} is {_kind(found)} and cannot be called; name a class or a function"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def require_signature(
+    function: Callable[..., Any],
+    path: str,
+    *,
+    what: str,
+    arguments: Sequence[str] = (),
+    keywords: Sequence[str] = (),
+    options: Mapping[str, Any],
+) -> None:
+    """Check that a user's class or function can be called as it will be.
+
+    Args:
+        function: what was imported.
+        path: its import path.
+        what: what it is to be.
+        arguments: names of what is given by position.
+        keywords: names of what is given by name.
+        options: what the settings add to it, by name.
+
+    Raises:
+        ConfigError: an option is none of its parameters or is given anyway, or a parameter without
+            default is given by nobody.
+    """
+    given = [name for name in options if name in (*arguments, *keywords)]
+    if given:
+        raise ConfigError(
+            f"options of {what} {path!r} hold {given[0]!r}, which gare-cache gives itself; take it "
+            "out"
+        )
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # written in C: Python cannot tell
+    try:
+        signature.bind(*arguments, **dict.fromkeys(keywords), **options)
+    except TypeError as err:
+        call = ", ".join(
+            [*arguments, *(f"{k}=..." for k in keywords), *(f"{k}=..." for k in options)]
+        )
+        raise ConfigError(
+            f"{what} {path!r} has the signature {signature} and is called as ({call}): {err}; "
+            "change its parameters or its options"
+        ) from err
+
+
+def complete_own_settings(settings: Mapping[str, Any], *, what: str) -> dict[str, Any]:
+    """Check the settings of a user's own part and fill in the defaults.
+
+    Args:
+        settings: ``name``, an import path, and ``options``.
+        what: what it is to be, for the messages: ``"aggregator"``.
+
+    Returns:
+        ``name`` and ``options``.
+
+    Raises:
+        ConfigError: another setting than these two, or options that are no plain values by name.
+    """
+    name = settings["name"]
+    others = [key for key in settings if key not in ("name", "options")]
+    if others:
+        raise ConfigError(
+            f"{others[0]} is no setting of {what} {name!r}; what a part of your own needs goes "
+            f"into its options, such as options: {{{others[0]}: {settings[others[0]]!r}}}"
+        )
+    options = settings.get("options") or {}
+    if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
+        raise ConfigError(
+            f"options of {what} {name!r} are {options!r}; they must be a mapping of names to values"
+        )
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError) as err:
+        raise ConfigError(
+            f"options of {what} {name!r} are {options!r}, which no run record can keep ({err}); "
+            "give numbers, texts, lists and mappings of these"
+        ) from err
+    return {"name": name, "options": dict(options)}
+
+
+def own_names(settings: Any) -> Iterator[str]:
+    """Yield the import paths in settings: values of the key ``name`` with a colon."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            if key == "name" and isinstance(value, str) and is_own(value):
+                yield value
+            else:
+                yield from own_names(value)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from own_names(value)
+
+
+def own_digests(settings: Any) -> dict[str, str]:
+    """Return a digest of the code behind each import path in settings.
+
+    It covers the module's whole top-level package and whatever of the project's folder these files
+    import, however indirectly; of an installed package that package alone.
+
+    Raises:
+        ConfigError: as ``import_own``.
+    """
+    digests = {}
+    for path in sorted(set(own_names(settings))):
+        module_name, _ = split_own(path)
+        _import(module_name, repr(path))
+        digests[path] = canonical_digest(_imported[_top(module_name)].sources)
+    return digests
+
+
+def require_unchanged(settings: Any, recorded: Mapping[str, str], *, where: object) -> None:
+    """Refuse code that has changed since a head was trained with it.
+
+    Args:
+        settings: of the head.
+        recorded: digests of ``own_digests``, from the head's record.
+        where: the head's file, for the message.
+
+    Raises:
+        ConfigError: the code behind an import path is another than recorded.
+    """
+    for path, digest in own_digests(settings).items():
+        if recorded.get(path, digest) != digest:
+            raise ConfigError(
+                f"the code of {path!r} has changed since {where} was trained with it, so its "
+                "weights mean something else; run `gare-cache train` again, or restore the code"
+            )
+
+
+def _import(module_name: str, what: str) -> ModuleType:
+    top = _top(module_name)
+    _forget_if_stale(top)
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as err:
+        raise ConfigError(f"{what}: {_not_found(module_name, err)}") from err
+    except Exception as err:
+        last = traceback.extract_tb(err.__traceback__)[-1]
+        place = "" if isinstance(err, SyntaxError) else f" at {last.filename}:{last.lineno}"
+        raise ConfigError(
+            f"{what}: importing {module_name} fails{place} with {type(err).__name__}: {err}"
+        ) from err
+    if top not in _imported:
+        _imported[top] = _code(top)
+    return module
+
+
+def _not_found(module_name: str, err: ModuleNotFoundError) -> str:
+    missing = err.name or module_name
+    if missing != module_name and not module_name.startswith(f"{missing}."):
+        return f"importing {module_name} fails, because it imports {missing!r}, which is not there"
+    folder = _project[0] if _project else Path.cwd()
+    here = [
+        path.stem
+        for path in folder.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    ]
+    near = difflib.get_close_matches(module_name, here, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else "put it there, or install it"
+    return (
+        f"there is no module {missing!r} in {folder} (the folder of params.yaml, searched first) "
+        f"and none among the installed packages ({sys.prefix}); {hint}"
+    )
+
+
+def _forget_if_stale(top: str) -> None:
+    known = _imported.get(top)
+    if known is None or not known.of_project:
+        return
+    if known.folder in _project and _code(top).sources == known.sources:
+        return
+    for name in [name for name in sys.modules if _top(name) in known.names]:
+        del sys.modules[name]
+    for name in known.names:
+        _imported.pop(name, None)
+
+
+def _code(top: str) -> _Code:
+    folder = _folder(sys.modules[top])
+    if folder is None:
+        return _Code(None, [top], {}, of_project=False)
+    of_project = folder in _project
+    files = _with_imports(folder, top) if of_project else {top: _files(folder, top)}
+    sources = {
+        path.relative_to(folder).as_posix(): file_digest(path)
+        for paths in files.values()
+        for path in paths
+    }
+    return _Code(folder, list(files), sources, of_project)
+
+
+def _folder(module: ModuleType) -> Path | None:
+    if hasattr(module, "__path__"):
+        return Path(next(iter(module.__path__))).parent
+    file = getattr(module, "__file__", None)
+    return None if file is None else Path(file).parent
+
+
+def _with_imports(folder: Path, top: str) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    waiting = [top]
+    while waiting:
+        name = waiting.pop()
+        files = _files(folder, name)
+        if files and name not in found and name != _PACKAGE:
+            found[name] = files
+            waiting += [imported for file in files for imported in _imports(file)]
+    return found
+
+
+def _files(folder: Path, top: str) -> list[Path]:
+    if (folder / top).is_dir():
+        return sorted((folder / top).rglob("*.py"))
+    return [path for path in (folder / f"{top}.py",) if path.is_file()]
+
+
+def _imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (_top(alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield _top(node.module)
+
+
+def _top(module_name: str) -> str:
+    return module_name.partition(".")[0]
+
+
+def _where(module: ModuleType) -> str:
+    return getattr(module, "__file__", None) or f"module {module.__name__}"
+
+
+def _kind(value: Any) -> str:
+    return f"{value!r}, of type {type(value).__name__},"
