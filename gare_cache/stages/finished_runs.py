@@ -19,7 +19,7 @@ from gare_cache.evaluation.metrics import DIRECTIONS, RECALL_AT, QueryRanks
 _PROTOCOL = ("split", "captions", "missing", "v2t_convention")
 
 # Of a run's record, beside its settings; another device or version is no other method.
-_SAME_FOR_SEEDS = ("extraction_id", "data", "source")
+_SAME_FOR_SEEDS = ("extraction_id", "data", "source", "own")
 
 Ids = npt.NDArray[np.str_]
 
@@ -203,7 +203,7 @@ def _changed_settings(run: FinishedRun, other: FinishedRun) -> list[tuple[str, A
     if not run.record or not other.record:
         return []
     flat, expected = (
-        _flat({**r.record["settings"], **{name: r.record[name] for name in _SAME_FOR_SEEDS}})
+        _flat({**r.record["settings"], **{name: r.record.get(name) for name in _SAME_FOR_SEEDS}})
         for r in (run, other)
     )
     return [

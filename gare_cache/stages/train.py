@@ -20,6 +20,7 @@ from gare_cache.files import canonical_digest, write_json, write_text
 from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_from_encoder
 from gare_cache.losses.objective import Objective
 from gare_cache.manifest import read_manifest
+from gare_cache.own import own_digests
 from gare_cache.reproducibility import make_deterministic, provenance, resolve_device, source_digest
 from gare_cache.stages.progress import progress, say
 from gare_cache.stages.workspace import Workspace, open_features
@@ -211,6 +212,7 @@ def _record(
         "device": str(device),
         "processes": num_processes,
         "source": source_digest(package, _TRAINING_CODE),
+        "own": own_digests(settings),
         "provenance": provenance(),
     }
     coverage = {split.name: split.coverage for split in (train_split, val_split)}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from gare_cache.errors import ConfigError, FingerprintMismatch
 from gare_cache.files import replacing
 from gare_cache.heads.retrieval import RetrievalHead, build_head
+from gare_cache.own import require_unchanged
 
 _METADATA_KEY = "gare_cache"
 
@@ -46,7 +47,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Build the head of a checkpoint.
 
     Raises:
-        ConfigError: the file is missing or no checkpoint of this project.
+        ConfigError: the file is missing or no checkpoint of this project, its weights do not fit
+            its settings, or a user's own part of the head cannot be imported or has changed since
+            the training.
     """
     if not path.is_file():
         raise ConfigError(f"no trained head at {path}; run `gare-cache train`")
@@ -55,8 +58,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
             metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
     except (KeyError, SafetensorError) as err:
         raise ConfigError(f"{path} is no head that gare-cache trained ({err})") from err
+    require_unchanged(metadata["head"], metadata["record"].get("own", {}), where=path)
     head = build_head(**metadata["head"])
-    head.load_state_dict(load_file(path))
+    try:
+        head.load_state_dict(load_file(path))
+    except RuntimeError as err:
+        raise ConfigError(
+            f"{path} holds other weights than a head of its settings has: another version of "
+            "gare-cache, or of your own code, trained it; run `gare-cache train` again"
+        ) from err
     return Checkpoint(head.eval(), metadata["encoder_id"], metadata["record"])
 
 
