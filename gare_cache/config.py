@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.normalisers import read_choice
 from gare_cache.heads.combinations import POOLED, TOKEN_WISE, needs_word_tokens, require_effect
+from gare_cache.own import is_own, split_own
 
 # Names -> the settings beside the name. A name with a colon is the import path of a class of the
 # user's own, which takes ``options``.
@@ -32,6 +42,27 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 REGULARISERS = ("ib", "eps", "dir", "orthogonality", "trust_region")
 
 
+def known_or_own(*known: str) -> AfterValidator:
+    """Allow some names, and import paths of a user's own parts (``mypkg.mod:MyPart``)."""
+    names = ", ".join(map(repr, known))
+    allowed = f"input should be {names} or an import path such as 'mypkg.mod:MyPart'"
+
+    def check(name: str) -> str:
+        if is_own(name):
+            try:
+                split_own(name)
+            except ConfigError as err:
+                raise PydanticCustomError("own_name", "{message}", {"message": str(err)}) from err
+        elif name not in known:
+            raise PydanticCustomError("own_name", "{message}", {"message": allowed})
+        return name
+
+    return AfterValidator(check)
+
+
+Options = dict[str, Any]
+
+
 class Settings(BaseModel):
     """Base of all settings: immutable, no unknown keys, no silent conversion."""
 
@@ -41,7 +72,9 @@ class Settings(BaseModel):
 def _require_own(section: str, settings: Settings, known: Mapping[str, Sequence[str]]) -> None:
     values = settings.model_dump(exclude_none=True)
     name = values.pop("name")
-    if name not in known and ":" not in name:
+    if is_own(name):
+        split_own(name)
+    elif name not in known:
         raise ValueError(unknown_name(f"head.{section}.name", name, known))
     for setting, value in values.items():
         if setting not in known.get(name, ("options",)):
@@ -102,12 +135,12 @@ class ExtractSettings(Settings):
 
 
 class AggregatorSettings(Settings):
-    """Temporal aggregator; layers and init belong to the transformer."""
+    """Temporal aggregator; layers and init belong to the transformer, options to one's own."""
 
     name: str = "transformer"
     layers: Count | None = None
     init: Literal["encoder", "random"] | None = None
-    options: dict[str, Any] | None = None
+    options: Options | None = None
 
     @model_validator(mode="after")
     def _own_settings(self) -> AggregatorSettings:
@@ -119,7 +152,7 @@ class InteractionSettings(Settings):
     """How a text and the frames of a video are compared; options belong to one's own class."""
 
     name: str = "pooled"
-    options: dict[str, Any] | None = None
+    options: Options | None = None
 
     @model_validator(mode="after")
     def _own_settings(self) -> InteractionSettings:
@@ -190,11 +223,12 @@ class HeadSettings(Settings):
 
 
 class ContrastiveSettings(Settings):
-    """The contrastive loss; iterations and detach_biases belong to ncl."""
+    """The contrastive loss; iterations and detach_biases belong to ncl, options to one's own."""
 
-    name: Literal["info_nce", "ncl"] = "info_nce"
+    name: Annotated[str, known_or_own("info_nce", "ncl")] = "info_nce"
     iterations: Annotated[int, Field(ge=0)] | None = None
     detach_biases: bool | None = None
+    options: Options | None = None
 
 
 class BottleneckSettings(Settings):
@@ -325,7 +359,7 @@ class Params(Settings):
             )
         loss = self.train.loss
         active = [name for name in REGULARISERS if getattr(loss, name).weight > 0]
-        if self.head.gap is None and active:
+        if self.head.gap is None and not is_own(self.head.interaction.name) and active:
             weights = ", ".join(f"train.loss.{name}.weight" for name in active)
             raise ValueError(
                 f"head.gap is null, so there is no increment to regularise; set {weights} to 0, "

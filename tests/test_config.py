@@ -85,7 +85,7 @@ def test_the_repositorys_params_are_valid_and_name_every_key() -> None:
         ({"head": {"gap": None}}, "head.gap is null, so there is no increment .*ib.weight"),
         (
             {"train": {"loss": {"contrastive": {"name": "nlc"}}}},
-            "train.loss.contrastive.name is 'nlc': input should be 'info_nce' or 'ncl'",
+            "train.loss.contrastive.name is 'nlc': input should be 'info_nce', 'ncl' or an imp",
         ),
         (
             {"train": {"loss": {"trust_region": {"learned": True}}}},
@@ -136,3 +136,33 @@ def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("just text")
     with pytest.raises(ConfigError, match=r"holds no settings"):
         load_params(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ({"aggregator": {"name": "my.py:"}}, r"'my.py:' is no import path; write module and name"),
+        ({"interaction": {"name": "a:B:c"}}, r"'a:B:c' is no import path"),
+        (
+            {"aggregator": {"name": "a:B", "layers": 2}},
+            r"head.aggregator.layers is 2, but aggregator 'a:B' has no such setting",
+        ),
+        ({"interaction": {"name": 3}}, r"head.interaction.name is 3: input should be a valid str"),
+        ({"interaction": {"option": {}}}, r"unknown setting of head.interaction 'option'; did you"),
+    ],
+)
+def test_faulty_names_of_parts(head: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(head=head)
+
+
+def test_names_with_a_colon_are_import_paths() -> None:
+    head = {
+        "aggregator": {"name": "my_parts:MyAggregator", "options": {"width": 3}},
+        "interaction": {"name": "my_pkg.heads:MyHead"},
+        "pooling": None,
+        "gap": None,
+    }
+    found = parse(head=head).head
+    assert found.aggregator.options == {"width": 3}
+    assert found.interaction.name == "my_pkg.heads:MyHead"

@@ -25,6 +25,8 @@ from gare_cache.evaluation.normaliser_functions import (
     qbnorm,
     sinkhorn,
 )
+from gare_cache.evaluation.own_normaliser import find_own_normaliser
+from gare_cache.own import is_own
 
 RAW = "raw"
 INDUCTIVE = "inductive"
@@ -59,17 +61,19 @@ class Parameter:
     @property
     def allowed(self) -> str:
         """Say which values are allowed."""
-        if self.choices:
-            return " or ".join(self.choices)
+        if isinstance(self.default, str):
+            return " or ".join(self.choices) or "a text"
         number = "a whole number" if isinstance(self.default, int) else "a number"
         if self.above is not None:
             return f"{number} above {self.above:g}"
+        if self.minimum is None:
+            return number
         return f"{number} of at least {self.minimum:g}"
 
     def accepts(self, value: Any) -> bool:
         """Say whether a value has the type and lies in the range."""
-        if self.choices:
-            return value in self.choices
+        if isinstance(self.default, str):
+            return value in self.choices if self.choices else isinstance(value, str)
         types = int if isinstance(self.default, int) else (int, float)
         if isinstance(value, bool) or not isinstance(value, types) or not math.isfinite(value):
             return False
@@ -196,11 +200,15 @@ class NormaliserChoice:
 
 
 def find_normaliser(name: str) -> Normaliser:
-    """Look a normaliser up by name.
+    """Look a normaliser up by name, or import a user's own.
 
     Raises:
-        ConfigError: the name is unknown.
+        ConfigError: the name is unknown, or what it names cannot be imported or used.
     """
+    if is_own(name):
+        own = find_own_normaliser(name)
+        parameters = {key: Parameter(default) for key, default in own.parameters.items()}
+        return Normaliser(own, kinds=own.kinds, parameters=parameters, banks=own.banks)
     if name not in NORMALISERS:
         raise ConfigError(unknown_name("normaliser", name, NORMALISERS))
     return NORMALISERS[name]

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.heads.own_aggregator import build_own_aggregator
 from gare_cache.heads.settings import require_count, with_defaults
+from gare_cache.own import complete_own_settings, is_own
 
 INITS = ("encoder", "random")
 _PADDING_BIAS = -1e6
@@ -250,8 +252,10 @@ def complete_aggregator_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: the name or a setting is unknown.
     """
     name = str(settings.get("name", "transformer"))
+    if is_own(name):
+        return complete_own_settings(settings, what="aggregator")
     find_aggregator(name)
-    defaults = {"name": name, **AGGREGATOR_DEFAULTS.get(name, {"options": {}})}
+    defaults = {"name": name, **AGGREGATOR_DEFAULTS[name]}
     return with_defaults(f"aggregator {name!r}", settings, defaults)
 
 
@@ -271,6 +275,7 @@ def build_aggregator(settings: Mapping[str, Any], *, dim: int, max_frames: int) 
         ConfigError: the name or a setting is unknown or out of range.
     """
     complete = complete_aggregator_settings(settings)
+    if is_own(complete["name"]):
+        return build_own_aggregator(complete, dim=dim, max_frames=max_frames)
     constructor = find_aggregator(complete.pop("name"))
-    options = complete.pop("options", {})
-    return constructor(dim, max_frames=max_frames, **complete, **options)
+    return constructor(dim, max_frames=max_frames, **complete)

@@ -10,10 +10,12 @@ from torch import nn
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.heads.combinations import POOLED, TOKEN_WISE
 from gare_cache.heads.gap import GapModule
+from gare_cache.heads.own_interaction import build_own_interaction
 from gare_cache.heads.pooled import PooledInteraction
 from gare_cache.heads.pooling import build_pooling
 from gare_cache.heads.settings import with_defaults
 from gare_cache.heads.token_wise import TokenWiseInteraction
+from gare_cache.own import complete_own_settings, is_own
 
 
 def _pooled(
@@ -61,11 +63,10 @@ def complete_interaction_settings(settings: Mapping[str, Any]) -> dict[str, Any]
         ConfigError: the name or a setting is unknown.
     """
     name = str(settings.get("name", POOLED))
+    if is_own(name):
+        return complete_own_settings(settings, what="interaction")
     find_interaction(name)
-    defaults: dict[str, Any] = {"name": name}
-    if name not in INTERACTIONS:
-        defaults["options"] = {}
-    return with_defaults(f"interaction {name!r}", settings, defaults)
+    return with_defaults(f"interaction {name!r}", settings, {"name": name})
 
 
 def build_interaction(
@@ -85,5 +86,7 @@ def build_interaction(
     Raises:
         ConfigError: a setting is unknown or out of range.
     """
+    if is_own(settings["name"]):
+        return build_own_interaction(settings, dim=dim, max_frames=max_frames)
     constructor = find_interaction(settings["name"])
-    return constructor(dim, max_frames=max_frames, **parts, **settings.get("options", {}))
+    return constructor(dim, max_frames=max_frames, **parts)

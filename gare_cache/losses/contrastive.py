@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.losses.logits import pair_logits
 from gare_cache.losses.ncl import ncl
+from gare_cache.losses.own_loss import build_own_loss
 from gare_cache.losses.settings import require_bool, require_whole, with_defaults
+from gare_cache.own import complete_own_settings, is_own
 
 ContrastiveLoss = Callable[..., Tensor]
 
@@ -59,7 +61,7 @@ def complete_contrastive_settings(settings: Mapping[str, Any]) -> dict[str, Any]
     """Check a contrastive loss's settings and fill in the defaults.
 
     Args:
-        settings: ``name`` and the settings of that loss.
+        settings: ``name`` and the settings of that loss; of an import path, ``options``.
 
     Returns:
         All settings of that loss, ``name`` included.
@@ -68,6 +70,8 @@ def complete_contrastive_settings(settings: Mapping[str, Any]) -> dict[str, Any]
         ConfigError: the name or a setting is unknown, or a value is out of range.
     """
     name = str(settings.get("name", "info_nce"))
+    if is_own(name):
+        return complete_own_settings(settings, what="loss")
     _, own_defaults = _named(name)
     defaults = {"name": name, **own_defaults}
     complete = with_defaults(f"contrastive loss {name!r}", settings, defaults)
@@ -88,9 +92,12 @@ def build_contrastive(settings: Mapping[str, Any]) -> ContrastiveLoss:
         A function (similarity (B, B), scale, positives=None or (B, B) bool) -> scalar.
 
     Raises:
-        ConfigError: as ``complete_contrastive_settings``.
+        ConfigError: as ``complete_contrastive_settings``, or a user's loss cannot be imported or
+            called.
     """
     complete = complete_contrastive_settings(settings)
+    if is_own(complete["name"]):
+        return build_own_loss(complete)
     loss, _ = _named(complete.pop("name"))
     return functools.partial(loss, **complete)
 

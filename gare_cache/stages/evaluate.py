@@ -20,6 +20,7 @@ from gare_cache.evaluation.similarity import Similarity, score_split
 from gare_cache.files import file_digest, replacing, write_json, write_parquet
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.manifest import read_manifest
+from gare_cache.own import own_digests
 from gare_cache.reproducibility import resolve_device
 from gare_cache.stages import ledger
 from gare_cache.stages.analysis import analyse
@@ -102,6 +103,7 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
                 _differences, split=split, settings=settings, rule=settings.missing
             ),
         )
+        metrics["normalisers"]["own"] = own_digests(settings.normalisers)
     retrieved = {name: _retrieved(s, split, settings) for name, s in similarities.items()}
     analysis = analyse(split, heads, similarities, retrieved, scored=HEAD)
     folder = workspace.evaluation

@@ -12,6 +12,7 @@ from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.files import write_text
 from gare_cache.manifest import read_manifest
+from gare_cache.own import is_own
 from gare_cache.reports.content import METRICS, Epoch, NormaliserLedger, ReportContent, ResultRow
 from gare_cache.reports.markdown import render_markdown
 from gare_cache.reports.page import render_html
@@ -108,10 +109,12 @@ def describe_head(settings: dict[str, Any]) -> str:
     head, loss = settings["head"], settings["train"]["loss"]
     parts = [head["projection"]] if head["projection"] != "none" else []
     parts.append(head["aggregator"]["name"])
-    if head["interaction"]["name"] == "pooled":
+    interaction = head["interaction"]["name"]
+    if interaction == "pooled":
         parts.append(f"{head['pooling']['name'].replace('_', '-')} pooling")
     else:
-        parts.append(f"{head['interaction']['name'].replace('_', '-')} interaction")
+        shown = interaction if is_own(interaction) else interaction.replace("_", "-")
+        parts.append(f"{shown} interaction")
     parts += [_describe_gap(head["gap"])] if head["gap"] else []
     contrastive = loss["contrastive"]["name"]
     losses = [_LOSS_NAMES.get(contrastive, contrastive)]

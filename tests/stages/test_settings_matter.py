@@ -132,8 +132,9 @@ ELSEWHERE = {
     "encoder.pretrained",
     "encoder.quick_gelu",
     "encoder.trust_checkpoint",
-    "head.aggregator.options",  # of classes of one's own, refused for the built-in ones
+    "head.aggregator.options",  # of parts of one's own: test_own_parts.py
     "head.interaction.options",
+    "train.loss.contrastive.options",
     "extract.deadline_seconds",
     "extract.max_failed_percent",
     "train.threads",

@@ -1,0 +1,57 @@
+"""A user's own temporal aggregator inside a head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from gare_cache.heads.own_parts import build_own_module, require_result
+
+
+class OwnAggregator(nn.Module):
+    """Call a user's module (frames, mask) -> frames and check what it returns."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__()
+        self.module = module
+        self.name = name
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Aggregate.
+
+        Args:
+            frames: (V, F, D).
+            mask: (V, F) bool, True on real frames, which come first in every row.
+
+        Returns:
+            (V, F, D).
+
+        Raises:
+            ConfigError: the result has another shape, dtype or device.
+        """
+        return require_result(
+            self.module(frames, mask),
+            shape=tuple(frames.shape),
+            like=frames,
+            what=f"aggregator {self.name!r}",
+            letters="(V, F, D)",
+        )
+
+
+def build_own_aggregator(
+    settings: Mapping[str, Any], *, dim: int, max_frames: int
+) -> OwnAggregator:
+    """Build a user's aggregator ``MyAggregator(dim=D, max_frames=F, **options)``.
+
+    Args:
+        settings: ``name`` and ``options``, complete.
+        dim: width D of the frames.
+        max_frames: the most frames of a video.
+
+    Raises:
+        ConfigError: it cannot be imported or built.
+    """
+    module = build_own_module(settings, what="aggregator", dim=dim, max_frames=max_frames)
+    return OwnAggregator(module, settings["name"])

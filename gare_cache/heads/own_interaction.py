@@ -1,0 +1,104 @@
+"""A user's own interaction inside a head: any module that scores texts against videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.heads.own_parts import build_own_module, require_result
+from gare_cache.heads.pairs import PairScores, Words
+
+SIDES = ("text", "video")
+
+
+class OwnInteraction(nn.Module):
+    """Call a user's module on all pairs and check what it returns.
+
+    The module is called as ``module(text, frames, mask)``, or with the words as a fourth argument
+    where it sets ``needs_words``. It returns the scores (T, V), or ``PairScores`` with increments.
+    Its method ``pair_elements(num_frames, num_words, dim)``, where it has one, says how many
+    numbers it keeps for one pair, so that blocks fit into memory (see ``DenseScorer``).
+    """
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        """Wrap a module.
+
+        Args:
+            module: the user's.
+            name: its import path, for messages.
+
+        Raises:
+            ConfigError: its ``side`` is unknown, or its ``needs_words`` is no bool.
+        """
+        super().__init__()
+        self.module = module
+        self.name = name
+        if hasattr(module, "pair_elements"):
+            self.pair_elements = module.pair_elements
+        if self.side not in SIDES:
+            raise ConfigError(unknown_name(f"side of {self._what}", str(self.side), SIDES))
+        if not isinstance(self.needs_words, bool):
+            raise ConfigError(
+                f"needs_words of {self._what} is {self.needs_words!r}; it must be True or False"
+            )
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether the score depends on the texts' word tokens; False unless the module says so."""
+        return getattr(self.module, "needs_words", False)
+
+    @property
+    def side(self) -> str:
+        """The side that the increment corrects; ``text`` unless the module says otherwise."""
+        return getattr(self.module, "side", "text")
+
+    def forward(
+        self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None
+    ) -> PairScores:
+        """Score all pairs: text (T, D), frames (V, F, D), mask (V, F), words where needed.
+
+        Raises:
+            ConfigError: the result has another type, shape, dtype or device than it must have.
+        """
+        arguments = (text, frames, mask, words) if self.needs_words else (text, frames, mask)
+        found: Any = self.module(*arguments)
+        scores, delta = found, None
+        if isinstance(found, PairScores):
+            scores, delta = found.similarity, found.delta
+        shape = (len(text), len(frames))
+        similarity = require_result(
+            scores, shape=shape, like=text, what=self._what, letters="(T, V)"
+        )
+        if delta is not None:
+            delta = require_result(
+                delta,
+                shape=(*shape, text.shape[1]),
+                like=text,
+                what=f"delta of {self._what}",
+                letters="(T, V, D)",
+            )
+        return PairScores(similarity, delta)
+
+    @property
+    def _what(self) -> str:
+        return f"interaction {self.name!r}"
+
+
+def build_own_interaction(
+    settings: Mapping[str, Any], *, dim: int, max_frames: int
+) -> OwnInteraction:
+    """Build a user's interaction ``MyHead(dim=D, max_frames=F, **options)``.
+
+    Args:
+        settings: ``name`` and ``options``, complete.
+        dim: width D of the features.
+        max_frames: the most frames of a video.
+
+    Raises:
+        ConfigError: it cannot be imported or built.
+    """
+    module = build_own_module(settings, what="interaction", dim=dim, max_frames=max_frames)
+    return OwnInteraction(module, settings["name"])

@@ -1,0 +1,62 @@
+"""Building and checking a user's own modules inside a head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from gare_cache.errors import ConfigError
+from gare_cache.own import import_own, require_signature
+
+
+def build_own_module(
+    settings: Mapping[str, Any], *, what: str, dim: int, max_frames: int
+) -> nn.Module:
+    """Import a user's class and call it as ``MyPart(dim=D, max_frames=F, **options)``.
+
+    Raises:
+        ConfigError: it cannot be imported or called so, or what it makes is no ``nn.Module``.
+    """
+    name, options = settings["name"], settings["options"]
+    constructor = import_own(name, what=what)
+    require_signature(constructor, name, what=what, keywords=("dim", "max_frames"), options=options)
+    module = constructor(dim=dim, max_frames=max_frames, **options)
+    if not isinstance(module, nn.Module):
+        raise ConfigError(
+            f"{what} {name!r} makes a {type(module).__name__}; it must make a torch.nn.Module, so "
+            "that its weights are trained and kept"
+        )
+    return module
+
+
+def require_result(
+    found: Any, *, shape: tuple[int, ...], like: Tensor, what: str, letters: str
+) -> Tensor:
+    """Check what a user's module returned.
+
+    Args:
+        found: the result.
+        shape: what it must have.
+        like: a tensor whose dtype and device it must have.
+        what: ``"interaction 'my:Head'"``.
+        letters: the shape in the letters of the docs.
+
+    Raises:
+        ConfigError: it is no tensor, or one of another shape, dtype or device.
+    """
+    if not isinstance(found, Tensor):
+        raise ConfigError(
+            f"{what} returned a {type(found).__name__}; it must return a tensor {letters}"
+        )
+    if tuple(found.shape) != shape:
+        raise ConfigError(
+            f"{what} returned a tensor of shape {tuple(found.shape)}; {letters} is {shape} here"
+        )
+    if found.dtype != like.dtype or found.device != like.device:
+        raise ConfigError(
+            f"{what} returned {found.dtype} on {found.device}; its inputs are {like.dtype} on "
+            f"{like.device}, and so must its result be"
+        )
+    return found

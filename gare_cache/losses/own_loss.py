@@ -1,0 +1,64 @@
+"""A user's own contrastive loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from gare_cache.errors import ConfigError
+from gare_cache.own import import_own, require_signature
+
+
+def build_own_loss(settings: Mapping[str, Any]) -> Callable[..., Tensor]:
+    """Import a user's loss and bind it to its options.
+
+    Args:
+        settings: ``name``, an import path, and ``options``, complete.
+
+    Returns:
+        A function (similarity (B, B), scale, *, positives=None or (B, B) bool) -> scalar that
+        calls ``my_loss(similarity, scale, positives=positives, **options)`` and raises a
+        ``ConfigError`` where the result is no scalar, or cannot be differentiated.
+
+    Raises:
+        ConfigError: it cannot be imported or called so.
+    """
+    name, options = settings["name"], settings["options"]
+    function = import_own(name, what="loss")
+    require_signature(
+        function,
+        name,
+        what="loss",
+        arguments=("similarity", "scale"),
+        keywords=("positives",),
+        options=options,
+    )
+
+    def loss(
+        similarity: Tensor, scale: Tensor | float, *, positives: Tensor | None = None
+    ) -> Tensor:
+        found = function(similarity, scale, positives=positives, **options)
+        return _require_scalar(found, similarity, name)
+
+    return loss
+
+
+def _require_scalar(found: Any, similarity: Tensor, name: str) -> Tensor:
+    if not isinstance(found, Tensor):
+        raise ConfigError(
+            f"loss {name!r} returned a {type(found).__name__}; it must return a tensor, so that it "
+            "can be differentiated"
+        )
+    if found.dim() != 0:
+        raise ConfigError(
+            f"loss {name!r} returned a tensor of shape {tuple(found.shape)}; it must be a scalar: "
+            "average over the pairs"
+        )
+    if similarity.requires_grad and not found.requires_grad:
+        raise ConfigError(
+            f"loss {name!r} does not depend on the similarity, as far as gradients tell; keep to "
+            "torch's functions, without detach, item, argmax or numpy on the way"
+        )
+    return found
