@@ -498,6 +498,48 @@ def diagnose(
     typer.echo(f"{workspace.outputs / 'diagnosis' / 'diagnosis.html'}")
 
 
+@app.command("check-head")
+def check_head(
+    name: Annotated[str, typer.Argument(help="Import path, such as my_head:MyHead.")],
+    role: Annotated[
+        str, typer.Option("--as", help="head (an interaction) or aggregator.")
+    ] = "head",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of its options; may be repeated."),
+    ] = None,
+    dim: Annotated[int, typer.Option(min=1, help="Width of the features.")] = 64,
+    frames: Annotated[int, typer.Option(min=1, help="The most frames of a video.")] = 8,
+    aggregator: Annotated[
+        str, typer.Option(help="That a head is checked behind; its name or import path.")
+    ] = "mean",
+    galleries: Annotated[int, typer.Option(min=1, help="Random galleries of the leak test.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, features and draws.")] = 0,
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Check a head or aggregator of your own on random features, before anything is trained.
+
+    Shapes, gradients, padding, order, batches, dropout, saving, learning and leaks: one row each,
+    and what to do where one fails; exit code 2, or 3 for a leak. Needs no data: of --params only
+    the folder counts, whose modules can be imported. docs/extending.md.
+    """
+    from gare_cache.stages.check_head import check_head, parse_options
+
+    lines = check_head(
+        name,
+        folder=params.parent,
+        role=role,
+        options=parse_options(option or []),
+        dim=dim,
+        frames=frames,
+        aggregator=aggregator,
+        galleries=galleries,
+        seed=seed,
+    )
+    for line in lines:
+        typer.echo(line)
+
+
 @cache_app.command("list")
 def list_caches(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Show all caches under the root: data set, encoder, sampling, items, size, state."""

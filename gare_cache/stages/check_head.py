@@ -1,0 +1,138 @@
+"""Stage check-head: a head or aggregator of one's own, checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from gare_cache.config import EvaluateSettings
+from gare_cache.errors import ConfigError, GareCacheError, unknown_name
+from gare_cache.evaluation.canary import LeakFound, explain_failure
+from gare_cache.evaluation.contract import SCORING_CHECKS, check_contract
+from gare_cache.evaluation.contract_rows import ContractRow
+from gare_cache.heads.retrieval import RetrievalHead, build_head
+from gare_cache.own import split_own, use_project
+from gare_cache.stages.canary import check_random_features
+from gare_cache.stages.plain_table import plain_table
+
+GALLERIES = 50
+
+
+class ContractBroken(GareCacheError, ValueError):
+    """A head does not keep to what training and evaluation take for granted."""
+
+
+def _interaction(name: str, options: Mapping[str, Any], aggregator: str) -> dict[str, Any]:
+    return {
+        "interaction": {"name": name, "options": options},
+        "aggregator": {"name": aggregator},
+    }
+
+
+def _aggregator(name: str, options: Mapping[str, Any], aggregator: str) -> dict[str, Any]:
+    return {"aggregator": {"name": name, "options": options}, "pooling": {"name": "mean"}}
+
+
+ROLES: dict[str, Callable[[str, Mapping[str, Any], str], dict[str, Any]]] = {
+    "head": _interaction,
+    "aggregator": _aggregator,
+}
+
+
+def check_head(
+    name: str,
+    *,
+    folder: Path,
+    role: str = "head",
+    options: Mapping[str, Any] | None = None,
+    dim: int = 64,
+    frames: int = 8,
+    aggregator: str = "mean",
+    galleries: int = GALLERIES,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Build a part of one's own into a head and check that; yield a table, and what to do.
+
+    Args:
+        name: import path.
+        folder: of the project: its modules can be imported.
+        role: ``head`` (an interaction) or ``aggregator``.
+        options: what the part is built with.
+        dim: width D of the features.
+        frames: the most frames F of a video.
+        aggregator: that a head is checked behind; an aggregator is checked under mean pooling.
+        galleries: random galleries of the leak test.
+        seed: of weights, features and draws.
+
+    Raises:
+        ContractBroken: after the last line, where a row fails.
+        LeakFound: likewise, where recall on random features is not chance.
+        ConfigError: the role is unknown, or the name is no import path, or the part cannot
+            be imported or built.
+    """
+    if role not in ROLES:
+        raise ConfigError(unknown_name("role", role, ROLES))
+    split_own(name)
+    use_project(folder)
+    torch.manual_seed(seed)
+    head = build_head(dim=dim, max_frames=frames, **ROLES[role](name, options or {}, aggregator))
+    rows = check_contract(head, build_head, seed=seed)
+    leak = None
+    if all(row.passed for row in rows[: len(SCORING_CHECKS)]):
+        chance, leak = _chance(head.eval(), galleries, seed)
+        rows.append(chance)
+    yield from _table(rows)
+    failed = [row for row in rows if not row.passed]
+    for row in failed:
+        yield f"{row.name}: {row.remedy}"
+    if leak is not None:
+        raise LeakFound(leak)
+    if failed:
+        raise ContractBroken(
+            f"{role} {name!r} breaks {len(failed)} of {len(rows)} rules, the first: "
+            f"{failed[0].name}: {failed[0].seen}; what to do stands below the table "
+            "(docs/extending.md)"
+        )
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value`` texts, the values as YAML.
+
+    Raises:
+        ConfigError: a text has no ``=`` or no key, its value is no YAML, or a key stands twice.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--option is {text!r}; write key=value, such as heads=2")
+        if key in options:
+            raise ConfigError(f"--option {key} stands twice; give it once")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as err:
+            raise ConfigError(f"--option {key}: {value!r} is no YAML value") from err
+    return options
+
+
+def _chance(head: RetrievalHead, galleries: int, seed: int) -> tuple[ContractRow, str | None]:
+    name = "recall is chance on random features"
+    rows = check_random_features(head, EvaluateSettings(), galleries=galleries, seed=seed)
+    leak = explain_failure(rows)
+    queries = sum(row.queries for row in rows)
+    hits, expected = (sum(getattr(row, key) or 0 for row in rows) for key in ("hits", "expected"))
+    seen = f"{hits:,} hits in {queries:,} queries, {expected:,.1f} by chance"
+    remedy = (
+        "the head finds the true video where nothing points to it: it uses the row of text or "
+        "video, or mixes texts into videos of the same row (docs/canary.md)"
+    )
+    return ContractRow(name, leak is None, seen, "" if leak is None else remedy), leak
+
+
+def _table(rows: Sequence[ContractRow]) -> list[str]:
+    cells = [(row.name, "pass" if row.passed else "FAIL", row.seen) for row in rows]
+    return plain_table(("check", "result", "seen"), cells, num_left=3)
