@@ -1,0 +1,312 @@
+"""A trained run in a program of one's own: score sentences against videos, rank videos.
+
+Everything public here is also ``gare_cache.load_run`` and so on; docs/api.md has examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gare_cache.cache.reader import FeatureCache
+from gare_cache.cache.schema import LENGTHS, WORDS
+from gare_cache.data.frames import even_positions, take_frames
+from gare_cache.data.words import Words, WordTokens
+from gare_cache.encoders.encoder import Encoder
+from gare_cache.errors import CacheError, ConfigError, FingerprintMismatch, unknown_name
+from gare_cache.heads.retrieval import RetrievalHead
+from gare_cache.heads.scoring import blocks
+from gare_cache.manifest import read_manifest
+from gare_cache.own import use_project
+from gare_cache.reproducibility import resolve_device
+from gare_cache.stages.encode_units import encode_captions
+from gare_cache.stages.project_encoder import project_encoder
+from gare_cache.stages.workspace import Workspace, open_features, open_workspace
+from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_encoder
+
+Array = npt.NDArray[Any]
+Scores = npt.NDArray[np.float32]
+
+# Videos whose frames are held as float32 at a time.
+_VIDEOS_AT_A_TIME = 4096
+
+
+@dataclass(frozen=True)
+class Found:
+    """A video that a sentence found.
+
+    Attributes:
+        video_id: of the video.
+        score: of the pair, a cosine for the heads of this package.
+    """
+
+    video_id: str
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained head with what it was trained on; made by ``load_run``.
+
+    Attributes:
+        outputs: folder of the run.
+        head: the head, in evaluation mode, on the device.
+        settings: of the run: ``head`` and ``train``, as params.yaml had them.
+        record: of the run: seed, data, versions, machine, validation score.
+        encoder_id: identity of the encoder whose features the head takes.
+        device: where scores are computed.
+    """
+
+    outputs: Path
+    head: RetrievalHead
+    settings: Mapping[str, Any]
+    record: Mapping[str, Any]
+    encoder_id: str
+    device: torch.device
+    _checkpoint: Checkpoint
+    _params: Path
+
+    @cached_property
+    def cache(self) -> FeatureCache:
+        """The features that the run's project has now.
+
+        Raises:
+            ConfigError: there is no params.yaml.
+            CacheError: nothing was extracted, or the cache is gone or changed.
+            FingerprintMismatch: it holds features of another encoder.
+        """
+        cache, _ = open_features(self._workspace)
+        require_encoder(self._checkpoint, cache.encoder_id, where=cache.folder)
+        return cache
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The project's encoder, loaded on first use.
+
+        Raises:
+            ConfigError: there is no params.yaml, or it names no encoder (imported features).
+            FingerprintMismatch: it is another encoder than the head's.
+        """
+        workspace = self._workspace
+        manifest = read_manifest(workspace.manifest)
+        encoder = project_encoder(workspace, manifest, device=str(self.device))
+        if encoder.encoder_id != self.encoder_id:
+            raise FingerprintMismatch(
+                f"the head of {self.outputs} was trained on encoder {self.encoder_id[:12]}, but "
+                f"{self._params} describes encoder {encoder.encoder_id[:12]}; set encoder as it was"
+            )
+        return encoder
+
+    def video_ids(self, split: str | None = None) -> list[str]:
+        """Return the ids of the videos with features.
+
+        Args:
+            split: ``train``, ``val`` or ``test``; None for all that the cache holds.
+
+        Raises:
+            CacheError: the manifest has no such split.
+        """
+        table = self.cache.tables["video"]
+        ids = [id_ for id_, row in table.latest().items() if table.status(row) == "ok"]
+        if split is None:
+            return ids
+        rows = read_manifest(self._workspace.manifest).videos.to_pylist()
+        splits = {row["video_id"]: row["split"] for row in rows}
+        if split not in splits.values():
+            raise CacheError(unknown_name("split", split, set(splits.values())))
+        return [id_ for id_ in ids if splits.get(id_) == split]
+
+    def frames(self, video_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return what the head sees of some videos.
+
+        Args:
+            video_ids: ids of the cache.
+
+        Returns:
+            (V, F, D) float32 frames, zero on padding, and their (V, F) mask, on the device.
+
+        Raises:
+            CacheError: a video is not in the cache, or could not be encoded.
+        """
+        found = self.cache.videos(list(video_ids))
+        empty = [id_ for id_, n in zip(video_ids, found.num_frames, strict=True) if n == 0]
+        if empty:
+            reason = self.cache.failures().get(empty[0], "no frames")
+            raise CacheError(
+                f"{len(empty)} of {len(video_ids)} videos have no features (first: {empty[0]!r}: "
+                f"{reason}); leave them out: Run.video_ids() lists those that have"
+            )
+        counts = torch.from_numpy(found.num_frames)
+        mask = torch.arange(found.frames.shape[1]) < counts[:, None]
+        frames = torch.from_numpy(found.frames).float().masked_fill(~mask[..., None], 0.0)
+        most = self.head.settings["max_frames"]
+        if most < frames.shape[1]:
+            frames, mask = take_frames(frames, mask, even_positions(mask.sum(dim=1), most))
+        return frames.to(self.device), mask.to(self.device)
+
+    def encode(self, sentences: Sequence[str]) -> tuple[Tensor, Words | None]:
+        """Encode sentences as extraction encodes captions, float16 rounding included.
+
+        Args:
+            sentences: at least one.
+
+        Returns:
+            (T, D) float32 features and, where the head needs them, word tokens (T, W, D) and their
+            mask (T, W), on the device.
+
+        Raises:
+            ConfigError: there is no sentence, or as ``encoder``.
+        """
+        if isinstance(sentences, str) or not sentences:
+            raise ConfigError(f"sentences are {sentences!r}; give a list of at least one sentence")
+        unit = encode_captions(
+            self.encoder,
+            range(len(sentences)),
+            list(sentences),
+            batch_captions=self._workspace.params.extract.batch_captions,
+            with_words=self._workspace.params.extract.word_tokens or self.head.needs_words,
+            on_captions=lambda _: None,
+        )
+        features = torch.from_numpy(unit.values["text/features"]).float().to(self.device)
+        if not self.head.needs_words:
+            return features, None
+        tokens, lengths = (torch.from_numpy(unit.values[key]) for key in (WORDS, LENGTHS))
+        words = WordTokens(tokens.to(self.device), lengths.long().to(self.device))
+        return features, words.padded(torch.arange(len(sentences), device=self.device))
+
+    def score(
+        self,
+        texts: Sequence[str] | Tensor | Array,
+        videos: Sequence[str] | tuple[Any, Any] | None = None,
+        *,
+        words: tuple[Any, Any] | None = None,
+    ) -> Scores:
+        """Score texts against videos.
+
+        Args:
+            texts: sentences, or features (T, D) of the run's encoder.
+            videos: ids of the cache, frames (V, F, D) of the run's encoder with their mask
+                (V, F), or None for all videos of ``video_ids()``.
+            words: word tokens (T, W, D) and their mask (T, W) to features given as ``texts``,
+                where ``run.head.needs_words``; sentences bring their own.
+
+        Returns:
+            (T, V) float32, rows are texts; higher fits better.
+
+        Raises:
+            ConfigError: shapes do not fit, word tokens are missing or superfluous, or as
+                ``encode``.
+            CacheError: as ``cache`` and ``frames``.
+        """
+        text, tokens = self._texts(texts, words)
+        if isinstance(videos, tuple) and len(videos) == 2 and not isinstance(videos[0], str):
+            frames, mask = (_tensor(one, self.device) for one in videos)
+            return self._similarity(text, frames, mask, tokens)
+        ids = self.video_ids() if videos is None else list(videos)
+        if not ids:
+            raise ConfigError("there is no video to score; give at least one id")
+        parts = [
+            self._similarity(text, *self.frames(ids[part]), tokens)
+            for part in blocks(len(ids), _VIDEOS_AT_A_TIME)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def search(
+        self, sentence: str, *, top: int = 10, videos: Sequence[str] | None = None
+    ) -> list[Found]:
+        """Rank videos for a sentence.
+
+        Args:
+            sentence: what to look for.
+            top: how many videos.
+            videos: ids to search; None for all of the cache.
+
+        Returns:
+            The best first; of equal scores the earlier id of ``videos``.
+
+        Raises:
+            ConfigError: ``top`` is below 1, or as ``score``.
+        """
+        if top < 1:
+            raise ConfigError(f"top is {top}; ask for at least 1 video")
+        ids = self.video_ids() if videos is None else list(videos)
+        scores = self.score([sentence], ids)[0]
+        best = np.argsort(-scores, kind="stable")[:top]
+        return [Found(ids[place], float(scores[place])) for place in best]
+
+    @property
+    def _workspace(self) -> Workspace:
+        if not self._params.is_file():
+            raise ConfigError(
+                f"{self._params} does not exist, and it says where the features are and which "
+                "encoder made them; give it with load_run(outputs, params=...), or score features "
+                "and frames of your own"
+            )
+        return open_workspace(self._params, self.outputs)
+
+    def _texts(
+        self, texts: Sequence[str] | Tensor | Array, words: tuple[Any, Any] | None
+    ) -> tuple[Tensor, Words | None]:
+        if not isinstance(texts, Tensor | np.ndarray):
+            if words is not None:
+                raise ConfigError("sentences bring their own word tokens; leave words out")
+            return self.encode(texts)
+        if words is None:
+            if self.head.needs_words:
+                raise ConfigError(
+                    "this head compares the word tokens of the texts: give "
+                    "words=(tokens (T, W, D), mask (T, W)) beside their features, or sentences"
+                )
+            return _tensor(texts, self.device), None
+        if not self.head.needs_words:
+            raise ConfigError("this head reads no word tokens; leave words out")
+        tokens, mask = (_tensor(one, self.device) for one in words)
+        return _tensor(texts, self.device), (tokens, mask)
+
+    def _similarity(
+        self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None
+    ) -> Scores:
+        scores: Scores = self.head.similarity(text, frames, mask, words).cpu().numpy()
+        return scores
+
+
+def load_run(outputs: Path | str, *, params: Path | str | None = None, device: str = "auto") -> Run:
+    """Load the head that ``gare-cache train`` left in a folder of outputs.
+
+    Args:
+        outputs: the folder, with ``run/head.safetensors`` in it.
+        params: the project's params.yaml; None looks beside the folder. Its folder is where
+            modules of your own are imported from.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ConfigError: nothing was trained there, or a part of your own cannot be imported or has
+            changed.
+    """
+    folder = Path(outputs)
+    file = folder.absolute().parent / "params.yaml" if params is None else Path(params)
+    use_project(file.parent)
+    checkpoint = load_checkpoint(folder / "run" / "head.safetensors")
+    target = resolve_device(device)
+    return Run(
+        outputs=folder,
+        head=checkpoint.head.to(target),
+        settings=checkpoint.record["settings"],
+        record=checkpoint.record,
+        encoder_id=checkpoint.encoder_id,
+        device=target,
+        _checkpoint=checkpoint,
+        _params=file,
+    )
+
+
+def _tensor(values: Any, device: torch.device) -> Tensor:
+    return torch.as_tensor(values).to(device)
