@@ -70,7 +70,7 @@ def root(
     [bold]gare-cache init[/bold], which writes params.yaml and dvc.yaml.
 
     Exit codes: 0 done, 1 the machine failed (disk, device, network), 2 a mistake in settings or
-    data, 3 the canary found a leak, 130 interrupted.
+    data, 3 the canary found a leak or a run did not come out again, 130 interrupted.
     """
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s"
@@ -536,6 +536,67 @@ def check_head(
         galleries=galleries,
         seed=seed,
     )
+    for line in lines:
+        typer.echo(line)
+
+
+@app.command()
+def ablate(
+    study: Annotated[Path, typer.Argument(help="A study file, see docs/studies.md.")],
+    outputs: Annotated[
+        Path | None,
+        typer.Option("--outputs", "-o", help="Folder of the outputs. [default: the project's]"),
+    ] = None,
+    device: Device = "auto",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in a process.")] = 1,
+    limit: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Train at most N runs now.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show variants, runs and time; do nothing.")
+    ] = False,
+    final: Annotated[
+        bool, typer.Option("--final", help="Score the test split, once a run, and show it.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try runs again that failed before.")
+    ] = False,
+    extract: Annotated[
+        bool, typer.Option("--extract", help="Prepare and extract features that are missing.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Train one row again and compare: --check [ROW].")
+    ] = False,
+    row: Annotated[
+        int | None, typer.Argument(metavar="[ROW]", help="For --check: its number in the plan.")
+    ] = None,
+) -> None:
+    """Train the runs of a study that are missing, rank its variants on validation, compare them.
+
+    Variants, seeds, the reference row and the protocol stand in the study file. Finished runs are
+    kept under .gare/runs and skipped, also by other studies; can be interrupted and run again at
+    any time. Writes runs, ranks and history as Parquet and study.json under
+    outputs/studies/NAME/. docs/studies.md explains it.
+    """
+    from gare_cache.stages.ablate import ablate
+    from gare_cache.stages.ablate_check import check_row
+
+    if row is not None and not check:
+        raise typer.BadParameter(f"row {row} is given without --check", param_hint="ROW")
+    if check:
+        lines = check_row(study, row=row or 1, outputs=outputs, device=device)
+    else:
+        lines = ablate(
+            study,
+            outputs=outputs,
+            device=device,
+            jobs=jobs,
+            limit=limit,
+            dry_run=dry_run,
+            final=final,
+            retry_failed=retry_failed,
+            extract=extract,
+        )
     for line in lines:
         typer.echo(line)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gare_cache.annotations.record import SPLITS, AnnotationRecord
@@ -66,10 +67,16 @@ class Manifest:
     videos: pa.Table
     captions: pa.Table
 
-    def digest(self) -> str:
-        """Return the SHA-256 (hex) of what is listed: ids, splits and captions, not the files."""
-        listed = self.videos.select(["video_id", "split"])
-        return canonical_digest([listed.to_pylist(), self.captions.to_pylist()])
+    def digest(self, split: str | None = None) -> str:
+        """Return the SHA-256 (hex) of what is listed: ids, splits and captions, not the files.
+
+        Args:
+            split: of this split's items alone; None takes all.
+        """
+        tables = [self.videos.select(["video_id", "split"]), self.captions]
+        if split is not None:
+            tables = [table.filter(pc.equal(table["split"], split)) for table in tables]
+        return canonical_digest([table.to_pylist() for table in tables])
 
     def write(self, folder: Path) -> None:
         """Write ``videos.parquet`` and ``captions.parquet``."""

@@ -1,5 +1,7 @@
 """dvc.yaml says of every stage what it really depends on."""
 
+import csv
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ import grimp
 import pytest
 import yaml
 
+from gare_cache.presets import project_files
 from tests.tiny import change_params, make_project, tiny_params, write_params
 
 REPOSITORY = Path(__file__).parents[1]
@@ -112,6 +115,42 @@ def test_repro_runs_what_is_out_of_date_and_nothing_else(
     _ran(project, dvc)
     assert (project / "outputs/features.json").read_bytes() == first
     assert {path: path.read_bytes() for path in project.glob("cache/*/journal/*")} == journals
+
+
+@pytest.mark.slow
+def test_experiments_show_scores_and_learning_curves(
+    tmp_path: Path, tiny_encoder_dir: Path
+) -> None:
+    dvc = shutil.which("dvc", path=str(Path(sys.executable).parent))
+    if dvc is None:
+        pytest.skip("dvc is not installed beside this Python")
+    project = make_project(tmp_path / "project", tiny_encoder_dir)
+    values = tiny_params(tiny_encoder_dir)
+    values["train"]["loss"] = {"ib": {"weight": 0.0001}}
+    write_params(project, values)
+    files = project_files("generic")
+    for name in ("dvc.yaml", ".gitignore"):
+        (project / name).write_text(files[name])
+    git = ("git", "-c", "user.name=n", "-c", "user.email=n@example.org")
+    _run(project, "git", "init", "--quiet")
+    _run(project, dvc, "init", "--quiet")
+    _run(project, dvc, "repro")
+    _run(project, *git, "add", "--all")
+    _run(project, *git, "commit", "--quiet", "--message", "first")
+    _run(project, dvc, "exp", "run", "-S", "train.epochs=5", "-S", "train.loss.ib.weight=1.0")
+    shown = _run(project, dvc, "exp", "show", "--csv")
+    header, *rows = list(csv.reader(shown.splitlines()))
+    weight, score = header.index("train.loss.ib.weight"), header.index("validation R@1")
+    assert [row[weight] for row in rows] == ["1.0", "0.0001", "1.0"]
+    assert all(float(row[score]) >= 0 for row in rows)
+    differing = json.loads(_run(project, dvc, "metrics", "diff", "--all", "--json"))
+    scores = differing["outputs/evaluation/scores.json"]
+    assert set(scores) >= {"t2v.R@1", "v2t.R@1", "validation R@1"}
+    assert {"old", "new"} <= set(scores["t2v.R@1"])
+    plots = json.loads(_run(project, dvc, "plots", "diff", "HEAD", "--json"))["data"]
+    assert set(plots) == {"Validation R@1", "Training loss"}
+    for curves in plots.values():
+        assert {r for curve in curves for r in curve["revisions"]} == {"HEAD", "workspace"}
 
 
 def _ran(project: Path, dvc: str) -> list[str]:

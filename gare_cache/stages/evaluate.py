@@ -28,7 +28,7 @@ from gare_cache.stages.normalise import normalise_scored, plan_normalisers
 from gare_cache.stages.normaliser_ledger import describe_normalisers
 from gare_cache.stages.progress import say
 from gare_cache.stages.protocol import ProtocolSplit, apply_protocol
-from gare_cache.stages.workspace import Workspace, open_features
+from gare_cache.stages.workspace import SplitLoader, Workspace, open_features
 from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_encoder
 
 ZERO_SHOT = "zero_shot"
@@ -37,21 +37,25 @@ METHOD_TITLES = {ZERO_SHOT: "zero shot", HEAD: "head"}
 # How many items a query keeps in retrieved.parquet.
 MOST_RETRIEVED = 10
 _BOOTSTRAP_SEED = 0
+_SHORT = ("R@1", "R@5", "R@10", "MdR")
 
 Ranks = Mapping[str, Mapping[str, QueryRanks]]
 
 
-def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
+def evaluate(
+    workspace: Workspace, *, device: str = "auto", load: SplitLoader | None = None
+) -> dict[str, Any]:
     """Score the trained head, and zero-shot mean pooling beside it.
 
     Writes into ``evaluation/``: ``metrics.json``; ``ranks.parquet``, one row a method, direction
     and listed query; ``retrieved.parquet``, the first ten items of each; ``similarity.npy``,
-    (T, V) cosines of the head; ``analysis.json``. A scoring of the test split is entered in the
-    ledger first.
+    (T, V) cosines of the head; ``analysis.json``; ``scores.json``, the few that DVC shows of a
+    run. A scoring of the test split is entered in the ledger first.
 
     Args:
         workspace: the project.
         device: where to score.
+        load: in place of ``load_split``, one that keeps what it loaded for the next scoring.
 
     Returns:
         The content of ``metrics.json``.
@@ -66,17 +70,17 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     cache, _ = open_features(workspace)
     require_encoder(checkpoint, cache.encoder_id, where=cache.folder)
     manifest = read_manifest(workspace.manifest)
-    load = functools.partial(
-        load_split,
+    load_here = functools.partial(
+        load or load_split,
         cache,
         manifest,
         device=target,
         num_frames=checkpoint.head.settings["max_frames"],
         words=checkpoint.head.needs_words,
     )
-    loaded = load(settings.split)
+    loaded = load_here(settings.split)
     split = apply_protocol(loaded, manifest, settings)
-    plan = plan_normalisers(settings, split.features, load)
+    plan = plan_normalisers(settings, split.features, load_here)
     heads = {ZERO_SHOT: zero_shot_head(loaded), HEAD: checkpoint.head.to(target)}
     similarities = {name: score_split(head, split.features) for name, head in heads.items()}
     if settings.split == ledger.TEST:
@@ -108,6 +112,7 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     analysis = analyse(split, heads, similarities, retrieved, scored=HEAD)
     folder = workspace.evaluation
     write_json(folder / "metrics.json", metrics)
+    write_json(folder / "scores.json", _short_scores(metrics, checkpoint))
     write_json(folder / "analysis.json", analysis)
     write_parquet(folder / "ranks.parquet", _ranks_table(ranks, split))
     write_parquet(folder / "retrieved.parquet", _retrieved_table(retrieved, similarities, split))
@@ -118,6 +123,12 @@ def evaluate(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     if settings.split == ledger.TEST:
         say(str(ledger_count(workspace)))
     return metrics
+
+
+def _short_scores(metrics: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    scores = metrics["methods"][HEAD]
+    shown = {d: {name: scores[d][name] for name in _SHORT} for d in DIRECTIONS}
+    return {**shown, "validation R@1": checkpoint.record["validation_score"]}
 
 
 def zero_shot_head(split: FeatureSplit) -> RetrievalHead:

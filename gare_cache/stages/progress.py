@@ -6,13 +6,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
+_outer: ContextVar[Progress | None] = ContextVar("_outer", default=None)
+_quiet: ContextVar[bool] = ContextVar("_quiet", default=False)
 
 
 @contextmanager
 def progress(label: str, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show how far a piece of work is, on stderr.
+
+    On a terminal, work inside other work has its bar below the other's, until it is done.
 
     Args:
         label: what is counted, for example ``"encode videos"``.
@@ -22,7 +31,9 @@ def progress(label: str, total: int, *, done: int = 0) -> Iterator[Callable[[int
     Yields:
         A function that takes the amount done since its last call.
     """
-    if sys.stderr.isatty():
+    if _quiet.get():
+        yield lambda amount: None
+    elif sys.stderr.isatty():
         with _bar(label, total, done) as advance:
             yield advance
     else:
@@ -31,7 +42,35 @@ def progress(label: str, total: int, *, done: int = 0) -> Iterator[Callable[[int
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Show nothing of what is called inside."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+@contextmanager
 def _bar(label: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    outer = _outer.get()
+    if outer is not None:
+        task = outer.add_task(label, total=total, completed=done)
+        try:
+            yield lambda amount: outer.advance(task, amount)
+        finally:
+            outer.remove_task(task)
+        return
+    with _new_bar() as bar:
+        token = _outer.set(bar)
+        task = bar.add_task(label, total=total, completed=done)
+        try:
+            yield lambda amount: bar.advance(task, amount)
+        finally:
+            _outer.reset(token)
+
+
+def _new_bar() -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -41,15 +80,13 @@ def _bar(label: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn,
     )
 
-    columns = (
-        TextColumn("{task.description}"),
+    return Progress(
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
+        console=Console(stderr=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, completed=done)
-        yield lambda amount: bar.advance(task, amount)
 
 
 @contextmanager
@@ -72,5 +109,6 @@ def _lines(label: str, total: int, done: int) -> Iterator[Callable[[int], None]]
 
 def say(line: str) -> None:
     """Write a line for people to stderr, where it does not mix with results."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    if not _quiet.get():
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()

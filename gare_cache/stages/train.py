@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -14,16 +15,16 @@ from gare_cache.cache.reader import FeatureCache
 from gare_cache.config import HeadSettings, Params, TrainSettings
 from gare_cache.data.batches import num_batches
 from gare_cache.data.frames import FrameChoice
-from gare_cache.data.split import FeatureSplit, load_split
+from gare_cache.data.split import load_split
 from gare_cache.errors import CacheError, ConfigError
 from gare_cache.files import canonical_digest, write_json, write_text
 from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_from_encoder
 from gare_cache.losses.objective import Objective
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest import Manifest, read_manifest
 from gare_cache.own import own_digests
 from gare_cache.reproducibility import make_deterministic, provenance, resolve_device, source_digest
 from gare_cache.stages.progress import progress, say
-from gare_cache.stages.workspace import Workspace, open_features
+from gare_cache.stages.workspace import SplitLoader, Workspace, open_features
 from gare_cache.training.checkpoint import save_checkpoint
 from gare_cache.training.distributed import Processes, own_device, process_group
 from gare_cache.training.loop import TrainingState, train_head
@@ -41,18 +42,25 @@ _TRAINING_CODE = (
     "losses",
     "training",
 )
+_FEATURES_IDENTITY = ("encoder_id", "extraction_id", "content_digest")
 
 
-def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
+def train(
+    workspace: Workspace, *, device: str = "auto", load: SplitLoader | None = None
+) -> dict[str, Any]:
     """Train a head and write ``run/{head.safetensors, train_log.jsonl, record.json}``.
 
-    Its state after each epoch is kept under ``.gare/state/<run key>/``; a run that was stopped
-    continues there. Where torchrun has started several processes they train one head together, and
-    the first writes and prints (``gare_cache.training.distributed``).
+    ``learning_curve.csv`` beside them is the log's part that DVC draws.
+
+    Its state after each epoch is kept in a folder of ``workspace.state`` that belongs to this run
+    key, device, machine and these versions; a run that was stopped continues there. Where torchrun
+    has started several processes they train one head together, and the first writes and prints
+    (``gare_cache.training.distributed``).
 
     Args:
         workspace: the project.
         device: where to train; of several processes ``auto`` and ``cuda`` give each its own.
+        load: in place of ``load_split``, one that keeps what it loaded for the next training.
 
     Returns:
         The content of ``record.json``.
@@ -64,10 +72,12 @@ def train(workspace: Workspace, *, device: str = "auto") -> dict[str, Any]:
     target = resolve_device(own_device(device))
     gather = workspace.params.train.reference_gather
     with process_group(target, reference_gather=gather) as processes:
-        return _train(workspace, target, processes)
+        return _train(workspace, target, processes, load or load_split)
 
 
-def _train(workspace: Workspace, target: torch.device, processes: Processes) -> dict[str, Any]:
+def _train(
+    workspace: Workspace, target: torch.device, processes: Processes, load: SplitLoader
+) -> dict[str, Any]:
     params = workspace.params
     settings = params.train
     make_deterministic(seed=settings.seed, threads=settings.threads)
@@ -76,7 +86,7 @@ def _train(workspace: Workspace, target: torch.device, processes: Processes) -> 
     num_frames = _num_frames(settings, cache)
     left_to_chance = settings.views or settings.frame_choice == "jittered"
     head = new_head(params.head, cache, num_frames=num_frames).to(target)
-    train_split = load_split(
+    train_split = load(
         cache,
         manifest,
         "train",
@@ -85,7 +95,7 @@ def _train(workspace: Workspace, target: torch.device, processes: Processes) -> 
         views=settings.views,
         words=head.needs_words,
     )
-    val_split = load_split(
+    val_split = load(
         cache, manifest, "val", device=target, num_frames=num_frames, words=head.needs_words
     )
     loss = settings.loss.model_dump(exclude_none=True, exclude={"false_negatives"})
@@ -99,10 +109,12 @@ def _train(workspace: Workspace, target: torch.device, processes: Processes) -> 
         weight_decay=settings.weight_decay,
         weight_decay_on=settings.weight_decay_on,
     )
-    record = _record(params, features, train_split, val_split, target, processes.count)
-    record = processes.collect(record)[0]
+    identity = training_identity(
+        params, features, listed_digests(manifest), num_processes=processes.count
+    )
+    record = processes.collect(_record(identity, target))[0]
     record |= {"scoring": "exact" if head.exact else "dense in blocks"}
-    state_folder = workspace.state / record["run_key"]
+    state_folder = workspace.state / canonical_digest(record)[:16]
     steps = num_batches(len(train_split.text), settings.batch_size)
 
     first = processes.rank == 0
@@ -128,12 +140,17 @@ def _train(workspace: Workspace, target: torch.device, processes: Processes) -> 
             mask_false_negatives=settings.loss.false_negatives == "mask",
             processes=processes,
         )
-    record |= {"best_epoch": state.best_epoch, "validation_score": state.best_score}
+    record |= {
+        "coverage": {split.name: split.coverage for split in (train_split, val_split)},
+        "best_epoch": state.best_epoch,
+        "validation_score": state.best_score,
+    }
     if objective.learned_radius is not None:
         record["learned_radius"] = objective.learned_radius
     if not first:
         return record
     _write_log(workspace.run / "train_log.jsonl", state)
+    _write_curve(workspace.run / "learning_curve.csv", state)
     save_checkpoint(
         workspace.run / "head.safetensors", head, encoder_id=cache.encoder_id, record=record
     )
@@ -174,6 +191,44 @@ def new_head(settings: HeadSettings, cache: FeatureCache, *, num_frames: int) ->
     return head
 
 
+def training_identity(
+    params: Params,
+    features: Mapping[str, Any],
+    listed: Mapping[str, str],
+    *,
+    num_processes: int = 1,
+) -> dict[str, Any]:
+    """Collect what decides a training: settings, features, what is listed, and the code.
+
+    Machine and versions are not in it; they decide the last bits alone and stand in the record.
+
+    Args:
+        params: settings of the project.
+        features: content of ``features.json``.
+        listed: of ``listed_digests``.
+        num_processes: that train together; each draws its own dropout.
+    """
+    settings = {"head": params.head.model_dump(), "train": params.train.model_dump()}
+    return {
+        "settings": settings,
+        **{name: features[name] for name in _FEATURES_IDENTITY},
+        "data": dict(listed),
+        "processes": num_processes,
+        "source": source_digest(Path(__file__).parents[1], _TRAINING_CODE),
+        "own": own_digests(settings),
+    }
+
+
+def listed_digests(manifest: Manifest) -> dict[str, str]:
+    """Return the digest of what is listed of each split that training sees."""
+    return {split: manifest.digest(split) for split in ("train", "val")}
+
+
+def run_key(identity: Mapping[str, Any]) -> str:
+    """Return the name of a training: the start of its identity's digest."""
+    return canonical_digest(identity)[:16]
+
+
 def _num_frames(settings: TrainSettings, cache: FeatureCache) -> int:
     asked, cached = settings.num_frames, cache.layout.max_frames
     if asked > cached:
@@ -189,36 +244,23 @@ def _num_frames(settings: TrainSettings, cache: FeatureCache) -> int:
     return asked
 
 
-def _record(
-    params: Params,
-    features: dict[str, Any],
-    train_split: FeatureSplit,
-    val_split: FeatureSplit,
-    device: torch.device,
-    num_processes: int,
-) -> dict[str, Any]:
-    data = {
-        split.name: canonical_digest([split.video_ids, split.caption_ids, split.captions])
-        for split in (train_split, val_split)
-    }
-    package = Path(__file__).parents[1]
-    settings = {"head": params.head.model_dump(), "train": params.train.model_dump()}
-    origin = {
-        "settings": settings,
-        "encoder_id": features["encoder_id"],
-        "extraction_id": features["extraction_id"],
-        "content_digest": features["content_digest"],
-        "data": data,
+def _record(identity: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        **identity,
+        "run_key": run_key(identity),
         "device": str(device),
-        "processes": num_processes,
-        "source": source_digest(package, _TRAINING_CODE),
-        "own": own_digests(settings),
         "provenance": provenance(),
     }
-    coverage = {split.name: split.coverage for split in (train_split, val_split)}
-    return {**origin, "run_key": canonical_digest(origin)[:16], "coverage": coverage}
 
 
 def _write_log(path: Path, state: TrainingState) -> None:
     lines = [json.dumps(asdict(record), sort_keys=True) for record in state.history]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def _write_curve(path: Path, state: TrainingState) -> None:
+    rows = [
+        f"{r.epoch},{r.losses['total']},{r.validation['t2v R@1']},{r.validation['v2t R@1']}"
+        for r in state.history
+    ]
+    write_text(path, "\n".join(["epoch,loss,t2v R@1,v2t R@1", *rows]) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,28 +11,41 @@ from typing import Any
 from gare_cache.cache.identity import cache_root
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.config import Params, load_params
+from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import CacheError, FingerprintMismatch
 from gare_cache.files import write_json
 from gare_cache.own import use_project
 
+# Has the arguments of ``gare_cache.data.split.load_split``.
+SplitLoader = Callable[..., FeatureSplit]
+
 
 @dataclass(frozen=True)
 class Workspace:
-    """A project: the folder of its params.yaml, the settings, and the folder of its outputs."""
+    """A project and one run of it.
+
+    Attributes:
+        project: folder of params.yaml.
+        params: the settings.
+        outputs: folder of the outputs.
+        inputs: folder of manifest and features.json, where other runs share them (a study's); None
+            where they lie among the outputs.
+    """
 
     project: Path
     params: Params
     outputs: Path
+    inputs: Path | None = None
 
     @property
     def manifest(self) -> Path:
         """Folder of the manifest's tables."""
-        return self.outputs / "manifest"
+        return (self.inputs or self.outputs) / "manifest"
 
     @property
     def features(self) -> Path:
         """What extraction leaves for the later stages: identities, counts, content digest."""
-        return self.outputs / "features.json"
+        return (self.inputs or self.outputs) / "features.json"
 
     @property
     def run(self) -> Path:
@@ -56,8 +69,11 @@ class Workspace:
 
     @property
     def state(self) -> Path:
-        """Folder of what must survive between runs and is no output: unfinished trainings."""
-        return self.project / ".gare" / "state"
+        """Folder of what must survive between runs and is no output: unfinished trainings.
+
+        A run with shared inputs keeps its own, so that it goes with the run.
+        """
+        return self.project / ".gare" / "state" if self.inputs is None else self.outputs / "state"
 
     @property
     def ledger(self) -> Path:

@@ -1,0 +1,1 @@
+"""Studies: a file that says which runs to compare -> variants, plan, tables, statistics."""

@@ -1,0 +1,128 @@
+import math
+import statistics
+
+import numpy as np
+import pytest
+
+from gare_cache.evaluation.comparison import compare_runs, compare_seeds, holm
+from gare_cache.studies.results import RunResult
+from gare_cache.studies.table import TableRow, smallest_visible, study_table
+from tests.studies.made import run_result, scored_run, split_result
+
+MISS = 3
+
+
+def table(
+    variants: list[str], runs: list[RunResult], *, missing: str = "drop", reference: str = "base"
+) -> list[TableRow]:
+    return study_table(
+        variants, runs, reference=reference, split="val", missing=missing, resamples=200
+    )
+
+
+def test_mean_spread_rank_and_n() -> None:
+    runs = [
+        scored_run("base", 0, [0, MISS], r1=50.0, score=40.0),
+        scored_run("base", 1, [0, MISS], r1=53.0, score=44.0),
+        scored_run("a", 0, [0, 0], r1=60.0, score=43.0),
+        run_result("a", 1, reason="it broke"),
+        run_result("b", 0, reason="it broke, too"),
+    ]
+    rows = table(["base", "a", "b", "c"], runs)
+    assert [(row.variant, row.rank, row.n) for row in rows] == [
+        ("a", 1, 1),
+        ("base", 2, 2),
+        ("b", None, 0),
+        ("c", None, 0),
+    ]
+    first, base, failed, missing = rows
+    assert base.mean["t2v.R@1"] == pytest.approx(51.5)
+    assert base.std is not None
+    assert base.std["t2v.R@1"] == pytest.approx(math.sqrt(4.5))
+    assert base.validation_score == pytest.approx(42.0)
+    assert first.std is None
+    assert first.failed == ("seed 1: it broke",)
+    assert (failed.mean, failed.failed) == ({}, ("seed 0: it broke, too",))
+    assert missing.failed == ()
+    assert [row.difference is None for row in rows] == [False, True, True, True]
+
+
+def test_differences_are_those_of_compare_with_holm_over_the_table() -> None:
+    ahead = {
+        "base": [[0, MISS, MISS, 0], [0, MISS, MISS, MISS]],
+        "a": [[0, 0, 0, 0], [0, 0, MISS, 0]],
+        "b": [[MISS, 0, MISS, 0], [0, MISS, 0, MISS]],
+    }
+    runs = [
+        scored_run(name, seed, values, r1=0.0, score=0.0)
+        for name, seeds in ahead.items()
+        for seed, values in enumerate(seeds)
+    ]
+    hits = {name: np.array(values) == 0 for name, values in ahead.items()}
+    video = np.arange(4)
+    expected = {
+        name: compare_seeds(hits[name].astype(float), hits["base"].astype(float), video)
+        for name in ("a", "b")
+    }
+    rows = {row.variant: row for row in table(list(ahead), runs)}
+    adjusted = holm([expected[name].p_value for _ in range(2) for name in ("a", "b")])
+    for place, name in enumerate(("a", "b")):
+        found = rows[name].difference
+        assert found is not None
+        assert found["t2v.R@1"].found == found["v2t.R@1"].found == expected[name]
+        assert found["t2v.R@1"].p_holm == pytest.approx(adjusted[place])
+        assert found["t2v.R@1"].queries == 4
+    # a hits 7 of 8, base 3 of 8.
+    assert rows["a"].difference is not None
+    assert rows["a"].difference["t2v.R@1"].found.points == pytest.approx(50.0)
+    assert not rows["a"].difference["t2v.R@1"].distinguishable
+
+
+def test_single_runs_are_compared_by_the_bootstrap() -> None:
+    ahead, base = [0] * 30 + [MISS] * 10, [MISS] * 30 + [0] * 10
+    runs = [
+        scored_run("base", 0, base, r1=25.0, score=1.0),
+        scored_run("a", 0, ahead, r1=75.0, score=2.0),
+    ]
+    hits, other = ((np.array(v) == 0).astype(float)[:, None] for v in (ahead, base))
+    expected = compare_runs(hits, other, np.arange(40), resamples=200, seed=0)[0]
+    row = table(["base", "a"], runs)[0]
+    assert row.difference is not None
+    assert row.difference["t2v.R@1"].found == expected
+    assert row.difference["t2v.R@1"].distinguishable
+    assert smallest_visible([row])["t2v.R@1"] == {
+        "half_width": expected.half_width,
+        "detectable": expected.detectable,
+    }
+
+
+def test_what_can_be_seen_is_the_median_row() -> None:
+    names = ["base", "a", "b", "c"]
+    ahead = [[0, MISS, 0], [0, 0, 0], [MISS, 0, MISS], [0, MISS, MISS]]
+    pairs = zip(names, ahead, strict=True)
+    runs = [scored_run(name, 0, values, r1=0.0, score=0.0) for name, values in pairs]
+    rows = table(names, runs)
+    widths = [row.difference["v2t.R@1"].found.half_width for row in rows if row.difference]
+    assert len(widths) == 3
+    assert smallest_visible(rows)["v2t.R@1"]["half_width"] == statistics.median(widths)
+    assert smallest_visible([row for row in rows if row.variant == "base"]) == {}
+
+
+def test_queries_without_features() -> None:
+    # q2 has no features in `a`: left out of both, or a miss of `a`.
+    runs = [
+        scored_run("base", 0, [MISS, 0, 0], r1=0.0, score=0.0),
+        scored_run("a", 0, [0, 0, None], r1=0.0, score=1.0),
+    ]
+    dropped, counted = (
+        table(["base", "a"], runs, missing=rule)[0].difference for rule in ("drop", "count_as_miss")
+    )
+    assert dropped is not None
+    assert counted is not None
+    assert (dropped["t2v.R@1"].queries, dropped["t2v.R@1"].found.points) == (2, 50.0)
+    assert (counted["t2v.R@1"].queries, counted["t2v.R@1"].found.points) == (3, 0.0)
+
+
+def test_one_video_makes_no_difference() -> None:
+    one = [run_result(n, 0, splits={"val": split_result([0], r1=0.0)}) for n in ("base", "a")]
+    assert all(row.difference is None for row in table(["base", "a"], one))
