@@ -13,6 +13,7 @@ from gare_cache.config import resolve
 from gare_cache.errors import ConfigError
 from gare_cache.files import file_digest, write_json, write_parquet
 from gare_cache.manifest import read_manifest
+from gare_cache.own import use_project
 from gare_cache.presets import PRESETS, project_files
 from gare_cache.reproducibility import resolve_device
 from gare_cache.stages import ledger
@@ -134,6 +135,7 @@ def open_study(
     resolve_device(device)
     study = read_study(study_file)
     project = _project(study_file)
+    use_project(project)
     base = _base_settings(study, project)
     try:
         variants = expand(study, base)

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from gare_cache.config import Params
 from gare_cache.errors import EnvironmentFailure
 from gare_cache.files import canonical_digest, write_json
+from gare_cache.own import use_project
 from gare_cache.reproducibility import resolve_device, source_digest
 from gare_cache.stages.evaluate import HEAD, evaluate
 from gare_cache.stages.peak_memory import peak_memory_bytes, reset_peak_memory
@@ -93,6 +94,7 @@ def execute(task: RunTask, *, load: SplitLoader) -> None:
         EnvironmentFailure, OSError: the machine failed; the run is not to blame and is kept as
             unfinished.
     """
+    use_project(task.project)
     task.folder.mkdir(parents=True, exist_ok=True)
     with _alone(task.folder):
         if not (task.folder / _RECORD).is_file():

@@ -38,7 +38,7 @@ FAILING = {
     "axes": {
         "head": {
             "works": {},
-            "fails": {"head.aggregator": {"name": "mean", "layers": 2}},
+            "fails": {"train.num_frames": 9},
         }
     },
     "reference": "works",
@@ -92,7 +92,10 @@ def test_a_study_from_plan_to_table(extracted: Path) -> None:
     assert "[4/4] alpha=2.0, seed 1: done" in err
     assert out.startswith("Validation split: 3 of 3 val videos, 6 of 6 captions; n: seeds")
     folder = extracted / "outputs/studies/whole"
-    assert out.strip().splitlines()[-1] == str(folder)
+    assert out.strip().splitlines()[-1] == str(folder / "report.html")
+    page = (folder / "report.html").read_text()
+    assert "blocks number 0 of val" in page
+    assert "data:image/jpeg" in page
     found = document(extracted, "whole")
     assert "alpha=2.0  2 " in out
     assert out.count("not distinguishable") == 1
@@ -166,7 +169,7 @@ def test_a_failing_variant_is_a_row_and_stops_nothing(extracted: Path) -> None:
     study = write_study(extracted, "failing", **FAILING)
     code, out, _ = command(study)
     assert code == 0
-    reason = "unknown setting 'layers' of aggregator 'mean'"
+    reason = "train.num_frames is 9, but"
     assert f"failed: fails, seed 0: {reason}" in out
     rows = {row["variant"]: row for row in document(extracted, "failing")["table"]}
     assert (rows["fails"]["n"], rows["works"]["n"]) == (0, 1)
