@@ -564,6 +564,12 @@ def ablate(
     extract: Annotated[
         bool, typer.Option("--extract", help="Prepare and extract features that are missing.")
     ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="SETTING=VALUE", help="Change it in all variants; may be repeated."
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Train one row again and compare: --check [ROW].")
     ] = False,
@@ -584,7 +590,9 @@ def ablate(
     if row is not None and not check:
         raise typer.BadParameter(f"row {row} is given without --check", param_hint="ROW")
     if check:
-        lines = check_row(study, row=row or 1, outputs=outputs, device=device)
+        lines = check_row(
+            study, row=row or 1, outputs=outputs, device=device, settings=settings or ()
+        )
     else:
         lines = ablate(
             study,
@@ -596,6 +604,7 @@ def ablate(
             final=final,
             retry_failed=retry_failed,
             extract=extract,
+            settings=settings or (),
         )
     for line in lines:
         typer.echo(line)

@@ -9,6 +9,21 @@ from gare_cache.errors import ConfigError, unknown_name
 
 # Preset -> whether its encoder may be chosen; the demo comes with its own.
 PRESETS = {"demo": False, "generic": True, "msrvtt-1ka": True}
+# Ablations that papers published, one file each under studies/.
+STUDIES = (
+    "aggregators",
+    "alpha",
+    "frames",
+    "gap_query",
+    "gare_losses",
+    "heads",
+    "ib_anchor",
+    "ib_prior",
+    "lambda",
+    "ncl_batch_size",
+    "normalisers",
+    "side_context",
+)
 # All with OpenAI's weights, whose tag sets QuickGELU. The first is the default.
 ENCODERS = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
 
@@ -21,7 +36,8 @@ def project_files(preset: str, *, encoder: str | None = None) -> dict[str, str]:
         encoder: one of ``ENCODERS``; None takes the preset's own.
 
     Returns:
-        File name -> text: ``params.yaml``, ``dvc.yaml``, ``.gitignore`` and ``README.md``.
+        File name -> text: ``params.yaml``, ``dvc.yaml``, ``.gitignore``, ``README.md`` and the
+        studies of the published ablations, ``studies/*.yaml``.
 
     Raises:
         ConfigError: an unknown preset or encoder, or an encoder for a preset that has its own.
@@ -43,6 +59,7 @@ def project_files(preset: str, *, encoder: str | None = None) -> dict[str, str]:
         "dvc.yaml": _read("pipeline.yaml"),
         ".gitignore": _read("gitignore"),
         "README.md": _read(f"{preset}.md"),
+        **{f"studies/{name}.yaml": _read(f"studies/{name}.yaml") for name in STUDIES},
     }
 
 

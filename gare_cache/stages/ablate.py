@@ -37,7 +37,7 @@ from gare_cache.studies.document import study_document, study_notes
 from gare_cache.studies.expansion import Variant, expand
 from gare_cache.studies.plan import PlannedRun, State
 from gare_cache.studies.results import DONE, RunResult, history_table, ranks_table, runs_table
-from gare_cache.studies.study import Study, read_study
+from gare_cache.studies.study import Study, read_study, with_settings
 from gare_cache.studies.table import study_table
 
 _PARAMS = "params.yaml"
@@ -79,6 +79,7 @@ def ablate(
     final: bool = False,
     retry_failed: bool = False,
     extract: bool = False,
+    settings: Sequence[str] = (),
 ) -> list[str]:
     """Train and score what a study lacks; write its results under ``outputs/studies/<name>/``.
 
@@ -92,6 +93,7 @@ def ablate(
         final: score the test split, once a run.
         retry_failed: try failed runs again.
         extract: make features that are missing.
+        settings: ``setting=value`` each, changed in all variants.
 
     Returns:
         Lines to print: the table, or the plan of a dry run.
@@ -101,7 +103,9 @@ def ablate(
             not finished.
         CacheError: features are missing.
     """
-    opened = open_study(study_file, outputs=outputs, device=device, extract=extract)
+    opened = open_study(
+        study_file, outputs=outputs, device=device, extract=extract, settings=settings
+    )
     if retry_failed and not dry_run:
         for task in opened.tasks:
             forget_failure(task)
@@ -124,7 +128,12 @@ def ablate(
 
 
 def open_study(
-    study_file: Path, *, outputs: Path | None, device: str, extract: bool = False
+    study_file: Path,
+    *,
+    outputs: Path | None,
+    device: str,
+    extract: bool = False,
+    settings: Sequence[str] = (),
 ) -> OpenStudy:
     """Read a study, expand it and open its features.
 
@@ -133,7 +142,7 @@ def open_study(
         CacheError: features are missing and ``extract`` is False.
     """
     resolve_device(device)
-    study = read_study(study_file)
+    study = with_settings(read_study(study_file), settings)
     project = _project(study_file)
     use_project(project)
     base = _base_settings(study, project)
@@ -292,6 +301,7 @@ def _record(opened: OpenStudy, done: Sequence[RunResult]) -> dict[str, Any]:
         "study_file": str(opened.file),
         "study_digest": file_digest(opened.file),
         "settings": dict(opened.base),
+        "set": dict(opened.study.settings),
         "seeds": list(opened.study.seeds),
         "encoder_id": features[0]["encoder_id"],
         "encoder_ids": _distinct(features, "encoder_id"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +30,12 @@ class NotReproduced(GareCacheError, RuntimeError):
 
 
 def check_row(
-    study_file: Path, *, row: int = 1, outputs: Path | None = None, device: str = "auto"
+    study_file: Path,
+    *,
+    row: int = 1,
+    outputs: Path | None = None,
+    device: str = "auto",
+    settings: Sequence[str] = (),
 ) -> list[str]:
     """Train one row again in a temporary folder and compare weights and validation scores.
 
@@ -39,6 +44,7 @@ def check_row(
         row: number of the variant in the plan, from 1; its first seed that is done is trained.
         outputs: folder of the outputs.
         device: where to train.
+        settings: ``setting=value`` each, changed in all variants.
 
     Returns:
         Lines that say what is equal.
@@ -47,7 +53,7 @@ def check_row(
         ConfigError: there is no such row, or none of its runs is done.
         NotReproduced: weights or scores differ; with what else differs (versions, machine).
     """
-    opened = open_study(study_file, outputs=outputs, device=device)
+    opened = open_study(study_file, outputs=outputs, device=device, settings=settings)
     if not 1 <= row <= len(opened.variants):
         raise ConfigError(f"--check {row}: the study has rows 1 to {len(opened.variants)}")
     name = opened.variants[row - 1].name

@@ -25,14 +25,16 @@ import pyarrow.parquet as pq
 
 from gare_cache.config import Params
 from gare_cache.errors import EnvironmentFailure
+from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.files import canonical_digest, write_json
 from gare_cache.own import use_project
 from gare_cache.reproducibility import resolve_device, source_digest
-from gare_cache.stages.evaluate import HEAD, evaluate
+from gare_cache.stages.evaluate import HEAD, evaluate, normalised_method
 from gare_cache.stages.peak_memory import peak_memory_bytes, reset_peak_memory
 from gare_cache.stages.progress import quiet
 from gare_cache.stages.train import train
 from gare_cache.stages.workspace import SplitLoader, Workspace
+from gare_cache.studies.expansion import row_normaliser
 from gare_cache.studies.results import RANK_COLUMNS, RunResult, SplitResult
 from gare_cache.studies.study import METRIC_KEYS
 from gare_cache.training.checkpoint import load_checkpoint
@@ -166,7 +168,7 @@ def read_run(task: RunTask, splits: tuple[str, ...]) -> RunResult:
         **common,
         best_epoch=trained["best_epoch"],
         validation_score=trained["validation_score"],
-        splits={split: _read_scores(t.scores) for split, t in tasks.items()},
+        splits={split: _read_scores(t) for split, t in tasks.items()},
         history=[json.loads(line) for line in log.splitlines()],
         seconds=record["seconds"],
         peak_memory_bytes=record["peak_memory_bytes"],
@@ -233,15 +235,19 @@ def _recorded(path: Path, work: Callable[[], dict[str, Any]]) -> None:
     write_json(path, result)
 
 
-def _read_scores(folder: Path) -> SplitResult:
-    metrics = _read_json(folder / "metrics.json")
-    scores = metrics["methods"][HEAD]
-    table = pq.read_table(folder / "ranks.parquet")
-    table = table.filter(pc.equal(table["method"], HEAD)).select(RANK_COLUMNS.names)
+def _read_scores(task: RunTask) -> SplitResult:
+    """Read the scores of the head, after the normaliser where the row has one."""
+    metrics = _read_json(task.scores / "metrics.json")
+    method, scores = HEAD, metrics["methods"][HEAD]
+    if row_normaliser(task.params) is not None:
+        row = metrics["normalisers"]["rows"][1]
+        method, scores = normalised_method(row["title"]), row
+    table = pq.read_table(task.scores / "ranks.parquet")
+    table = table.filter(pc.equal(table["method"], method)).select(RANK_COLUMNS.names)
     return SplitResult(
         metrics={key: scores[key[:3]][key[4:]] for key in METRIC_KEYS},
         ranks=table.cast(RANK_COLUMNS),
-        gallery={direction: of["items listed"] for direction, of in scores.items()},
+        gallery={direction: scores[direction]["items listed"] for direction in DIRECTIONS},
         coverage=metrics["coverage"],
     )
 

@@ -48,9 +48,10 @@ def evaluate(
     """Score the trained head, and zero-shot mean pooling beside it.
 
     Writes into ``evaluation/``: ``metrics.json``; ``ranks.parquet``, one row a method, direction
-    and listed query; ``retrieved.parquet``, the first ten items of each; ``similarity.npy``,
-    (T, V) cosines of the head; ``analysis.json``; ``scores.json``, the few that DVC shows of a
-    run. A scoring of the test split is entered in the ledger first.
+    and listed query, the head after each normaliser being a method; ``retrieved.parquet``, the
+    first ten items of each query before normalisers; ``similarity.npy``, (T, V) cosines of the
+    head; ``analysis.json``; ``scores.json``, the few that DVC shows of a run. A scoring of the
+    test split is entered in the ledger first.
 
     Args:
         workspace: the project.
@@ -86,7 +87,7 @@ def evaluate(
     if settings.split == ledger.TEST:
         enter_in_ledger(workspace, checkpoint)
     convention = settings.v2t_convention
-    ranks = {
+    ranks: dict[str, Mapping[str, QueryRanks]] = {
         name: both_directions(s, split.video_of_text, convention=convention)
         for name, s in similarities.items()
     }
@@ -96,7 +97,7 @@ def evaluate(
         **_metrics(ranks, split, settings),
     }
     if plan is not None:
-        metrics["normalisers"] = normalise_scored(
+        metrics["normalisers"], normalised = normalise_scored(
             plan,
             heads[HEAD],
             split.features,
@@ -108,6 +109,7 @@ def evaluate(
             ),
         )
         metrics["normalisers"]["own"] = own_digests(settings.normalisers)
+        ranks |= {normalised_method(title): found for title, found in normalised.items()}
     retrieved = {name: _retrieved(s, split, settings) for name, s in similarities.items()}
     analysis = analyse(split, heads, similarities, retrieved, scored=HEAD)
     folder = workspace.evaluation
@@ -129,6 +131,11 @@ def _short_scores(metrics: Mapping[str, Any], checkpoint: Checkpoint) -> dict[st
     scores = metrics["methods"][HEAD]
     shown = {d: {name: scores[d][name] for name in _SHORT} for d in DIRECTIONS}
     return {**shown, "validation R@1": checkpoint.record["validation_score"]}
+
+
+def normalised_method(title: str) -> str:
+    """Return the name in ranks.parquet of the head after a normaliser."""
+    return f"{HEAD}, {title}"
 
 
 def zero_shot_head(split: FeatureSplit) -> RetrievalHead:

@@ -104,7 +104,7 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
         if metrics["missing"] == "drop":
             part = part.filter(pc.is_valid(part["ahead"]))
         # A query without features that counts is a miss at every K, behind the whole gallery.
-        items = metrics["methods"][method][direction]["items listed"]
+        items = next(iter(metrics["methods"].values()))[direction]["items listed"]
         behind = max(items, *RECALL_AT)
         query_ids = np.array(part["query_id"].to_pylist(), dtype=str)
         again = int((query_ids[1:] == query_ids[:-1]).sum())

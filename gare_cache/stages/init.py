@@ -10,7 +10,7 @@ from gare_cache.presets import project_files
 
 
 def init(folder: Path, *, preset: str, encoder: str | None = None) -> list[Path]:
-    """Write ``params.yaml``, ``dvc.yaml``, ``.gitignore`` and ``README.md`` into a folder.
+    """Write ``params.yaml``, ``dvc.yaml``, ``.gitignore``, ``README.md`` and studies into a folder.
 
     Args:
         folder: made where it does not exist; other files in it stay as they are.
@@ -24,7 +24,7 @@ def init(folder: Path, *, preset: str, encoder: str | None = None) -> list[Path]
         ConfigError: an unknown preset or encoder, or one of the files exists; nothing is written.
     """
     texts = {folder / name: text for name, text in project_files(preset, encoder=encoder).items()}
-    existing = [path.name for path in texts if path.exists()]
+    existing = dict.fromkeys(path.relative_to(folder).parts[0] for path in texts if path.exists())
     if existing:
         raise ConfigError(
             f"{folder} has {', '.join(existing)} already, and nothing is overwritten; name another "

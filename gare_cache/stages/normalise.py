@@ -32,7 +32,7 @@ from gare_cache.evaluation.normalisers import (
 )
 from gare_cache.evaluation.similarity import Similarity, score_split
 from gare_cache.heads.retrieval import RetrievalHead
-from gare_cache.stages.normaliser_ledger import Differ, Score, ledger_rows, texts_a_video
+from gare_cache.stages.normaliser_ledger import Differ, Ranks, Score, ledger_rows, texts_a_video
 
 _TRAIN = "train"
 _VALIDATION = "val"
@@ -105,7 +105,7 @@ def normalise_scored(
     convention: str,
     score: Score,
     differ: Differ,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Ranks]]:
     """Choose the parameters, correct the scored split, and lay out the ledger.
 
     Args:
@@ -119,26 +119,23 @@ def normalise_scored(
 
     Returns:
         JSON-able: the scale of the logits, the banks, the texts a video, and one row a normaliser,
-        the raw scores first.
+        the raw scores first; and the ranks of every normaliser by its title, without the raw ones.
     """
     wanted = {name for choice in plan.choices for name in choice.settings()[0].banks}
     chosen = [(UNCORRECTED, None), *_choose(plan, head, wanted, scored.name)]
     truth = _truth(scored)
     scores = _directions(plan, head, scored, similarity, wanted)
-    rows = ledger_rows(
-        [
-            (setting, how, apply_normaliser(scores, setting, truth, convention=convention))
-            for setting, how in chosen
-        ],
-        score=score,
-        differ=differ,
-    )
-    return {
+    applied = [
+        (setting, how, apply_normaliser(scores, setting, truth, convention=convention))
+        for setting, how in chosen
+    ]
+    record = {
         "scale": float(head.scale.detach()),
         "bank": _bank_record(plan.items),
         "texts a video": texts_a_video(truth),
-        "rows": rows,
+        "rows": ledger_rows(applied, score=score, differ=differ),
     }
+    return record, {setting.title: found.ranks for setting, _, found in applied[1:]}
 
 
 def _items(settings: EvaluateSettings, load: Callable[[str], FeatureSplit]) -> TrainingItems:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gare_cache.studies.expansion import Variant
+from gare_cache.evaluation.normalisers import TRANSDUCTIVE
+from gare_cache.studies.expansion import Variant, row_normaliser
 from gare_cache.studies.results import DONE, RunResult
 from gare_cache.studies.study import Study
 from gare_cache.studies.table import RowDifference, TableRow, smallest_visible
@@ -91,6 +92,12 @@ def study_notes(
         notes.append(
             "one seed a row: intervals are over videos alone, and say nothing about another seed"
         )
+    transductive = [v.name for v in variants if _is_transductive(v)]
+    if transductive:
+        notes.append(
+            f"scored after a transductive normaliser, which sees all queries at once and assumes "
+            f"equally many texts a video: {'; '.join(transductive)}; compare these among each other"
+        )
     queries = {d.queries for row in rows if row.difference for d in row.difference.values()}
     if len({run.splits["val"].coverage for run in done}) > 1:
         notes.append(
@@ -102,6 +109,11 @@ def study_notes(
         for what, values in _mixtures(done)
     ]
     return notes
+
+
+def _is_transductive(variant: Variant) -> bool:
+    choice = row_normaliser(variant.params)
+    return choice is not None and choice.kind == TRANSDUCTIVE
 
 
 def _mixtures(done: Sequence[RunResult]) -> list[tuple[str, list[str]]]:

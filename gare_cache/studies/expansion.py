@@ -9,6 +9,7 @@ from typing import Any
 
 from gare_cache.config import Params, parse_params
 from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.evaluation.normalisers import RAW, NormaliserChoice, read_choice
 from gare_cache.studies.settings import overlap, setting_text, with_changes
 from gare_cache.studies.study import AxisValue, Study
 
@@ -74,12 +75,29 @@ def expand(study: Study, base: Mapping[str, Any]) -> tuple[Variant, ...]:
     return variants
 
 
+def row_normaliser(params: Params) -> NormaliserChoice | None:
+    """Return the normaliser after which a row is scored; None for raw scores.
+
+    Raises:
+        ConfigError: there is more than one.
+    """
+    choices = [read_choice(entry) for entry in params.evaluate.normalisers]
+    choices = [choice for choice in choices if choice.kind != RAW]
+    if len(choices) > 1:
+        raise ConfigError(
+            f"evaluate.normalisers names {len(choices)}; a row of a study is scored after one: "
+            "make them values of an axis"
+        )
+    return choices[0] if choices else None
+
+
 def _variant(study: Study, common: Mapping[str, Any], values: tuple[AxisValue, ...]) -> Variant:
     name = ", ".join(value.label for value in values)
     changes = {key: change for value in values for key, change in value.changes.items()}
     where = f"variant {name!r}"
     try:
         params = parse_params(with_changes(common, changes), where=where)
+        row_normaliser(params)
     except ConfigError as err:
         message = str(err)
         raise ConfigError(message if message.startswith(where) else f"{where}: {message}") from err

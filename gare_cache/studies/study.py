@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,28 @@ def parse_study(name: str, content: Mapping[str, Any]) -> Study:
         question=_text("question", content.get("question", "")),
         published=_published(content.get("published")),
     )
+
+
+def with_settings(study: Study, assignments: Sequence[str]) -> Study:
+    """Change settings of all variants, as ``set`` in the file does.
+
+    Args:
+        study: of a file.
+        assignments: ``dotted.setting=value`` each, the value as YAML.
+
+    Raises:
+        ConfigError: one is no assignment, or its setting is unknown.
+    """
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        key, sign, value = assignment.partition("=")
+        if not sign:
+            raise ConfigError(f"--set {assignment}: give SETTING=VALUE, as train.epochs=5")
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError as err:
+            raise ConfigError(f"--set {assignment}: the value is no YAML") from err
+    return replace(study, settings={**study.settings, **_changes("--set", changes)})
 
 
 def _axes(content: Any) -> tuple[Axis, ...]:

@@ -17,7 +17,9 @@ from gare_cache.config import (
 from gare_cache.encoders.loading import ModelSource, _quick_gelu
 from gare_cache.encoders.open_clip_import import import_open_clip
 from gare_cache.errors import ConfigError
-from gare_cache.presets import ENCODERS, PRESETS, project_files
+from gare_cache.presets import ENCODERS, PRESETS, STUDIES, project_files
+from gare_cache.studies.expansion import expand
+from gare_cache.studies.study import read_study
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -106,3 +108,19 @@ def test_faults() -> None:
         project_files("generic", encoder="B/32")
     with pytest.raises(ConfigError, match=r"preset 'demo' comes with its own; leave it out"):
         project_files("demo", encoder="ViT-B-16")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_expands_on_every_preset(name: str, preset: str) -> None:
+    study = read_study(REPOSITORY / "studies" / f"{name}.yaml")
+    variants = expand(study, yaml.safe_load(project_files(preset)["params.yaml"]))
+    assert len(variants) >= 3
+    assert study.title
+    assert study.question.endswith("?")
+    assert len(study.seeds) >= 3
+
+
+def test_all_studies_of_the_folder_are_presets() -> None:
+    folder = REPOSITORY / "gare_cache/presets/studies"
+    assert sorted(path.stem for path in folder.iterdir()) == sorted(STUDIES)

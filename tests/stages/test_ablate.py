@@ -391,3 +391,46 @@ def test_a_preset_may_be_the_base(extracted: Path) -> None:
     code, _, err = command(study)
     assert code == 2
     assert "variant 'alpha=1.0' has no complete features" in err
+
+
+def test_rows_after_normalisers_share_one_training(extracted: Path) -> None:
+    axes = {
+        "scores": {
+            "raw": {},
+            "nnn": {"evaluate.normalisers": [{"name": "nnn"}]},
+            "dsl": {"evaluate.normalisers": [{"name": "dsl"}]},
+        }
+    }
+    study = write_study(extracted, "scores", axes=axes, reference="raw", seeds=[0])
+    code, _, err = command(study, "--set", "train.epochs=1")
+    assert code == 0, err
+    folder = extracted / "outputs/studies/scores"
+    rows = pq.read_table(folder / "runs.parquet").to_pylist()
+    assert len({row["run_key"] for row in rows}) == 1
+    assert {row["train.epochs"] for row in rows} == {1}
+    ranks = pq.read_table(folder / "ranks.parquet").to_pylist()
+    of_row = {
+        row["variant"]: [r["ahead"] for r in ranks if r["variant"] == row["variant"]]
+        for row in rows
+    }
+    assert {len(values) for values in of_row.values()} == {6 + 3}
+    for path in (extracted / ".gare/runs" / rows[0]["run_key"]).glob("val-*/metrics.json"):
+        metrics = json.loads(path.read_text())
+        if "normalisers" not in metrics:
+            continue
+        row = metrics["normalisers"]["rows"][1]
+        stored = next(r for r in rows if r["variant"] == row["name"])
+        for direction in ("t2v", "v2t"):
+            for metric in ("R@1", "R@5", "MnR"):
+                assert stored[f"val.{direction}.{metric}"] == row[direction][metric]
+    notes = document(extracted, "scores")["notes"]
+    assert any("transductive" in note and ": dsl;" in note for note in notes)
+
+
+def test_a_row_is_scored_after_one_normaliser(extracted: Path) -> None:
+    two = {"evaluate.normalisers": [{"name": "nnn"}, {"name": "csls"}]}
+    axes = {"scores": {"raw": {}, "two": two}}
+    study = write_study(extracted, "two", axes=axes, reference="raw")
+    code, _, err = command(study)
+    assert code == 2
+    assert "variant 'two': evaluate.normalisers names 2; a row of a study is scored after" in err

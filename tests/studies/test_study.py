@@ -4,7 +4,15 @@ from typing import Any
 import pytest
 
 from gare_cache.errors import ConfigError
-from gare_cache.studies.study import Axis, AxisValue, Published, Study, parse_study, read_study
+from gare_cache.studies.study import (
+    Axis,
+    AxisValue,
+    Published,
+    Study,
+    parse_study,
+    read_study,
+    with_settings,
+)
 from tests.studies.made import content
 
 REPOSITORY = Path(__file__).parents[2]
@@ -134,3 +142,24 @@ def test_the_repositorys_studies_are_studies() -> None:
     assert files
     for file in files:
         read_study(file)
+
+
+def test_settings_of_the_command_line_come_last() -> None:
+    study = parse_study("s", content(set={"train.epochs": 2, "train.threads": 1}))
+    changed = with_settings(study, ["train.epochs=5", "head.gap=null"])
+    assert changed.settings == {"train.epochs": 5, "train.threads": 1, "head.gap": None}
+    assert changed.axes == study.axes
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.epochs", r"--set train\.epochs: give SETTING=VALUE"),
+        ("train.epoch=5", r"--set: .*'train\.epoch'.*did you mean"),
+        ("train.seed=5", r"--set: train\.seed comes from `seeds`"),
+        ("head.gap={", "the value is no YAML"),
+    ],
+)
+def test_faulty_settings_of_the_command_line(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_settings(parse_study("s", content()), [assignment])
