@@ -17,6 +17,7 @@ from gare_cache.own import use_project
 from gare_cache.presets import PRESETS, project_files
 from gare_cache.reproducibility import resolve_device
 from gare_cache.stages import ledger
+from gare_cache.stages.ablate_estimate import trial_seconds
 from gare_cache.stages.ablate_features import VariantFeatures, inputs_folder, open_all_features
 from gare_cache.stages.ablate_runs import (
     RunTask,
@@ -110,7 +111,8 @@ def ablate(
         for task in opened.tasks:
             forget_failure(task)
     planned = [_planned(task) for task in opened.tasks]
-    plan = plan_lines(opened.study, opened.variants, planned, jobs=jobs)
+    trials = _trials(opened.tasks, planned)
+    plan = plan_lines(opened.study, opened.variants, planned, jobs=jobs, trials=trials)
     left = [t for t, run in zip(opened.tasks, planned, strict=True) if run.is_left]
     if final and left:
         raise ConfigError(
@@ -208,6 +210,17 @@ def _planned(task: RunTask) -> PlannedRun:
         state = "unfinished" if is_begun(task) else "missing"
     seconds = read_seconds(task)
     return PlannedRun(task.variant, task.params.train.seed, task.run_key, state, seconds)
+
+
+def _trials(tasks: Sequence[RunTask], planned: Sequence[PlannedRun]) -> dict[str, float]:
+    """Time a few batches of every variant that has runs to train and none that is trained."""
+    known = {run.variant for run in planned if run.seconds is not None}
+    wanted = {
+        task.variant: task
+        for task, run in zip(tasks, planned, strict=True)
+        if run.is_left and run.variant not in known
+    }
+    return trial_seconds(wanted.values())
 
 
 def _run(tasks: Sequence[RunTask], *, jobs: int, label: str) -> None:

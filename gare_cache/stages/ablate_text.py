@@ -16,7 +16,12 @@ NOT_DISTINGUISHABLE = "not distinguishable"
 
 
 def plan_lines(
-    study: Study, variants: Sequence[Variant], runs: Sequence[PlannedRun], *, jobs: int
+    study: Study,
+    variants: Sequence[Variant],
+    runs: Sequence[PlannedRun],
+    *,
+    jobs: int,
+    trials: Mapping[str, float],
 ) -> list[str]:
     """Show what a study trains, what of it is done, and how long the rest takes."""
     rows = []
@@ -26,8 +31,9 @@ def plan_lines(
             (str(number), variant.name, _changes_text(variant.changes), _states_text(states))
         )
     left = [run for run in runs if run.is_left]
-    seconds = seconds_left(runs, jobs=jobs)
+    seconds = seconds_left(runs, jobs=jobs, trials=trials)
     time = "unknown until a run is done" if seconds is None else f"about {duration_text(seconds)}"
+    time += f" with {jobs} at a time" if jobs > 1 else ""
     return [
         *filter(None, (f"{study.name}: {study.title}" if study.title else study.name,)),
         *filter(None, (study.question,)),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from gare_cache.cache.reader import FeatureCache
 from gare_cache.config import HeadSettings, Params, TrainSettings
 from gare_cache.data.batches import num_batches
 from gare_cache.data.frames import FrameChoice
-from gare_cache.data.split import load_split
+from gare_cache.data.split import FeatureSplit, load_split
 from gare_cache.errors import CacheError, ConfigError
 from gare_cache.files import canonical_digest, write_json, write_text
 from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_from_encoder
@@ -43,6 +43,19 @@ _TRAINING_CODE = (
     "training",
 )
 _FEATURES_IDENTITY = ("encoder_id", "extraction_id", "content_digest")
+
+
+@dataclass(frozen=True)
+class BegunTraining:
+    """Everything of a training before its first batch; ``features`` is features.json."""
+
+    head: RetrievalHead
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    train_split: FeatureSplit
+    val_split: FeatureSplit
+    frame_choice: FrameChoice
+    features: Mapping[str, Any]
 
 
 def train(
@@ -80,18 +93,75 @@ def _train(
 ) -> dict[str, Any]:
     params = workspace.params
     settings = params.train
+    begun = begin_training(workspace, target, load)
+    head, objective = begun.head, begun.objective
+    train_split, val_split = begun.train_split, begun.val_split
+    identity = training_identity(
+        params,
+        begun.features,
+        listed_digests(read_manifest(workspace.manifest)),
+        num_processes=processes.count,
+    )
+    record = processes.collect(_record(identity, target))[0]
+    record |= {"scoring": "exact" if head.exact else "dense in blocks"}
+    state_folder = workspace.state / canonical_digest(record)[:16]
+    steps = num_batches(len(train_split.text), settings.batch_size)
+
+    first = processes.rank == 0
+    shown = progress("train", settings.epochs * steps) if first else nullcontext(lambda _: None)
+    with shown as advance:
+        state = train_prepared(
+            begun,
+            settings,
+            processes=processes,
+            state_file=state_folder / "training.pt",
+            on_batch=lambda: advance(1),
+            on_epoch=lambda state: (
+                _write_log(state_folder / "train_log.jsonl", state) if first else None
+            ),
+        )
+    record |= {
+        "coverage": {split.name: split.coverage for split in (train_split, val_split)},
+        "best_epoch": state.best_epoch,
+        "validation_score": state.best_score,
+    }
+    if objective.learned_radius is not None:
+        record["learned_radius"] = objective.learned_radius
+    if not first:
+        return record
+    _write_log(workspace.run / "train_log.jsonl", state)
+    _write_curve(workspace.run / "learning_curve.csv", state)
+    save_checkpoint(
+        workspace.run / "head.safetensors", head, encoder_id=record["encoder_id"], record=record
+    )
+    write_json(workspace.run / "record.json", record)
+    say(
+        f"best epoch {state.best_epoch} of {settings.epochs}: validation R@1 "
+        f"{state.best_score:.1f} (mean of both directions, {len(val_split.video_ids):,} videos)"
+    )
+    return record
+
+
+def begin_training(workspace: Workspace, target: torch.device, load: SplitLoader) -> BegunTraining:
+    """Seed everything, load the splits and build head, loss and optimiser.
+
+    Raises:
+        ConfigError: settings do not fit the data.
+        CacheError: the features are missing or changed.
+    """
+    settings = workspace.params.train
     make_deterministic(seed=settings.seed, threads=settings.threads)
     cache, features = open_features(workspace)
     manifest = read_manifest(workspace.manifest)
     num_frames = _num_frames(settings, cache)
-    left_to_chance = settings.views or settings.frame_choice == "jittered"
-    head = new_head(params.head, cache, num_frames=num_frames).to(target)
+    choice = FrameChoice(num_frames, jittered=settings.frame_choice == "jittered")
+    head = new_head(workspace.params.head, cache, num_frames=num_frames).to(target)
     train_split = load(
         cache,
         manifest,
         "train",
         device=target,
-        num_frames=None if left_to_chance else num_frames,
+        num_frames=None if settings.views or choice.jittered else num_frames,
         views=settings.views,
         words=head.needs_words,
     )
@@ -109,57 +179,37 @@ def _train(
         weight_decay=settings.weight_decay,
         weight_decay_on=settings.weight_decay_on,
     )
-    identity = training_identity(
-        params, features, listed_digests(manifest), num_processes=processes.count
-    )
-    record = processes.collect(_record(identity, target))[0]
-    record |= {"scoring": "exact" if head.exact else "dense in blocks"}
-    state_folder = workspace.state / canonical_digest(record)[:16]
-    steps = num_batches(len(train_split.text), settings.batch_size)
+    return BegunTraining(head, objective, optimizer, train_split, val_split, choice, features)
 
-    first = processes.rank == 0
-    shown = progress("train", settings.epochs * steps) if first else nullcontext(lambda _: None)
-    with shown as advance:
-        state = train_head(
-            head,
-            objective,
-            optimizer,
-            train=train_split,
-            validation=val_split,
-            frame_choice=FrameChoice(num_frames, jittered=settings.frame_choice == "jittered"),
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            warmup=settings.warmup,
-            max_grad_norm=settings.max_grad_norm,
-            seed=settings.seed,
-            state_file=state_folder / "training.pt",
-            on_batch=lambda: advance(1),
-            on_epoch=lambda state: (
-                _write_log(state_folder / "train_log.jsonl", state) if first else None
-            ),
-            mask_false_negatives=settings.loss.false_negatives == "mask",
-            processes=processes,
-        )
-    record |= {
-        "coverage": {split.name: split.coverage for split in (train_split, val_split)},
-        "best_epoch": state.best_epoch,
-        "validation_score": state.best_score,
-    }
-    if objective.learned_radius is not None:
-        record["learned_radius"] = objective.learned_radius
-    if not first:
-        return record
-    _write_log(workspace.run / "train_log.jsonl", state)
-    _write_curve(workspace.run / "learning_curve.csv", state)
-    save_checkpoint(
-        workspace.run / "head.safetensors", head, encoder_id=cache.encoder_id, record=record
+
+def train_prepared(
+    begun: BegunTraining,
+    settings: TrainSettings,
+    *,
+    processes: Processes,
+    state_file: Path,
+    on_batch: Callable[[], None],
+    on_epoch: Callable[[TrainingState], None],
+) -> TrainingState:
+    """Run ``train_head`` on what ``begin_training`` made."""
+    return train_head(
+        begun.head,
+        begun.objective,
+        begun.optimizer,
+        train=begun.train_split,
+        validation=begun.val_split,
+        frame_choice=begun.frame_choice,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        warmup=settings.warmup,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        state_file=state_file,
+        on_batch=on_batch,
+        on_epoch=on_epoch,
+        mask_false_negatives=settings.loss.false_negatives == "mask",
+        processes=processes,
     )
-    write_json(workspace.run / "record.json", record)
-    say(
-        f"best epoch {state.best_epoch} of {settings.epochs}: validation R@1 "
-        f"{state.best_score:.1f} (mean of both directions, {len(val_split.video_ids):,} videos)"
-    )
-    return record
 
 
 def new_head(settings: HeadSettings, cache: FeatureCache, *, num_frames: int) -> RetrievalHead:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,30 +36,34 @@ class PlannedRun:
         return self.state in ("unfinished", "missing")
 
 
-def seconds_left(runs: Sequence[PlannedRun], *, jobs: int) -> float | None:
-    """Estimate the time of what is left from the runs that are done.
+def seconds_left(
+    runs: Sequence[PlannedRun], *, jobs: int, trials: Mapping[str, float] | None = None
+) -> float | None:
+    """Estimate the time of what is left from the runs that are done, or else from trials.
 
-    A run takes the median of its variant's finished runs, or of the study's where it has none; one
-    that is trained and only not scored takes next to nothing.
+    A run takes the median of its variant's finished runs, or what a trial of its variant says, or
+    the median of all that is known; one that is trained and only not scored takes next to nothing.
 
     Args:
         runs: of the study.
         jobs: runs at a time.
+        trials: seconds of a run by variant, where its first batches were timed.
 
     Returns:
-        Seconds; None where no run has told, 0 where nothing is left.
+        Seconds; None where nothing has told, 0 where nothing is left.
     """
     left = [run for run in runs if run.is_left and run.seconds is None]
     known = [(run.variant, run.seconds) for run in runs if run.seconds is not None]
     if not left:
         return 0.0
-    if not known:
+    trials = trials or {}
+    if not known and not trials:
         return None
-    overall = statistics.median(seconds for _, seconds in known)
+    overall = statistics.median([*(seconds for _, seconds in known), *trials.values()])
     total = 0.0
     for run in left:
         own = [seconds for variant, seconds in known if variant == run.variant]
-        total += statistics.median(own) if own else overall
+        total += statistics.median(own) if own else trials.get(run.variant, overall)
     return total / min(jobs, len(left))
 
 

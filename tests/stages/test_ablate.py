@@ -84,7 +84,8 @@ def test_a_study_from_plan_to_table(extracted: Path) -> None:
     study = write_study(extracted, "whole", set={"train.epochs": 3})
     code, plan, _ = command(study, "--dry-run")
     assert code == 0
-    assert "2 variants x 2 seeds = 4 runs on params.yaml; 4 to do, unknown until" in plan
+    assert "2 variants x 2 seeds = 4 runs on params.yaml; 4 to do, about " in plan
+    assert not (extracted / ".gare/runs").exists()
     assert not (extracted / "outputs/studies/whole").exists()
 
     code, out, err = command(study)

@@ -32,15 +32,15 @@ def test_the_command_writes_the_presets_files_and_says_what_is_next(tmp_path: Pa
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "captions.csv").write_text("mine, too")
-    with pytest.raises(
-        ConfigError, match=r"has README.md already, and nothing is overwritten"
-    ):
+    with pytest.raises(ConfigError, match=r"has README.md already, and nothing is overwritten"):
         init(tmp_path, preset="generic")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "captions.csv"]
     assert (tmp_path / "README.md").read_text() == "mine"
     (tmp_path / "README.md").unlink()
     init(tmp_path, preset="generic")
-    with pytest.raises(ConfigError, match=r"has params.yaml, dvc.yaml, .gitignore, README.md, studies"):
+    with pytest.raises(
+        ConfigError, match=r"has params.yaml, dvc.yaml, .gitignore, README.md, studies"
+    ):
         init(tmp_path, preset="demo")
 
 

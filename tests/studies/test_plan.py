@@ -21,6 +21,15 @@ def test_time_of_what_is_left() -> None:
     assert seconds_left([run("a", "done", None), *left], jobs=1) is None
 
 
+def test_a_trial_tells_where_no_run_of_the_variant_does() -> None:
+    left = [run("a", "missing"), run("a", "missing"), run("c", "missing")]
+    # Of a: its trial, 4 each. Of c: the median of all, 4.
+    assert seconds_left(left, jobs=1, trials={"a": 4.0}) == pytest.approx(12.0)
+    # A run that is done counts before a trial.
+    done = [run("a", "done", 10.0)]
+    assert seconds_left([*done, *left], jobs=1, trials={"a": 4.0, "c": 1.0}) == pytest.approx(21.0)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.2, "1 s"), (89.0, "89 s"), (90.0, "2 min"), (720.0, "12 min"), (12000.0, "3 h 20 min")],
