@@ -22,7 +22,13 @@ from pydantic_core import PydanticCustomError
 
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.normalisers import read_choice
-from gare_cache.heads.combinations import POOLED, TOKEN_WISE, needs_word_tokens, require_effect
+from gare_cache.heads.combinations import (
+    POOLED,
+    TOKEN_WISE,
+    needs_word_tokens,
+    require_effect,
+    same_for_all_videos,
+)
 from gare_cache.own import is_own, split_own
 
 # Names -> the settings beside the name. A name with a colon is the import path of a class of the
@@ -357,20 +363,37 @@ class Params(Settings):
                 "(head.interaction.name: token_wise or head.gap.context: words); set "
                 "extract.word_tokens: true"
             )
-        loss = self.train.loss
+        loss, gap = self.train.loss, self.head.gap
         active = [name for name in REGULARISERS if getattr(loss, name).weight > 0]
-        if self.head.gap is None and not is_own(self.head.interaction.name) and active:
-            weights = ", ".join(f"train.loss.{name}.weight" for name in active)
+        if gap is None and not is_own(self.head.interaction.name) and active:
             raise ValueError(
-                f"head.gap is null, so there is no increment to regularise; set {weights} to 0, "
-                "or give head.gap its settings"
+                "head.gap is null, so there is no increment to regularise; set "
+                f"{_weights(active)} to 0, or give head.gap its settings"
             )
+        if gap is not None and same_for_all_videos(gap.model_dump()):
+            idle = [name for name in active if name in _of_a_text(gap.side, loss.ib.anchor)]
+            if idle:
+                raise ValueError(
+                    "with head.gap.query: text and head.gap.context: words a text has the same "
+                    "increment for all videos, so there is nothing to compare; set "
+                    f"{_weights(idle)} to 0, or head.gap.query: gap"
+                )
         if loss.trust_region.learned and loss.trust_region.weight == 0:
             raise ValueError(
                 "train.loss.trust_region.learned is true at weight 0, where nothing is learned; "
                 "set train.loss.trust_region.weight, or learned: false"
             )
         return self
+
+
+def _weights(regularisers: Sequence[str]) -> str:
+    return ", ".join(f"train.loss.{name}.weight" for name in regularisers)
+
+
+def _of_a_text(side: str, anchor: str) -> tuple[str, ...]:
+    """Return the regularisers that compare a text's increments to several videos."""
+    at_item = ("eps", "dir", "orthogonality") if side == "text" else ()
+    return (*at_item, "ib") if anchor == "text" else at_item
 
 
 def load_params(path: Path) -> Params:

@@ -106,6 +106,21 @@ def test_a_head_without_gap_needs_all_regularisers_off() -> None:
             parse(head={"gap": None}, train={"loss": {**off, name: {"weight": 1}}})
 
 
+def test_terms_that_compare_equal_increments_are_refused() -> None:
+    gap = {"query": "text", "context": "words"}
+    off: dict[str, Any] = {name: {"weight": 0} for name in ("eps", "dir")}
+    message = r"nothing to compare; set train.loss.eps.weight, train.loss.dir.weight to 0, or"
+    with pytest.raises(ConfigError, match=message):
+        parse(head={"gap": gap}, **WORDS)
+    for name, values in (("orthogonality", {"weight": 1}), ("ib", {"anchor": "text"})):
+        with pytest.raises(ConfigError, match=rf"nothing to compare; set train.loss.{name}.weight"):
+            parse(head={"gap": gap}, train={"loss": {**off, name: values}}, **WORDS)
+    assert parse(head={"gap": gap}, train={"loss": off}, **WORDS)
+    assert parse(head={"gap": gap | {"side": "video"}}, **WORDS)
+    for other in ({"query": "gap"}, {"context": "frames"}):
+        assert parse(head={"gap": gap | other}, **WORDS)
+
+
 def test_heads_that_compare_words() -> None:
     off = {"loss": {name: {"weight": 0} for name in ("ib", "eps", "dir")}}
     assert parse(head=TOKEN_WISE, train=off, **WORDS).head.needs_word_tokens

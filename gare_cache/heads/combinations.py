@@ -21,6 +21,15 @@ def needs_word_tokens(interaction: str, gap: Mapping[str, Any] | None) -> bool:
     return interaction == TOKEN_WISE or (gap is not None and gap.get("context") == "words")
 
 
+def same_for_all_videos(gap: Mapping[str, Any] | None) -> bool:
+    """Say whether the increment depends on the text alone: words asked by the text.
+
+    Args:
+        gap: all settings of the gap module, None without one.
+    """
+    return gap is not None and gap["context"] == "words" and gap["query"] == "text"
+
+
 def require_effect(
     *,
     interaction: str,
