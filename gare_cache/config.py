@@ -212,6 +212,8 @@ class HeadSettings(Settings):
                 "head.pooling.name, or another head.interaction.name"
             )
         require_effect(
+            projection=self.projection,
+            aggregator=self.aggregator.name,
             interaction=name,
             pooling=None if self.pooling is None else self.pooling.model_dump(exclude_none=True),
             gap=self._gap(),

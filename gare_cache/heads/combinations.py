@@ -9,6 +9,8 @@ from gare_cache.errors import ConfigError
 
 POOLED = "pooled"
 TOKEN_WISE = "token_wise"
+# Aggregators that leave padded frames, which are zero, at zero.
+_KEEPING_ZERO = ("mean", "lstm")
 
 
 def needs_word_tokens(interaction: str, gap: Mapping[str, Any] | None) -> bool:
@@ -32,6 +34,8 @@ def same_for_all_videos(gap: Mapping[str, Any] | None) -> bool:
 
 def require_effect(
     *,
+    projection: str,
+    aggregator: str,
     interaction: str,
     pooling: Mapping[str, Any] | None,
     gap: Mapping[str, Any] | None,
@@ -40,6 +44,8 @@ def require_effect(
     """Refuse settings of a head that would change nothing.
 
     Args:
+        projection: its name.
+        aggregator: its name.
         interaction: its name.
         pooling: ``name`` and settings; None for none, or for the default of ``pooled``.
         gap: settings of the gap module; None without one.
@@ -66,19 +72,23 @@ def require_effect(
             "head.gap.eta is the sign of the gap, and with head.gap.query: text there is none; set "
             "head.gap.eta: 1, or head.gap.query: gap"
         )
-    if reference_padding and not _padding_matters(pooling, gap):
+    moved = projection != "none" or aggregator not in _KEEPING_ZERO
+    if reference_padding and not _padding_matters(pooling, gap, moved):
         raise ConfigError(
-            "head.reference_padding changes nothing in this head: padded frames neither enter a "
-            "mean nor are attended to by psi, and the length of the pooled video does not matter; "
-            "set head.reference_padding: false"
+            "head.reference_padding changes nothing in this head: padded frames are not attended "
+            "to by psi, move no mean in another direction, and the length of the pooled video does "
+            "not matter; set head.reference_padding: false"
         )
 
 
-def _padding_matters(pooling: Mapping[str, Any] | None, gap: Mapping[str, Any] | None) -> bool:
+def _padding_matters(
+    pooling: Mapping[str, Any] | None, gap: Mapping[str, Any] | None, moved: bool
+) -> bool:
+    """Say whether counting padded frames changes a score; ``moved``: they are no longer zero."""
     name = (pooling or {}).get("name", "text_conditioned")
-    if name == "mean":
-        return True
-    if gap is None:
-        return False
-    in_gap = gap.get("context", "frames") == "frames" or gap.get("query", "gap") == "gap"
-    return in_gap or (name == "text_conditioned" and gap.get("side") == "video")
+    if gap is not None:
+        if gap.get("context", "frames") == "frames" or gap.get("query", "gap") == "gap":
+            return True
+        if gap.get("side") == "video" and name != "cross_attention":
+            return True
+    return name == "mean" and moved

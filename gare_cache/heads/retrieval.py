@@ -357,6 +357,8 @@ def build_head(
     }
     name = settings["interaction"]["name"]
     require_effect(
+        projection=projection,
+        aggregator=settings["aggregator"]["name"],
         interaction=name,
         pooling=settings["pooling"],
         gap=settings["gap"],

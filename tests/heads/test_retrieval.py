@@ -11,8 +11,9 @@ from gare_cache.heads.retrieval import build_head, initialise_from_encoder
 TOKEN_WISE = {"interaction": {"name": "token_wise"}}
 BASE = {"dim": 16, "max_frames": 6, "aggregator": {"name": "mean"}}
 GAP = {**BASE, "gap": {"heads": 2}}
+MEAN = {"pooling": {"name": "mean"}}
 HEADS = {
-    "zero_shot": {**BASE, "pooling": {"name": "mean"}},
+    "zero_shot": {**BASE, **MEAN},
     "text_conditioned": BASE,
     "gap": GAP,
     "gap_reference_padding": {**GAP, "reference_padding": True},
@@ -96,7 +97,13 @@ def test_without_positions_the_order_of_frames_does_not_matter(inputs):
         (GAP, {**GAP, "gap": {"heads": 2, "layers": 2}}),
         (X_POOL, {**X_POOL, "pooling": {"name": "cross_attention", "heads": 2}}),
         (GAP, {**GAP, "reference_padding": True}),
-        (HEADS["zero_shot"], {**HEADS["zero_shot"], "reference_padding": True}),
+        *(
+            ({**head, **MEAN}, {**head, **MEAN, "reference_padding": True})
+            for head in (
+                {**BASE, "aggregator": {"name": "transformer"}},
+                {**BASE, "gap": {"context": "words", "query": "text", "side": "video"}},
+            )
+        ),
         *(
             ({**BASE, "gap": gap}, {**BASE, "gap": gap, "reference_padding": True})
             for gap in PADDED
@@ -105,8 +112,14 @@ def test_without_positions_the_order_of_frames_does_not_matter(inputs):
     ids=str,
 )
 def test_every_setting_changes_the_scores(before, after, inputs, random_words):
-    features = (*inputs(), random_words())
-    results = [_build(s).eval()(*features).similarity for s in (before, after)]
+    text, frames, mask = inputs()
+    features = (text, frames * mask[..., None], mask, random_words())
+    heads = [_build(settings).eval() for settings in (before, after)]
+    for head in heads:
+        for name, parameter in head.named_parameters():
+            if name.endswith("bias"):  # zero at the start, where padding meets no key and no value
+                parameter.data += 0.1
+    results = [head(*features).similarity for head in heads]
     assert (results[0] - results[1]).abs().max() > 1e-5
 
 
@@ -251,6 +264,11 @@ def test_an_encoder_that_does_not_fit_is_an_error_and_changes_nothing(state, mes
         ),
         (
             {"reference_padding": True, "gap": {"context": "words", "query": "text"}},
+            "reference_padding changes nothing",
+        ),
+        ({"reference_padding": True, **MEAN}, "reference_padding changes nothing"),
+        (
+            {"reference_padding": True, **MEAN, "aggregator": {"name": "lstm"}},
             "reference_padding changes nothing",
         ),
         ({"logit_scale_init": math.inf}, "logit_scale_init is inf"),
