@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,7 +17,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.normalisers import read_choice
@@ -40,30 +38,13 @@ POOLINGS = {
     "text_conditioned": ("temperature",),
     "cross_attention": ("heads", "dropout"),
 }
+CONTRASTIVE = {"info_nce": (), "ncl": ("iterations", "detach_biases")}
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 REGULARISERS = ("ib", "eps", "dir", "orthogonality", "trust_region")
-
-
-def known_or_own(*known: str) -> AfterValidator:
-    """Allow some names, and import paths of a user's own parts (``mypkg.mod:MyPart``)."""
-    names = ", ".join(map(repr, known))
-    allowed = f"input should be {names} or an import path such as 'mypkg.mod:MyPart'"
-
-    def check(name: str) -> str:
-        if is_own(name):
-            try:
-                split_own(name)
-            except ConfigError as err:
-                raise PydanticCustomError("own_name", "{message}", {"message": str(err)}) from err
-        elif name not in known:
-            raise PydanticCustomError("own_name", "{message}", {"message": allowed})
-        return name
-
-    return AfterValidator(check)
 
 
 Options = dict[str, Any]
@@ -75,18 +56,19 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def _require_own(section: str, settings: Settings, known: Mapping[str, Sequence[str]]) -> None:
+def _require_own(place: str, settings: Settings, known: Mapping[str, Sequence[str]]) -> None:
     values = settings.model_dump(exclude_none=True)
     name = values.pop("name")
     if is_own(name):
         split_own(name)
     elif name not in known:
-        raise ValueError(unknown_name(f"head.{section}.name", name, known))
+        message = unknown_name(f"{place}.name", name, known)
+        raise ValueError(f"{message} (one of your own has an import path, such as my_file:MyClass)")
     for setting, value in values.items():
         if setting not in known.get(name, ("options",)):
             raise ValueError(
-                f"head.{section}.{setting} is {value!r}, but {section} {name!r} has no such "
-                f"setting; set head.{section}.{setting}: null"
+                f"{place}.{setting} is {value!r}, but {place.split('.')[-1]} {name!r} has no such "
+                f"setting; set {place}.{setting}: null"
             )
 
 
@@ -150,7 +132,7 @@ class AggregatorSettings(Settings):
 
     @model_validator(mode="after")
     def _own_settings(self) -> AggregatorSettings:
-        _require_own("aggregator", self, AGGREGATORS)
+        _require_own("head.aggregator", self, AGGREGATORS)
         return self
 
 
@@ -162,7 +144,7 @@ class InteractionSettings(Settings):
 
     @model_validator(mode="after")
     def _own_settings(self) -> InteractionSettings:
-        _require_own("interaction", self, INTERACTIONS)
+        _require_own("head.interaction", self, INTERACTIONS)
         return self
 
 
@@ -176,7 +158,7 @@ class PoolingSettings(Settings):
 
     @model_validator(mode="after")
     def _own_settings(self) -> PoolingSettings:
-        _require_own("pooling", self, POOLINGS)
+        _require_own("head.pooling", self, POOLINGS)
         return self
 
 
@@ -233,10 +215,15 @@ class HeadSettings(Settings):
 class ContrastiveSettings(Settings):
     """The contrastive loss; iterations and detach_biases belong to ncl, options to one's own."""
 
-    name: Annotated[str, known_or_own("info_nce", "ncl")] = "info_nce"
+    name: str = "info_nce"
     iterations: Annotated[int, Field(ge=0)] | None = None
     detach_biases: bool | None = None
     options: Options | None = None
+
+    @model_validator(mode="after")
+    def _own_settings(self) -> ContrastiveSettings:
+        _require_own("train.loss.contrastive", self, CONTRASTIVE)
+        return self
 
 
 class BottleneckSettings(Settings):

@@ -7,9 +7,12 @@ import yaml
 from gare_cache import config
 from gare_cache.config import load_params, parse_params
 from gare_cache.errors import ConfigError
-from gare_cache.heads.aggregators import AGGREGATORS
+from gare_cache.heads.aggregators import AGGREGATOR_DEFAULTS, AGGREGATORS
+from gare_cache.heads.gap import GAP_DEFAULTS
 from gare_cache.heads.interactions import INTERACTIONS
-from gare_cache.heads.pooling import POOLINGS
+from gare_cache.heads.pooling import POOLING_DEFAULTS, POOLINGS
+from gare_cache.losses.contrastive import CONTRASTIVE, CONTRASTIVE_DEFAULTS
+from gare_cache.losses.objective import REGULARISERS, Objective
 
 REPOSITORY = Path(__file__).parents[1]
 MINIMAL: dict[str, Any] = {
@@ -85,7 +88,15 @@ def test_the_repositorys_params_are_valid_and_name_every_key() -> None:
         ({"head": {"gap": None}}, "head.gap is null, so there is no increment .*ib.weight"),
         (
             {"train": {"loss": {"contrastive": {"name": "nlc"}}}},
-            "train.loss.contrastive.name is 'nlc': input should be 'info_nce', 'ncl' or an imp",
+            "unknown train.loss.contrastive.name 'nlc'; did you mean 'ncl'.*import path, such as",
+        ),
+        (
+            {"train": {"loss": {"contrastive": {"iterations": 4}}}},
+            "train.loss.contrastive.iterations is 4, but contrastive 'info_nce' has no such sett",
+        ),
+        (
+            {"train": {"loss": {"contrastive": {"name": "ncl", "options": {}}}}},
+            r"contrastive.options is \{\}, but .*; set train.loss.contrastive.options: null",
         ),
         (
             {"train": {"loss": {"trust_region": {"learned": True}}}},
@@ -135,6 +146,25 @@ def test_the_names_are_those_of_the_registries() -> None:
     assert config.AGGREGATORS.keys() == AGGREGATORS.keys()
     assert config.INTERACTIONS.keys() == INTERACTIONS.keys()
     assert config.POOLINGS.keys() == POOLINGS.keys()
+    assert config.CONTRASTIVE.keys() == CONTRASTIVE.keys()
+    assert tuple(REGULARISERS) == config.REGULARISERS
+
+
+def test_settings_and_defaults_are_those_of_the_registries() -> None:
+    for table, defaults in (
+        (config.POOLINGS, POOLING_DEFAULTS),
+        (config.CONTRASTIVE, CONTRASTIVE_DEFAULTS),
+    ):
+        assert {name: set(keys) for name, keys in table.items()} == {
+            name: set(values) for name, values in defaults.items()
+        }
+    # The number of attention heads is the reference code's, D // 64.
+    aggregators = {name: {*keys} for name, keys in AGGREGATOR_DEFAULTS.items()}
+    aggregators["transformer"].remove("heads")
+    assert {name: {*keys} for name, keys in config.AGGREGATORS.items()} == aggregators
+    assert parse().head.gap.model_dump() == GAP_DEFAULTS
+    loss = parse().train.loss.model_dump(exclude_none=True, exclude={"false_negatives"})
+    assert Objective().settings == loss
 
 
 def test_settings_are_frozen() -> None:
