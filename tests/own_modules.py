@@ -49,9 +49,10 @@ class Large(Cosine):
     def __init__(self, dim: int, max_frames: int) -> None:
         super().__init__(dim, max_frames)
         self.blocks: list[tuple[int, int]] = []
+        self.elements: Any = 10**9
 
-    def pair_elements(self, num_frames: int, num_words: int, dim: int) -> int:
-        return 10**9
+    def pair_elements(self, num_frames: int, num_words: int, dim: int) -> Any:
+        return self.elements
 
     def forward(self, text: Tensor, frames: Tensor, mask: Tensor) -> Any:
         self.blocks.append((len(text), len(frames)))

@@ -7,23 +7,16 @@ from torch import Tensor, nn
 from gare_cache.heads.pairs import PairScores, Words
 from gare_cache.heads.scoring import Footprint
 
-# What an interaction of one's own is taken to keep of a pair, times (F + W) D.
-_OWN_COPIES = 4
-
 
 class DenseScorer:
     """Scores pairs with an interaction's ``forward``; a ``Scorer``."""
 
-    def __init__(self, interaction: nn.Module, needs_words: bool) -> None:
+    def __init__(self, interaction: nn.Module) -> None:
         self.interaction = interaction
-        self.needs_words = needs_words
 
     def footprint(self, num_frames: int, num_words: int, dim: int) -> Footprint:
         """Estimate the memory; an interaction says what a pair takes by ``pair_elements``."""
-        pair = _OWN_COPIES * (num_frames + num_words) * dim
-        estimate = getattr(self.interaction, "pair_elements", None)
-        if estimate is not None:
-            pair = estimate(num_frames, num_words, dim)
+        pair: int = self.interaction.pair_elements(num_frames, num_words, dim)  # type: ignore[operator]
         video = 8 * num_frames * dim
         return Footprint(20 * num_frames * dim, video, 8 * num_words * dim, pair)
 
@@ -38,5 +31,5 @@ class DenseScorer:
     def score(self, texts: tuple[Tensor, Words | None], videos: tuple[Tensor, Tensor]) -> Tensor:
         """Return the cosines (T, V)."""
         text, words = texts
-        scores: PairScores | Tensor = self.interaction(text, *videos, words)
-        return scores.similarity if isinstance(scores, PairScores) else scores
+        scores: PairScores = self.interaction(text, *videos, words)
+        return scores.similarity

@@ -81,7 +81,8 @@ def build_interaction(
         parts: of ``pooled``: ``pooling``, ``gap`` and ``reference_padding``.
 
     Returns:
-        A module (text, frames, mask, words) -> similarity (T, V) or ``PairScores``.
+        A module (text, frames, mask, words) -> ``PairScores`` with ``needs_words``, ``side`` (which
+        item its increment corrects) and ``pair_elements`` (see ``DenseScorer``).
 
     Raises:
         ConfigError: a setting is unknown or out of range.

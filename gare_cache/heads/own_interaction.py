@@ -8,10 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.heads.gap import SIDES
 from gare_cache.heads.own_parts import build_own_module, require_result
 from gare_cache.heads.pairs import PairScores, Words
+from gare_cache.heads.settings import require_count
 
-SIDES = ("text", "video")
+# What a module that does not say is taken to keep of a pair, times (F + W) D.
+_COPIES = 4
 
 
 class OwnInteraction(nn.Module):
@@ -20,7 +23,7 @@ class OwnInteraction(nn.Module):
     The module is called as ``module(text, frames, mask)``, or with the words as a fourth argument
     where it sets ``needs_words``. It returns the scores (T, V), or ``PairScores`` with increments.
     Its method ``pair_elements(num_frames, num_words, dim)``, where it has one, says how many
-    numbers it keeps for one pair, so that blocks fit into memory (see ``DenseScorer``).
+    numbers it keeps for one pair, so that blocks fit into memory.
     """
 
     def __init__(self, module: nn.Module, name: str) -> None:
@@ -36,8 +39,6 @@ class OwnInteraction(nn.Module):
         super().__init__()
         self.module = module
         self.name = name
-        if hasattr(module, "pair_elements"):
-            self.pair_elements = module.pair_elements
         if self.side not in SIDES:
             raise ConfigError(unknown_name(f"side of {self._what}", str(self.side), SIDES))
         if not isinstance(self.needs_words, bool):
@@ -81,6 +82,19 @@ class OwnInteraction(nn.Module):
                 letters="(T, V, D)",
             )
         return PairScores(similarity, delta)
+
+    def pair_elements(self, num_frames: int, num_words: int, dim: int) -> int:
+        """Return the module's estimate of the numbers that a pair keeps, or 4 (F + W) D.
+
+        Raises:
+            ConfigError: the estimate is no whole number of at least 1.
+        """
+        estimate = getattr(self.module, "pair_elements", None)
+        if estimate is None:
+            return _COPIES * (num_frames + num_words) * dim
+        elements: Any = estimate(num_frames, num_words, dim)
+        require_count(f"pair_elements of {self._what}", elements)
+        return int(elements)
 
     @property
     def _what(self) -> str:

@@ -87,12 +87,12 @@ class RetrievalHead(nn.Module):
     @property
     def needs_words(self) -> bool:
         """Whether the scores depend on the word tokens of the texts."""
-        return bool(getattr(self.interaction, "needs_words", False))
+        return bool(self.interaction.needs_words)
 
     @property
     def side(self) -> str:
         """The side that the increment corrects, ``text`` or ``video``; ``text`` without one."""
-        return str(getattr(self.interaction, "side", "text"))
+        return str(self.interaction.side)
 
     @property
     def exact(self) -> bool:
@@ -165,17 +165,12 @@ class RetrievalHead(nn.Module):
             Cosines (T, V) and, with a gap module, increments (T, V, D).
 
         Raises:
-            ConfigError: a shape does not fit, of the inputs or of what the interaction returns.
+            ConfigError: a shape does not fit, of the inputs or of what a user's module returns.
         """
         frames = self.encode_frames(frames, mask)
-        scores = self.interaction(self.encode_text(text), frames, mask, self.encode_words(words))
-        if not isinstance(scores, PairScores):
-            scores = PairScores(scores, None)
-        if scores.similarity.shape != (len(text), len(frames)):
-            raise ConfigError(
-                f"the interaction returned scores of shape {tuple(scores.similarity.shape)} for "
-                f"{len(text)} texts and {len(frames)} videos; it must return (T, V)"
-            )
+        scores: PairScores = self.interaction(
+            self.encode_text(text), frames, mask, self.encode_words(words)
+        )
         return scores
 
     def vectors(
@@ -241,7 +236,7 @@ class RetrievalHead(nn.Module):
                 f"{len(empty)} of {len(mask)} videos have no real frame (rows "
                 f"{', '.join(map(str, empty[:5]))}) and so no score; leave them out first"
             )
-        scorer = self._exact_scorer() or DenseScorer(self.interaction, self.needs_words)
+        scorer = self._exact_scorer() or DenseScorer(self.interaction)
         num_words = 0 if checked is None else checked[0].shape[1]
         shape = block_shape(
             scorer.footprint(frames.shape[1], num_words, frames.shape[2]),

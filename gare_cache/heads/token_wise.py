@@ -26,6 +26,7 @@ class TokenWiseInteraction(nn.Module):
     """
 
     needs_words = True
+    side = "text"  # of an increment, which it has not
 
     def __init__(self, dim: int) -> None:
         super().__init__()

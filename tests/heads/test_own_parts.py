@@ -59,7 +59,11 @@ def test_blocks_fit_the_memory_that_it_says_a_pair_takes(inputs: Inputs) -> None
     head = own_head("Large")
     head.similarity(*float_inputs(inputs))
     assert {texts for texts, _ in head.interaction.module.blocks} == {1}
-    assert not hasattr(own_head("Cosine").interaction, "pair_elements")
+    assert own_head("Cosine").interaction.pair_elements(3, 2, 16) == 4 * (3 + 2) * 16
+    for wrong in (0, 1.5):
+        head.interaction.module.elements = wrong
+        with pytest.raises(ConfigError, match=rf"Large' is {wrong}; it must be a whole number"):
+            head.similarity(*float_inputs(inputs))
 
 
 def test_increments_and_the_side_they_correct(inputs: Inputs) -> None:

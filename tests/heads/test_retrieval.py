@@ -2,10 +2,8 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from gare_cache.errors import ConfigError
-from gare_cache.heads import masking
 from gare_cache.heads.retrieval import build_head, initialise_from_encoder
 
 TOKEN_WISE = {"interaction": {"name": "token_wise"}}
@@ -278,43 +276,6 @@ def test_an_encoder_that_does_not_fit_is_an_error_and_changes_nothing(state, mes
 def test_settings_errors(change, message):
     with pytest.raises(ConfigError, match=message):
         build_head(**{**BASE, **change})
-
-
-class _ProductOfMeans(nn.Module):
-    """An interaction as a user may write one: no attributes, a plain tensor, its own dropout."""
-
-    def __init__(self, transpose=False):
-        super().__init__()
-        self.dropout = nn.Dropout(0.5)
-        self.transpose = transpose
-
-    def forward(self, text, frames, mask, words=None):
-        assert words is None
-        scores = self.dropout(text) @ masking.mean_pool(frames, mask).T
-        return scores.T if self.transpose else scores
-
-
-def _own(interaction):
-    head = build_head(**BASE).double()
-    head.interaction = interaction
-    return head
-
-
-@pytest.mark.parametrize("block_bytes", [1, 2**20])
-def test_an_interaction_may_return_a_tensor_and_say_nothing_else(inputs, block_bytes):
-    text, frames, mask = inputs()
-    head = _own(_ProductOfMeans())
-    assert (head.needs_words, head.side, head.exact) == (False, "text", False)
-    assert not head.compares_vectors
-    found = head.similarity(text, frames, mask, block_bytes=block_bytes)
-    torch.testing.assert_close(found, text @ masking.mean_pool(frames, mask).T)
-    assert head(text, frames, mask).delta is None
-    assert not torch.equal(head(text, frames, mask).similarity, found)  # in training mode
-
-
-def test_an_interaction_that_confuses_rows_and_columns_is_an_error(inputs):
-    with pytest.raises(ConfigError, match=r"shape \(4, 5\) for 5 texts and 4 videos"):
-        _own(_ProductOfMeans(transpose=True))(*inputs())
 
 
 def test_heads_that_do_not_pool_have_no_vectors(inputs, random_words):
