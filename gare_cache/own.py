@@ -236,6 +236,21 @@ def require_unchanged(settings: Any, recorded: Mapping[str, str], *, where: obje
             )
 
 
+def describe(err: Exception) -> str:
+    """Say in one line where a user's code failed, and how: ``at FILE:LINE with TYPE: MESSAGE``.
+
+    The place is the last one outside installed packages, where there is one. A SyntaxError names
+    its place itself.
+    """
+    what = f"with {type(err).__name__}: {' '.join(str(err).split())}"
+    frames = traceback.extract_tb(err.__traceback__)
+    if isinstance(err, SyntaxError) or not frames:
+        return what
+    outside = [frame for frame in frames if "site-packages" not in frame.filename]
+    last = (outside or frames)[-1]
+    return f"at {last.filename}:{last.lineno} {what}"
+
+
 def _import(module_name: str, what: str) -> ModuleType:
     top = _top(module_name)
     _forget_if_stale(top)
@@ -245,11 +260,7 @@ def _import(module_name: str, what: str) -> ModuleType:
     except ModuleNotFoundError as err:
         raise ConfigError(f"{what}: {_not_found(module_name, err)}") from err
     except Exception as err:
-        last = traceback.extract_tb(err.__traceback__)[-1]
-        place = "" if isinstance(err, SyntaxError) else f" at {last.filename}:{last.lineno}"
-        raise ConfigError(
-            f"{what}: importing {module_name} fails{place} with {type(err).__name__}: {err}"
-        ) from err
+        raise ConfigError(f"{what}: importing {module_name} fails {describe(err)}") from err
     if top not in _imported:
         _imported[top] = _code(top)
     return module

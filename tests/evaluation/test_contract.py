@@ -78,6 +78,11 @@ def test_the_packages_own_heads_keep_to_it(
         ("Detached", [GRADIENTS, LEARNS]),
         ("PaddingLeaks", [PADDING]),
         ("BatchDependent", [BATCH, BLOCKS]),
+        ("KnowsTheBatch", [BATCH]),
+        ("BatchStatistics", [BATCH, BLOCKS]),
+        ("DualSoftmax", [BATCH, BLOCKS]),
+        ("Raising", [SHAPES]),
+        ("ChangingInPlace", ["gradients can be checked", "learning can be checked"]),
         ("KnowsTheRow", [TEXTS, VIDEOS, BATCH, BLOCKS]),
         ("KnowsTheColumn", [VIDEOS, BATCH, BLOCKS]),
         ("Remembering", [REPEATS]),
@@ -118,6 +123,10 @@ def test_aggregators(name: str, expected: list[str]) -> None:
 def test_messages_say_what_was_seen() -> None:
     seen = {name: rows_of(own_head(name)) for name in ("WrongShape", "NotANumber", "Remembering")}
     assert "returned a tensor of shape (5, 7); (T, V) is (7, 5)" in seen["WrongShape"][SHAPES].seen
+    raising = rows_of(own_head("Raising"))[SHAPES].seen
+    assert raising.startswith("7 texts, 5 videos: it fails at ")
+    assert "own_modules.py" in raising
+    assert "with AttributeError: 'Raising' object has no attribute 'head'" in raising
     assert seen["NotANumber"][FINITE].seen == "7 of 35 scores are NaN or infinite"
     assert seen["Remembering"][REPEATS].seen == "scoring changes interaction.module.seen"
     honest = rows_of(own_head("Dropping"))

@@ -116,6 +116,11 @@ def test_what_it_returns_is_checked(inputs: Inputs, name: str, message: str) -> 
         ({"name": f"{MODULE}:WrongSide"}, r"unknown side of interaction .* did you mean 'video'"),
         ({"name": f"{MODULE}:WrongWords"}, r"needs_words of interaction .* is 'yes'; it must be"),
         ({"name": f"{MODULE}:NoModule"}, r"makes a NoModule; it must make a torch.nn.Module"),
+        (
+            {"name": f"{MODULE}:Unbuildable"},
+            r"cannot be built with {'dim': 4, 'max_frames': 2}: at .*own_modules.py:\d+ with "
+            r"ValueError: heads must divide the width$",
+        ),
         ({"name": f"{MODULE}:Cosinus"}, r"defines no 'Cosinus'; did you mean Cosine"),
         ({"name": f"{MODULE}:Cosine", "options": {"layers": 2}}, r"unexpected keyword .*'layers'"),
         ({"name": f"{MODULE}:Cosine", "layers": 2}, r"layers is no setting of .*{layers: 2}"),
