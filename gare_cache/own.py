@@ -7,6 +7,7 @@ import difflib
 import importlib
 import inspect
 import json
+import os
 import re
 import sys
 import traceback
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, GareCacheError
 from gare_cache.files import canonical_digest, file_digest
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -236,14 +237,39 @@ def require_unchanged(settings: Any, recorded: Mapping[str, str], *, where: obje
             )
 
 
+def call_own(function: Callable[..., Any], what: str, /, *arguments: Any, **keywords: Any) -> Any:
+    """Call a user's code.
+
+    Args:
+        function: the user's.
+        what: what it is, with its import path, for the message.
+        arguments: what it is given by position.
+        keywords: what it is given by name.
+
+    Raises:
+        ConfigError: it raises anything but an error of this package; the message has the place.
+    """
+    try:
+        return function(*arguments, **keywords)
+    except GareCacheError:
+        raise
+    except Exception as err:
+        raise ConfigError(f"{what} fails {describe(err)} (--debug shows the traceback)") from err
+
+
 def describe(err: Exception) -> str:
     """Say in one line where a user's code failed, and how: ``at FILE:LINE with TYPE: MESSAGE``.
 
-    The place is the last one outside installed packages, where there is one. A SyntaxError names
-    its place itself.
+    The place is the last one outside installed packages, where there is one, and none where this
+    package could not even call it. A SyntaxError names its place itself.
     """
     what = f"with {type(err).__name__}: {' '.join(str(err).split())}"
-    frames = traceback.extract_tb(err.__traceback__)
+    here = f"{Path(__file__).parent}{os.sep}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(err.__traceback__)
+        if not frame.filename.startswith((here, "<"))
+    ]
     if isinstance(err, SyntaxError) or not frames:
         return what
     outside = [frame for frame in frames if "site-packages" not in frame.filename]

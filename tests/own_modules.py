@@ -289,6 +289,10 @@ def loss_without_gradient(similarity: Tensor, scale: Any, *, positives: Any = No
     return (similarity.argmax(dim=1) == torch.arange(len(similarity))).float().mean()
 
 
+def raising_loss(similarity: Tensor, scale: Any, *, positives: Any = None, what: int = 0) -> Any:
+    return similarity[len(similarity) + what]
+
+
 def loss_without_positives(similarity: Tensor, scale: Any) -> Any:
     return -similarity.diagonal().mean()
 
@@ -302,6 +306,10 @@ def everything_at_once(scores: Any) -> Any:
 
 
 everything_at_once.kinds = ("transductive",)  # type: ignore[attr-defined]
+
+
+def raising_normaliser(scores: Any, *, what: str = "logits") -> Any:
+    return scores.logits + getattr(scores, what)[:, :1]
 
 
 def in_place(scores: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gare_cache.errors import GareCacheError
 from gare_cache.evaluation.contract_rows import (
     TEXTS,
     VIDEOS,
@@ -82,9 +83,14 @@ def _row(
     except Exception as err:
         name = check.__name__.removeprefix("check_").replace("_", " ")
         remedy = "see to it that the head does not raise there, in training mode and backward too"
-        return ContractRow(f"{name} can be checked", False, f"it fails {describe(err)}", remedy)
+        return ContractRow(f"{name} can be checked", False, _failure(err), remedy)
     finally:
         head.eval()
+
+
+def _failure(err: Exception) -> str:
+    message = " ".join(str(err).split())
+    return message if isinstance(err, GareCacheError) else f"it fails {describe(err)}"
 
 
 def check_shapes(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
@@ -102,8 +108,8 @@ def check_shapes(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
                 scores = forward_scores(head, part)
             evaluated = block_scores(head, part)
         except Exception as err:
-            seen_here = f"{texts} texts, {videos} videos: it fails {describe(err)}"
-            return ContractRow(name, False, seen_here, remedy)
+            failed = f"{texts} texts, {videos} videos: {_failure(err)}"
+            return ContractRow(name, False, failed, remedy)
         for what, found in (("forward", scores.similarity), ("similarity", evaluated)):
             if tuple(found.shape) != (texts, videos) or found.dtype != part.text.dtype:
                 wrong = f"{what} gave {found.dtype} {tuple(found.shape)} for {texts} x {videos}"

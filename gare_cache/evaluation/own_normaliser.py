@@ -11,7 +11,7 @@ import numpy as np
 
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import Scores
-from gare_cache.own import import_own, require_signature
+from gare_cache.own import call_own, import_own, require_signature
 
 KINDS = ("inductive", "transductive")
 BANKS = ("queries", "gallery")
@@ -44,8 +44,8 @@ class OwnNormaliser:
             parameters: by name.
 
         Raises:
-            ConfigError: a parameter is unknown, or the result is no finite array of the shape of
-                the logits, or the logits themselves were changed.
+            ConfigError: a parameter is unknown, or the function raises, or the result is no finite
+                array of the shape of the logits, or the logits themselves were changed.
         """
         require_signature(
             self.function,
@@ -56,7 +56,7 @@ class OwnNormaliser:
         )
         logits = scores.logits
         before = logits.copy()
-        found = self.function(scores, **parameters)
+        found = call_own(self.function, f"normaliser {self.name!r}", scores, **parameters)
         if not np.array_equal(before, logits):
             raise ConfigError(
                 f"normaliser {self.name!r} changes scores.logits in place; return a new array"

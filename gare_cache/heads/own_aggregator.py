@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gare_cache.heads.own_parts import build_own_module, require_result
+from gare_cache.own import call_own
 
 
 class OwnAggregator(nn.Module):
@@ -29,13 +30,14 @@ class OwnAggregator(nn.Module):
             (V, F, D).
 
         Raises:
-            ConfigError: the result has another shape, dtype or device.
+            ConfigError: the module raises, or the result has another shape, dtype or device.
         """
+        what = f"aggregator {self.name!r}"
         return require_result(
-            self.module(frames, mask),
+            call_own(self.module, what, frames, mask),
             shape=tuple(frames.shape),
             like=frames,
-            what=f"aggregator {self.name!r}",
+            what=what,
             letters="(V, F, D)",
         )
 

@@ -12,6 +12,7 @@ from gare_cache.heads.gap import SIDES
 from gare_cache.heads.own_parts import build_own_module, require_result
 from gare_cache.heads.pairs import PairScores, Words
 from gare_cache.heads.settings import require_count
+from gare_cache.own import call_own
 
 # What a module that does not say is taken to keep of a pair, times (F + W) D.
 _COPIES = 4
@@ -62,10 +63,11 @@ class OwnInteraction(nn.Module):
         """Score all pairs: text (T, D), frames (V, F, D), mask (V, F), words where needed.
 
         Raises:
-            ConfigError: the result has another type, shape, dtype or device than it must have.
+            ConfigError: the module raises, or the result has another type, shape, dtype or device
+                than it must have.
         """
         arguments = (text, frames, mask, words) if self.needs_words else (text, frames, mask)
-        found: Any = self.module(*arguments)
+        found = call_own(self.module, self._what, *arguments)
         scores, delta = found, None
         if isinstance(found, PairScores):
             scores, delta = found.similarity, found.delta
@@ -87,13 +89,14 @@ class OwnInteraction(nn.Module):
         """Return the module's estimate of the numbers that a pair keeps, or 4 (F + W) D.
 
         Raises:
-            ConfigError: the estimate is no whole number of at least 1.
+            ConfigError: the module raises, or the estimate is no whole number of at least 1.
         """
         estimate = getattr(self.module, "pair_elements", None)
         if estimate is None:
             return _COPIES * (num_frames + num_words) * dim
-        elements: Any = estimate(num_frames, num_words, dim)
-        require_count(f"pair_elements of {self._what}", elements)
+        what = f"pair_elements of {self._what}"
+        elements = call_own(estimate, what, num_frames, num_words, dim)
+        require_count(what, elements)
         return int(elements)
 
     @property

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gare_cache.errors import ConfigError, GareCacheError
-from gare_cache.own import describe, import_own, require_signature
+from gare_cache.errors import ConfigError
+from gare_cache.own import call_own, import_own, require_signature
 
 
 def build_own_module(
@@ -23,13 +23,8 @@ def build_own_module(
     name, options = settings["name"], settings["options"]
     constructor = import_own(name, what=what)
     require_signature(constructor, name, what=what, keywords=("dim", "max_frames"), options=options)
-    try:
-        module = constructor(dim=dim, max_frames=max_frames, **options)
-    except GareCacheError:
-        raise
-    except Exception as err:
-        given = {"dim": dim, "max_frames": max_frames, **options}
-        raise ConfigError(f"{what} {name!r} cannot be built with {given}: {describe(err)}") from err
+    given = {"dim": dim, "max_frames": max_frames, **options}
+    module = call_own(constructor, f"building {what} {name!r} with {given}", **given)
     if not isinstance(module, nn.Module):
         raise ConfigError(
             f"{what} {name!r} makes a {type(module).__name__}; it must make a torch.nn.Module, so "

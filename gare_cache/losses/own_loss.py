@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from gare_cache.errors import ConfigError
-from gare_cache.own import import_own, require_signature
+from gare_cache.own import call_own, import_own, require_signature
 
 
 def build_own_loss(settings: Mapping[str, Any]) -> Callable[..., Tensor]:
@@ -20,7 +20,7 @@ def build_own_loss(settings: Mapping[str, Any]) -> Callable[..., Tensor]:
     Returns:
         A function (similarity (B, B), scale, *, positives=None or (B, B) bool) -> scalar that
         calls ``my_loss(similarity, scale, positives=positives, **options)`` and raises a
-        ``ConfigError`` where the result is no scalar, or cannot be differentiated.
+        ``ConfigError`` where it raises, or its result is no scalar or cannot be differentiated.
 
     Raises:
         ConfigError: it cannot be imported or called so.
@@ -39,7 +39,8 @@ def build_own_loss(settings: Mapping[str, Any]) -> Callable[..., Tensor]:
     def loss(
         similarity: Tensor, scale: Tensor | float, *, positives: Tensor | None = None
     ) -> Tensor:
-        found = function(similarity, scale, positives=positives, **options)
+        given = {"positives": positives, **options}
+        found = call_own(function, f"loss {name!r}", similarity, scale, **given)
         return _require_scalar(found, similarity, name)
 
     return loss

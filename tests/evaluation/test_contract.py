@@ -124,7 +124,7 @@ def test_messages_say_what_was_seen() -> None:
     seen = {name: rows_of(own_head(name)) for name in ("WrongShape", "NotANumber", "Remembering")}
     assert "returned a tensor of shape (5, 7); (T, V) is (7, 5)" in seen["WrongShape"][SHAPES].seen
     raising = rows_of(own_head("Raising"))[SHAPES].seen
-    assert raising.startswith("7 texts, 5 videos: it fails at ")
+    assert raising.startswith(f"7 texts, 5 videos: interaction '{MODULE}:Raising' fails at ")
     assert "own_modules.py" in raising
     assert "with AttributeError: 'Raising' object has no attribute 'head'" in raising
     assert seen["NotANumber"][FINITE].seen == "7 of 35 scores are NaN or infinite"

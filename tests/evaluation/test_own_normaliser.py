@@ -42,6 +42,8 @@ def test_what_it_returns_is_checked(name: str, message: str) -> None:
 
 
 def test_faulty_ones() -> None:
+    with pytest.raises(ConfigError, match=r"raising_normaliser' fails at .*:\d+ with ValueError"):
+        find_own_normaliser(f"{MODULE}:raising_normaliser")(scores(), what="queries")
     with pytest.raises(ConfigError, match=r"kinds of normaliser .* are \('both',\); set a tuple"):
         find_own_normaliser(f"{MODULE}:of_another_kind")
     with pytest.raises(ConfigError, match="unexpected keyword argument 'alpha'"):

@@ -66,6 +66,13 @@ def test_blocks_fit_the_memory_that_it_says_a_pair_takes(inputs: Inputs) -> None
             head.similarity(*float_inputs(inputs))
 
 
+def test_an_estimate_that_cannot_be_called_is_an_error_without_a_place(inputs: Inputs) -> None:
+    head = own_head("Large")
+    head.interaction.module.pair_elements = lambda: 1
+    with pytest.raises(ConfigError, match=r"^pair_elements of interaction .* fails with TypeError"):
+        head.similarity(*float_inputs(inputs))
+
+
 def test_increments_and_the_side_they_correct(inputs: Inputs) -> None:
     head = own_head("WithDelta")
     scores = head(*float_inputs(inputs))
@@ -102,6 +109,10 @@ def test_evaluation_is_without_dropout_whatever_the_mode(inputs: Inputs) -> None
         ("WrongShape", r"WrongShape' returned a tensor of shape \(4, 5\); \(T, V\) is \(5, 4\)"),
         ("WrongType", r"WrongType' returned a ndarray; it must return a tensor \(T, V\)"),
         ("WrongDtype", r"returned torch.float64 on cpu; its inputs are torch.float32 on cpu"),
+        (
+            "Raising",
+            r"Raising' fails at .*own_modules.py:\d+ with AttributeError: 'Raising' object",
+        ),
         ("WrongDelta", r"delta of interaction .* shape \(4, 16\); \(T, V, D\) is \(5, 4, 16\)"),
     ],
 )
@@ -118,8 +129,8 @@ def test_what_it_returns_is_checked(inputs: Inputs, name: str, message: str) -> 
         ({"name": f"{MODULE}:NoModule"}, r"makes a NoModule; it must make a torch.nn.Module"),
         (
             {"name": f"{MODULE}:Unbuildable"},
-            r"cannot be built with {'dim': 4, 'max_frames': 2}: at .*own_modules.py:\d+ with "
-            r"ValueError: heads must divide the width$",
+            r"^building interaction .*:Unbuildable' with {'dim': 4, 'max_frames': 2} fails at "
+            r".*own_modules.py:\d+ with ValueError: heads must divide the width \(--debug",
         ),
         ({"name": f"{MODULE}:Cosinus"}, r"defines no 'Cosinus'; did you mean Cosine"),
         ({"name": f"{MODULE}:Cosine", "options": {"layers": 2}}, r"unexpected keyword .*'layers'"),

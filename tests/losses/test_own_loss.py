@@ -34,3 +34,11 @@ def test_signatures_are_checked_before_training() -> None:
         build_own_loss({"name": f"{MODULE}:loss_without_positives", "options": {}})
     with pytest.raises(ConfigError, match=r"unexpected keyword argument 'margin'"):
         build_own_loss({"name": f"{MODULE}:diagonal_loss", "options": {"margin": 1}})
+
+
+def test_an_error_in_it_is_named_with_its_place() -> None:
+    loss = build_own_loss({"name": f"{MODULE}:raising_loss", "options": {"what": 1}})
+    with pytest.raises(
+        ConfigError, match=r"raising_loss' fails at .*:\d+ with IndexError: index 4"
+    ):
+        loss(SIMILARITY, 1.0)
