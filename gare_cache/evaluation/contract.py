@@ -1,7 +1,7 @@
 """What a head must keep to so that training, evaluation and blocks mean what they say.
 
 Each check looks at a head from outside and returns a row: what was seen, and what to do where it is
-wrong. The scores compared are float32 cosines, equal up to ``TOLERANCE``.
+wrong. Scores that are compared are cosines, equal up to the tolerance of their dtype.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def check_contract(
     """Run every check on a head; it is left as it was.
 
     Args:
-        head: on the CPU, in any mode.
+        head: on the CPU, in float32 or float64, in any mode.
         rebuild: settings -> a head of these settings, such as ``build_head``.
         seed: of the features.
 
@@ -138,12 +138,14 @@ def check_finite(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
 
 
 def check_padded_frames(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
-    """Write other values into the padded frames: no score may change."""
+    """Write other values into the padded frames: no score may change, of forward or in blocks."""
     filled = torch.where(inputs.mask[..., None], inputs.frames, _rubbish(inputs.frames))
+    rubbish = replace(inputs, frames=filled)
+    before = eval_scores(head, inputs)
     return compare(
         "padded frames do not count",
-        eval_scores(head, inputs),
-        eval_scores(head, replace(inputs, frames=filled)),
+        torch.cat([before, before]),
+        torch.cat([eval_scores(head, rubbish), block_scores(head, rubbish)]),
         "use the mask wherever frames are summed, averaged, compared or attended to: "
         "masked_fill(~mask, -inf) before a softmax or maximum, and divide by mask.sum(1), not by "
         "F. That padding is zero does not help: a projection moves it",
@@ -158,12 +160,13 @@ def check_padded_words(head: RetrievalHead, inputs: PairInputs, words: Words) ->
     longer_mask = torch.cat([mask, torch.zeros_like(mask[:, :2])], dim=1)
     before = eval_scores(head, inputs)
     found = [
-        eval_scores(head, replace(inputs, words=words))
+        scores(head, replace(inputs, words=words))
         for words in ((filled, mask), (longer, longer_mask))
+        for scores in (eval_scores, block_scores)
     ]
     return compare(
         "padded words do not count",
-        torch.cat([before, before]),
+        torch.cat([before] * len(found)),
         torch.cat(found),
         "use the words' mask wherever words are summed, averaged, compared or attended to, and "
         "divide by mask.sum(1), not by W, which is the longest text of the batch",

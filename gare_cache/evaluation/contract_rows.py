@@ -12,7 +12,7 @@ from torch import Tensor
 from gare_cache.heads.pairs import PairScores, Words
 from gare_cache.heads.retrieval import RetrievalHead
 
-TOLERANCE = 1e-4
+TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9}
 FEATURE_NORM = 10.0  # about that of CLIP's features
 TEXTS, VIDEOS, _WORDS = 7, 5, 6
 
@@ -62,7 +62,7 @@ def random_inputs(
     """Draw features of the length of CLIP's; videos of 1 frame, of F frames and between.
 
     Args:
-        head: whose D, F and need of words they fit.
+        head: whose D, F, dtype and need of words they fit.
         texts: T.
         videos: V.
         seed: of the draw.
@@ -72,7 +72,8 @@ def random_inputs(
     length = FEATURE_NORM / dim**0.5
 
     def draw(*shape: int) -> Tensor:
-        return torch.tensor(length) * torch.randn(*shape, dim, generator=generator)
+        drawn = torch.tensor(length) * torch.randn(*shape, dim, generator=generator)
+        return drawn.to(head.logit_scale.dtype)
 
     counts = torch.tensor(
         [1 + video * (max_frames - 1) // max(1, videos - 1) for video in range(videos)]
@@ -92,11 +93,19 @@ def as_values(rows: Sequence[ContractRow]) -> list[Mapping[str, Any]]:
 
 
 def compare(
-    name: str, before: Tensor, after: Tensor, remedy: str, *, tolerance: float = TOLERANCE
+    name: str, before: Tensor, after: Tensor, remedy: str, *, tolerance: float | None = None
 ) -> ContractRow:
-    """Judge two sets of scores that have to be equal; NaN equals nothing."""
+    """Judge two sets of scores that have to be equal; NaN equals nothing.
+
+    Args:
+        name: of the check.
+        before: scores.
+        after: scores of the same shape and dtype.
+        remedy: what to do where they differ.
+        tolerance: how far they may differ; None for that of their dtype.
+    """
     difference = (before - after).abs().max().item()
-    passed = difference <= tolerance
+    passed = difference <= (TOLERANCES[before.dtype] if tolerance is None else tolerance)
     seen = f"largest difference {difference:.2g}"
     return ContractRow(name, passed, seen, "" if passed else remedy)
 

@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 import torch
 
@@ -47,22 +45,15 @@ def test_a_head_that_reads_words() -> None:
     assert failing(own_head("WordPaddingLeaks")) == [WORDS]
 
 
-@pytest.mark.parametrize("projection", ["none", "linear"])
-@pytest.mark.parametrize("aggregator", ["mean", "lstm", "transformer"])
-@pytest.mark.parametrize(("pooling", "gap"), [("mean", None), ("text_conditioned", {})])
-def test_the_packages_own_heads_keep_to_it(
-    projection: str, aggregator: str, pooling: str, gap: Any
-) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_head_of_the_package_keeps_to_it_in_either_precision(dtype: torch.dtype) -> None:
+    """tests/heads/test_contract.py has all of them."""
     torch.manual_seed(0)
-    head = build_head(
-        dim=64,
-        max_frames=6,
-        projection=projection,
-        aggregator={"name": aggregator},
-        pooling={"name": pooling},
-        gap=gap,
-    )
-    assert [row.seen for row in rows_of(head).values() if not row.passed] == []
+    head = build_head(dim=64, max_frames=6, projection="linear", gap={}).to(dtype)
+    rows = contract.check_contract(head, lambda **settings: build_head(**settings).to(dtype))
+    assert [row.name for row in rows] == ALL
+    assert [row.seen for row in rows if not row.passed] == []
+    assert str(dtype) in rows[0].seen
 
 
 @pytest.mark.parametrize(
