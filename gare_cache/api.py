@@ -136,6 +136,13 @@ class Run:
         Raises:
             CacheError: a video is not in the cache, or could not be encoded.
         """
+        known = self.cache.tables["video"].latest()
+        unknown = [id_ for id_ in video_ids if id_ not in known]
+        if unknown:
+            raise CacheError(
+                f"{self.cache.folder} has no video {unknown[0]!r} ({len(unknown)} of "
+                f"{len(video_ids)} are not in it); Run.video_ids() lists those that have features"
+            )
         found = self.cache.videos(list(video_ids))
         empty = [id_ for id_, n in zip(video_ids, found.num_frames, strict=True) if n == 0]
         if empty:
@@ -163,10 +170,16 @@ class Run:
             mask (T, W), on the device.
 
         Raises:
-            ConfigError: there is no sentence, or as ``encoder``.
+            ConfigError: there is no sentence, or one is no text, or as ``encoder``.
         """
         if isinstance(sentences, str) or not sentences:
             raise ConfigError(f"sentences are {sentences!r}; give a list of at least one sentence")
+        others = [one for one in sentences if not isinstance(one, str)]
+        if others:
+            raise ConfigError(
+                f"a sentence is a {type(others[0]).__name__}; give texts, or features (T, D) as "
+                "one tensor or array"
+            )
         unit = encode_captions(
             self.encoder,
             range(len(sentences)),
@@ -211,6 +224,11 @@ class Run:
             frames, mask = (_tensor(one, self.device) for one in videos)
             return self._similarity(text, frames, mask, tokens)
         ids = self.video_ids() if videos is None else list(videos)
+        if isinstance(videos, str) or not all(isinstance(id_, str) for id_ in ids):
+            raise ConfigError(
+                f"videos are a {type(videos).__name__}; give a list of ids, or frames (V, F, D) "
+                "and their mask (V, F) as a tuple of two"
+            )
         if not ids:
             raise ConfigError("there is no video to score; give at least one id")
         parts = [
@@ -237,7 +255,7 @@ class Run:
         """
         if top < 1:
             raise ConfigError(f"top is {top}; ask for at least 1 video")
-        ids = self.video_ids() if videos is None else list(videos)
+        ids = self.video_ids() if videos is None else videos
         scores = self.score([sentence], ids)[0]
         best = np.argsort(-scores, kind="stable")[:top]
         return [Found(ids[place], float(scores[place])) for place in best]

@@ -92,7 +92,15 @@ def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
         (lambda r: r.score("a sentence"), ConfigError, "give a list of at least one sentence"),
         (lambda r: r.score([]), ConfigError, "give a list of at least one sentence"),
         (lambda r: r.score(["a"], []), ConfigError, "there is no video to score"),
-        (lambda r: r.score(["a"], ["test0", "tset1"]), CacheError, "first: 'tset1'"),
+        (lambda r: r.score([["a"]]), ConfigError, "a sentence is a list; give texts, or features"),
+        (lambda r: r.search(["a"]), ConfigError, "a sentence is a list"),
+        (lambda r: r.score(["a"], "test0"), ConfigError, "videos are a str; give a list of ids"),
+        (lambda r: r.score(["a"], [torch.ones(1, 4, 64)]), ConfigError, "frames .* as a tuple"),
+        (
+            lambda r: r.score(["a"], ["test0", "tset1"]),
+            CacheError,
+            r"has no video 'tset1' \(1 of 2 are not in it\); Run.video_ids\(\) lists",
+        ),
         (
             lambda r: r.frames(["test0", "val2"]),
             CacheError,
