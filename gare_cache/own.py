@@ -227,10 +227,10 @@ def require_unchanged(settings: Any, recorded: Mapping[str, str], *, where: obje
         where: the head's file, for the message.
 
     Raises:
-        ConfigError: the code behind an import path is another than recorded.
+        ConfigError: the code behind an import path is another than recorded, or none is recorded.
     """
     for path, digest in own_digests(settings).items():
-        if recorded.get(path, digest) != digest:
+        if recorded.get(path) != digest:
             raise ConfigError(
                 f"the code of {path!r} has changed since {where} was trained with it, so its "
                 "weights mean something else; run `gare-cache train` again, or restore the code"

@@ -116,6 +116,8 @@ def test_code_that_changes_is_imported_anew_and_has_another_digest(tmp_path: Pat
     require_unchanged(settings, own_digests(settings), where="x")
     with pytest.raises(ConfigError, match=r"code of 'own_a:f' has changed since head.st was"):
         require_unchanged(settings, {"own_a:f": first[1]}, where="head.st")
+    with pytest.raises(ConfigError, match=r"has changed since head.st was"):
+        require_unchanged(settings, {}, where="head.st")
 
 
 def test_the_digest_covers_a_package_and_does_not_depend_on_where_it_lies(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def video_basis(
     mean = None if gap is None else centred_mean(gap, frames, mask)
     increment = None
     if gap is not None and mean is not None and gap.owner == "video":
-        context = gap.attended(frames, mask, None)
+        context = gap.attended_frames(frames, mask)
         increment = increment_basis(gap, *context, own=mean, scored=slots)
     return VideoBasis(slots, slot_mask, gram(slots), mean, increment)
 
@@ -87,10 +87,14 @@ def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> Text
         text: (T, D).
         words: tokens (T, W, D) and their mask (T, W), where they are the context of psi.
         gap: the head's gap module, of one layer.
+
+    Raises:
+        ConfigError: the words are the context of psi, and there are none.
     """
-    if gap is None or gap.owner == "video" or words is None:
+    if gap is None or gap.owner == "video":
         return TextBasis(text, None)
-    return TextBasis(text, increment_basis(gap, *words, own=text, scored=text[:, None]))
+    context = gap.attended_words(words)
+    return TextBasis(text, increment_basis(gap, *context, own=text, scored=text[:, None]))
 
 
 def exact_scores(texts: TextBasis, videos: VideoBasis, pooling: Pooling, *, side: str) -> Tensor:

@@ -116,7 +116,10 @@ class GapModule(nn.Module):
             Delta, (T, V, D); V is 1 where the increment depends on the text alone, T is never.
             Finite also for a video or text whose mask is all False.
         """
-        context, attended = self.attended(frames, mask, words)
+        if self.owner == "text":
+            context, attended = self.attended_words(words)
+        else:
+            context, attended = self.attended_frames(frames, mask)
         hidden = self.queries(text, frames, mask)
         for layer in self.layers:
             hidden = layer(hidden, context, attended, owner=self.owner)
@@ -146,13 +149,19 @@ class GapModule(nn.Module):
         """Return the mean frame of each video, (V, D)."""
         return mean_pool(frames, mask, self.reference_padding)
 
-    def attended(self, frames: Tensor, mask: Tensor, words: Words | None) -> Words:
-        """Return the context, of the videos or of the texts, and which of it to attend to."""
-        if self.context == "words":
-            if words is None:
-                raise ConfigError("gap.context is words, and no word tokens were given")
-            return words
+    def attended_frames(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the frames as context, (V, F, D), and which to attend to, (V, F)."""
         return frames, mask.new_ones(mask.shape) if self.reference_padding else mask
+
+    def attended_words(self, words: Words | None) -> Words:
+        """Return the words as context; their mask says which to attend to.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if words is None:
+            raise ConfigError("gap.context is words, and no word tokens were given")
+        return words
 
 
 def complete_gap_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

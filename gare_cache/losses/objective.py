@@ -161,7 +161,8 @@ class Objective(nn.Module):
             weights = " and ".join(f"{name}.weight: 0" for name in active)
             raise ConfigError(
                 f"the regularisers {', '.join(active)} act on the increment of a gap module, and "
-                f"this head has none; set {weights}, or give the head a gap module"
+                f"this head has none; set {weights}, or give the head a gap module (a head of your "
+                "own returns gare_cache.PairScores with increments)"
             )
         for name, parameters in active.items():
             options = {key: value for key, value in parameters.items() if key not in _NO_ARGUMENTS}

@@ -159,6 +159,13 @@ def test_exact_increment_rebuilds_delta(inputs, random_words, heads, context, qu
     torch.testing.assert_close(found, delta, rtol=1e-9, atol=1e-9)
 
 
+def test_the_exact_score_never_leaves_the_increment_out_for_want_of_words(inputs):
+    text, _, _ = inputs()
+    gap = _head(16, {}, {"context": "words"}).interaction.gap
+    with pytest.raises(ConfigError, match=r"gap.context is words, and no word tokens were given"):
+        text_basis(text, None, gap)
+
+
 @pytest.mark.parametrize(
     "gap", [None, {}, {"heads": 2}, {"context": "words", "heads": 2}, {"side": "video"}], ids=str
 )
