@@ -24,6 +24,7 @@ PLUMBING = {
     "files",
     "config",
     "own",
+    "plain_settings",
     "reproducibility",
     "stages.progress",
     "stages.workspace",

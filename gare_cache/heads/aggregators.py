@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.heads.own_aggregator import build_own_aggregator
-from gare_cache.heads.settings import require_count, with_defaults
 from gare_cache.own import complete_own_settings, is_own
+from gare_cache.plain_settings import require_count, with_defaults
 
 INITS = ("encoder", "random")
 _PADDING_BIAS = -1e6

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.heads.masking import masked_softmax
-from gare_cache.heads.settings import require_count
+from gare_cache.plain_settings import require_count
 
 NORM_EPS = 1e-5
 INITS = ("normal", "identity")

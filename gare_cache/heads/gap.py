@@ -11,7 +11,7 @@ from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.heads.cross_attention import CrossAttentionLayer, initialise
 from gare_cache.heads.masking import mean_pool
 from gare_cache.heads.pairs import Words
-from gare_cache.heads.settings import require_count, with_defaults
+from gare_cache.plain_settings import require_count, with_defaults
 
 SIDES = ("text", "video")
 CONTEXTS = ("frames", "words")

@@ -13,9 +13,9 @@ from gare_cache.heads.gap import GapModule
 from gare_cache.heads.own_interaction import build_own_interaction
 from gare_cache.heads.pooled import PooledInteraction
 from gare_cache.heads.pooling import build_pooling
-from gare_cache.heads.settings import with_defaults
 from gare_cache.heads.token_wise import TokenWiseInteraction
 from gare_cache.own import complete_own_settings, is_own
+from gare_cache.plain_settings import with_defaults
 
 
 def _pooled(

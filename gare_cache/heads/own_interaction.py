@@ -11,8 +11,8 @@ from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.heads.gap import SIDES
 from gare_cache.heads.own_parts import build_own_module, require_result
 from gare_cache.heads.pairs import PairScores, Words
-from gare_cache.heads.settings import require_count
 from gare_cache.own import call_own
+from gare_cache.plain_settings import require_count
 
 # What a module that does not say is taken to keep of a pair, times (F + W) D.
 _COPIES = 4

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.heads.cross_attention import CrossAttentionLayer, initialise
 from gare_cache.heads.masking import masked_softmax, mean_pool
-from gare_cache.heads.settings import with_defaults
+from gare_cache.plain_settings import with_defaults
 
 
 class Pooling(Protocol):

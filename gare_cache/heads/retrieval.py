@@ -30,7 +30,7 @@ from gare_cache.heads.scoring import (
     blocks,
     evaluating,
 )
-from gare_cache.heads.settings import require_count
+from gare_cache.plain_settings import require_count
 
 PROJECTIONS = ("none", "linear")
 MAX_SCALE = 100.0

@@ -14,8 +14,8 @@ from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.losses.logits import pair_logits
 from gare_cache.losses.ncl import ncl
 from gare_cache.losses.own_loss import build_own_loss
-from gare_cache.losses.settings import require_bool, require_whole, with_defaults
 from gare_cache.own import complete_own_settings, is_own
+from gare_cache.plain_settings import require_bool, require_whole, with_defaults
 
 ContrastiveLoss = Callable[..., Tensor]
 

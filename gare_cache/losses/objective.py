@@ -23,7 +23,7 @@ from gare_cache.losses.increment import (
     orthogonality,
     trust_region,
 )
-from gare_cache.losses.settings import require_bool, require_number, with_defaults
+from gare_cache.plain_settings import require_bool, require_number, with_defaults
 
 REGULARISERS: dict[str, Callable[..., Tensor]] = {
     "ib": information_bottleneck,
