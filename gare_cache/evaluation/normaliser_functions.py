@@ -122,11 +122,13 @@ def dsl(scores: DirectionScores, *, temp: float) -> Scores:
         ConfigError: a probability leaves float64's range, which would tie what does not tie.
     """
     logits = scores.logits.astype(np.float64)
-    probability = np.exp(logits / temp - log_sum_exp(logits, axis=0, factor=1 / temp))
-    if not (probability > 0).all():
+    with np.errstate(over="ignore", invalid="ignore"):  # logits / temp may be infinite
+        probability = np.exp(logits / temp - log_sum_exp(logits, axis=0, factor=1 / temp))
+    lost = int((~(probability > 0)).sum())
+    if lost:
         raise ConfigError(
-            f"dsl at temp {temp:g} makes {int((probability == 0).sum()):,} of "
-            f"{probability.size:,} probabilities 0 in float64, and their scores tie; raise temp"
+            f"dsl at temp {temp:g} makes {lost:,} of {probability.size:,} probabilities leave "
+            "float64's range, and their scores tie; raise temp"
         )
     corrected: Scores = logits * probability
     return corrected

@@ -14,6 +14,7 @@ from gare_cache.evaluation.metrics import DIRECTIONS, NonFiniteScores, Scores
 from gare_cache.evaluation.normalisation import Banks, apply_normaliser, as_directions
 from gare_cache.evaluation.normalisers import (
     GALLERY_BANK,
+    NORMALISERS,
     QUERY_BANK,
     RAW,
     UNCORRECTED,
@@ -42,9 +43,14 @@ def read_normaliser(text: str) -> NormaliserSetting:
     Raises:
         ConfigError: the form, the name or a parameter is wrong.
     """
-    name, _, tail = text.rpartition(":")
-    if "=" not in tail:
-        name, tail = text, ""
+    name, colon, tail = text.rpartition(":")
+    if "=" not in tail and name not in NORMALISERS:
+        name, colon, tail = text, "", ""
+    if colon and not tail:
+        raise ConfigError(
+            f"--normalise {text}: nothing stands behind the colon; write {name} or "
+            f"{name}:param=value"
+        )
     entry: dict[str, Any] = {"name": name}
     for assignment in filter(None, tail.split(",")):
         key, sign, value = (part.strip() for part in assignment.partition("="))
@@ -168,7 +174,10 @@ def _read_bank(path: Path, option: str, num_items: int) -> Scores:
         )
     bad = int((~np.isfinite(bank)).any(axis=1).sum())
     if bad:
-        raise NonFiniteScores(f"--{option}: {bad:,} rows of {path} hold NaN or infinity")
+        raise NonFiniteScores(
+            f"--{option}: {bad:,} of {len(bank):,} rows of {path} hold NaN or infinity; leave them "
+            "out of the bank"
+        )
     return bank
 
 

@@ -21,6 +21,7 @@ from gare_cache.evaluation.metrics import (
 from gare_cache.evaluation.significance import paired_difference
 from gare_cache.evaluation.summary import summarise
 from gare_cache.files import write_json
+from gare_cache.own import use_project
 from gare_cache.reports.content import RECALLS
 from gare_cache.reports.tables import DIRECTION_TITLES, format_number
 from gare_cache.stages.normalise_saved import (
@@ -64,7 +65,8 @@ def score(
         transposed: rows are videos.
         v2t_convention: one of ``V2T_CONVENTIONS``.
         json_file: where to write the figures, unrounded.
-        normalisers: as ``NAME[:param=value,...]``; each is a row of the ledger.
+        normalisers: as ``NAME[:param=value,...]``; each is a row of the ledger. One of the user's
+            own is imported from the working directory.
         scale: logits = scale x values, of the matrix and the banks; None where they are logits.
         banks: by the names of ``BANKS``, npy files.
 
@@ -76,6 +78,8 @@ def score(
         NonFiniteScores: NaN or infinity.
         ConfigError: a normaliser, a parameter or a combination of options is not possible.
     """
+    if normalisers:
+        use_project(Path.cwd())
     asked = [read_normaliser(one) for one in normalisers]
     require_options(asked, scale=scale, banks=banks or {})
     saved = read_similarity(file)

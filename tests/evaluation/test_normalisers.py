@@ -394,10 +394,13 @@ def test_dsl_turns_the_order_of_negative_scores_round_and_it_is_counted() -> Non
     assert NORMALISERS["dsl"].caution(DirectionScores(np.ones((2, 2)))) == ""
 
 
+@pytest.mark.filterwarnings("error")
 def test_dsl_refuses_probabilities_that_vanish() -> None:
     scores = DirectionScores(np.array([[90.0, 1.0], [1.0, 90.0]]))
-    with pytest.raises(ConfigError, match=r"2 of 4 probabilities 0 .*raise temp"):
-        normalise(scores, setting({"name": "dsl", "temp": 0.1}))
+    for temp, lost in ((0.1, 2), (1e-310, 4)):
+        message = rf"{lost} of 4 probabilities leave float64's range, .*raise temp"
+        with pytest.raises(ConfigError, match=message):
+            normalise(scores, setting({"name": "dsl", "temp": temp}))
 
 
 @pytest.mark.parametrize(

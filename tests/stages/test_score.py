@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from gare_cache import cli
+from gare_cache import cli, own
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
 
 
@@ -350,6 +351,8 @@ def test_banks_are_read_for_their_own_direction(
         (["--normalise", "dsl:temp=hot"], "temp of normaliser dsl is 'hot'"),
         (["--normalise", "dsl:temp=1,temp=2"], "'temp=2' is no new parameter"),
         (["--normalise", "dsl:temp=1,2"], "'2' is no new parameter"),
+        (["--normalise", "dsl:temp"], "'temp' is no new parameter; write NAME:param=value"),
+        (["--normalise", "dsl:"], "nothing stands behind the colon; write dsl or dsl:param=value"),
         (["--normalise", "softmax"], "unknown normaliser 'softmax'"),
         (["--normalise", "dsl", "--query-bank-t2v", "b"], "looks at --query-bank-t2v"),
         (["--scale", 3], "--scale belong to --normalise"),
@@ -373,7 +376,7 @@ def test_banks_that_do_not_fit(tmp_path: Path) -> None:
     for bank, message in (
         (wide, "--query-bank-v2t: "),
         (wide, "wide.npy has 5 columns, but the gallery has 3 items"),
-        (broken, "--query-bank-v2t: 4 rows of"),
+        (broken, "--query-bank-v2t: 4 of 4 rows of"),
         (tmp_path / "gone.npy", "gone.npy is no file"),
     ):
         options = ["--query-bank-t2v", good, "--query-bank-v2t", bank]
@@ -384,6 +387,25 @@ def test_banks_that_do_not_fit(tmp_path: Path) -> None:
     assert "qbnorm's beta is on cosines" in score(file, *qbnorm)[2]
     single = saved(tmp_path / "one.npy", np.full((1, 1), 5.0))
     assert "there is 1 in one direction" in score(single, "--normalise", "dsl")[2]
+
+
+def test_a_normaliser_of_ones_own_lies_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setattr(own, "_project", [])
+    monkeypatch.chdir(tmp_path)
+    Path("mine_alone.py").write_text(
+        "def half(scores, *, by=2.0):\n    return scores.logits / by\n"
+    )
+    saved(Path("s.npy"), 9 * np.random.default_rng(0).normal(size=(6, 6)))
+    saved(Path("b.npy"), 9 * np.random.default_rng(1).normal(size=(3, 6)))
+    banks = ("--query-bank-t2v", "b.npy", "--query-bank-v2t", "b.npy")
+    code, out, err = score("s.npy", "--normalise", "mine_alone:half:by=4", *banks)
+    assert (code, err) == (0, "")
+    assert "mine_alone:half (by 4)" in out
+    _, _, err = score("s.npy", "--normalise", "mine_alon:half", *banks)
+    assert "did you mean mine_alone?" in err
 
 
 def test_what_transductive_rows_assume_is_compared_with_the_texts(tmp_path: Path) -> None:
