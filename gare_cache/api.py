@@ -22,6 +22,7 @@ from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.data.words import Words, WordTokens
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.errors import CacheError, ConfigError, FingerprintMismatch, unknown_name
+from gare_cache.evaluation.metrics import check_finite
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import blocks
 from gare_cache.manifest import read_manifest
@@ -217,6 +218,7 @@ class Run:
         Raises:
             ConfigError: shapes do not fit, word tokens are missing or superfluous, or as
                 ``encode``.
+            NonFiniteScores: a score is NaN or infinite, as where a feature is.
             CacheError: as ``cache`` and ``frames``.
         """
         text, tokens = self._texts(texts, words)
@@ -293,6 +295,7 @@ class Run:
         self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None
     ) -> Scores:
         scores: Scores = self.head.similarity(text, frames, mask, words).cpu().numpy()
+        check_finite(scores)
         return scores
 
 
@@ -312,6 +315,8 @@ def load_run(outputs: Path | str, *, params: Path | str | None = None, device: s
     folder = Path(outputs)
     file = folder.absolute().parent / "params.yaml" if params is None else Path(params)
     use_project(file.parent)
+    if folder.name == "run" and (folder / "head.safetensors").is_file():
+        raise ConfigError(f"{folder} is the run itself; give the folder of outputs around it")
     checkpoint = load_checkpoint(folder / "run" / "head.safetensors")
     target = resolve_device(device)
     return Run(
@@ -327,4 +332,25 @@ def load_run(outputs: Path | str, *, params: Path | str | None = None, device: s
 
 
 def _tensor(values: Any, device: torch.device) -> Tensor:
-    return torch.as_tensor(values).to(device)
+    try:
+        return torch.as_tensor(values).to(device)
+    except (TypeError, ValueError) as err:
+        raise ConfigError(
+            f"{_shown(values)} is no tensor or array of numbers ({err}); give sentences as a list"
+        ) from err
+
+
+def _ids(videos: Any) -> list[str]:
+    ids = [] if isinstance(videos, str) else list(videos)
+    if isinstance(videos, str) or not all(isinstance(one, str) for one in ids):
+        raise ConfigError(
+            f"the videos are {_shown(videos)}; give a list of ids, or frames of your own as a "
+            "tuple (frames (V, F, D), mask (V, F))"
+        )
+    return ids
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    return f"{' '.join(repr(value).split()):.60}"

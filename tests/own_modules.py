@@ -332,6 +332,10 @@ def logarithm(scores: Any) -> Any:
         return np.log(scores.logits)
 
 
+def misspelt(scores: Any) -> Any:
+    return scores.logitz
+
+
 def of_another_kind(scores: Any) -> Any:
     return scores.logits
 

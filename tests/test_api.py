@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import gare_cache
 from gare_cache.api import Run, load_run
 from gare_cache.errors import CacheError, ConfigError, FingerprintMismatch
+from gare_cache.evaluation.metrics import NonFiniteScores
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
@@ -89,8 +90,23 @@ def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
 @pytest.mark.parametrize(
     ("ask", "error", "message"),
     [
-        (lambda r: r.score("a sentence"), ConfigError, "give a list of at least one sentence"),
-        (lambda r: r.score([]), ConfigError, "give a list of at least one sentence"),
+        (lambda r: r.score("a sentence"), ConfigError, "give a list of at least one text"),
+        (lambda r: r.score([]), ConfigError, "give a list of at least one text"),
+        (lambda r: r.score([[0.5] * 64]), ConfigError, r"sentences are \[\[0.5, .* or features"),
+        (lambda r: r.search(["a", "b"]), ConfigError, r"sentences are \[\['a', 'b'\]\]"),
+        (lambda r: r.score(np.array(["a"])), ConfigError, "no tensor .* give sentences as a list"),
+        (lambda r: r.score(["a"], "test0"), ConfigError, "the videos are 'test0'; give a list"),
+        (lambda r: r.frames("test0"), ConfigError, "the videos are 'test0'; give a list"),
+        (
+            lambda r: r.score(torch.zeros(2, 64), torch.zeros(1, 3, 64)),
+            ConfigError,
+            r"the videos are Tensor of shape \(1, 3, 64\); .* as a tuple",
+        ),
+        (
+            lambda r: r.score(torch.full((2, 64), torch.nan), ["test0"]),
+            NonFiniteScores,
+            "2 of 2 .* hold NaN",
+        ),
         (lambda r: r.score(["a"], []), ConfigError, "there is no video to score"),
         (lambda r: r.score([["a"]]), ConfigError, "a sentence is a list; give texts, or features"),
         (lambda r: r.search(["a"]), ConfigError, "a sentence is a list"),
@@ -120,6 +136,11 @@ def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
 def test_mistakes(run: Run, ask: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         ask(run)
+
+
+def test_the_folder_of_the_run_itself_is_taken_for_what_it_is(finished: Path) -> None:
+    with pytest.raises(ConfigError, match="is the run itself; give the folder of outputs"):
+        load_run(finished / "outputs/run")
 
 
 def test_without_params_only_tensors_can_be_scored(

@@ -33,6 +33,7 @@ def test_what_it_says_of_itself() -> None:
         ("in_place", r"changes scores.logits in place; return a new array"),
         ("ranks", r"returned array of int64; it must return a numpy array of floats"),
         ("too_small", r"returned shape \(2, 4\); the scores are \(Q, G\) = \(3, 4\)"),
+        ("misspelt", r"misspelt' fails at .*own_modules.py:\d+ with AttributeError: .*'logitz'"),
         ("logarithm", r"returned NaN or infinity in 3 of 3 rows"),
     ],
 )
