@@ -294,7 +294,9 @@ def evaluate(
 ) -> None:
     """Score the head and the zero-shot baseline: recall with ties, both directions, intervals.
 
-    Writes metrics.json, the rank of every query (ranks.parquet) and the similarity matrix.
+    Writes metrics.json, the rank of every query (ranks.parquet) and the similarity matrix. Where
+    evaluate.normalisers names some, a ledger of test-time normalisers follows
+    (docs/normalisers.md). A scoring of the test split is entered in .gare/ledger.jsonl.
     """
     from gare_cache.stages.evaluate import evaluate
     from gare_cache.stages.workspace import open_workspace
@@ -378,7 +380,9 @@ def score(
 
     NaN, infinity and lists that do not fit are errors; nothing is dropped. docs/compare.md.
     With --normalise a ledger of test-time normalisers follows, the raw scores first: sinkhorn,
-    inverted_softmax, qbnorm, dsl, dual_is, dual_dis, csls, nnn. docs/normalisers.md.
+    inverted_softmax, qbnorm, dsl, dual_is, dual_dis, csls, nnn, or one of your own. Such as
+    --normalise dsl, which sees all queries at once, or --normalise csls:k=5 with both query banks.
+    docs/normalisers.md.
     """
     from gare_cache.stages.score import score
 
@@ -473,11 +477,12 @@ def diagnose(
     split: Annotated[
         str, typer.Option(help="train, val or test; test is entered in the ledger.")
     ] = "val",
-    seed: Annotated[int, typer.Option(min=0, help="Of the batch for the gradients.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the batch of pairs for the gradients.")] = 0,
     radius: Annotated[
         float | None,
         typer.Option(
-            help="Of the ideal step; else the run's trust region, or what holds the batch."
+            help="Of the ideal step, a length of the increment; else that of the run's trust "
+            "region or, without one, the largest length in the batch."
         ),
     ] = None,
     device: Device = "auto",

@@ -155,7 +155,8 @@ def test_the_ledger_of_normalisers_stands_behind_the_results(content, html):
         html.index(f'<section id="{name}"') for name in ("results", "normalisers", "differences")
     )
     assert results < ledger < differences
-    assert '<tr><th scope="row">t2v</th><td>csls (k 10)</td><td>I</td>' in html
+    words = '<td class="left">csls (k 10)</td><td class="left">I</td>'
+    assert f'<tr><th scope="row">t2v</th>{words}<td>400</td>' in html
     assert "<li>Raw scores are the result; the other rows correct them.</li>" in html
     without = render_html(dataclasses.replace(content, normalisers=None))
     assert "normalisers" not in without
