@@ -2,8 +2,7 @@
 // Words from outside reach the page through textContent alone.
 (() => {
   const TEXT = 0, VIDEO = 1, PICTURE = 2, HEAD = 3, ZERO_SHOT = 4, FOUND = 5;
-  const PAGE_SIZE = 20;
-  const { place, element, number, picture } = pageParts;
+  const { place, element, number, picture, showPage } = pageParts;
   const data = JSON.parse(place("query-data").textContent);
   const wrong = (rank) => rank !== null && rank > 1;
   const FILTERS = {
@@ -74,16 +73,7 @@
 
   const show = () => {
     const rows = data[state.direction].filter(matches).sort(compare);
-    const pages = Math.max(1, Math.ceil(rows.length / PAGE_SIZE));
-    state.page = Math.min(state.page, pages - 1);
-    const start = state.page * PAGE_SIZE;
-    const shown = rows.slice(start, start + PAGE_SIZE);
-    place("query-rows").replaceChildren(...shown.map(tableRow));
-    const range = rows.length ? `${number(start + 1)} to ${number(start + shown.length)} of ` : "";
-    place("query-count").textContent =
-      `${range}${number(rows.length)} ${rows.length === 1 ? "query" : "queries"}`;
-    place("query-back").disabled = state.page === 0;
-    place("query-on").disabled = state.page >= pages - 1;
+    state.page = showPage(rows, state.page, tableRow);
     for (const button of document.querySelectorAll("[data-key]")) {
       const falling = state.falling ? "descending" : "ascending";
       button.closest("th").setAttribute(

@@ -1,6 +1,7 @@
 "use strict";
 // What the scripts of the pages share. Words from outside reach a page through textContent alone.
 const pageParts = (() => {
+  const PAGE_SIZE = 20;
   const place = (id) => document.getElementById(id);
   const element = (tag, className, text) => {
     const made = document.createElement(tag);
@@ -18,5 +19,19 @@ const pageParts = (() => {
     return made;
   };
 
-  return { place, element, number, picture };
+  const showPage = (rows, wanted, tableRow) => {
+    const pages = Math.max(1, Math.ceil(rows.length / PAGE_SIZE));
+    const page = Math.min(wanted, pages - 1);
+    const start = page * PAGE_SIZE;
+    const shown = rows.slice(start, start + PAGE_SIZE);
+    place("query-rows").replaceChildren(...shown.map(tableRow));
+    const range = rows.length ? `${number(start + 1)} to ${number(start + shown.length)} of ` : "";
+    place("query-count").textContent =
+      `${range}${number(rows.length)} ${rows.length === 1 ? "query" : "queries"}`;
+    place("query-back").disabled = page === 0;
+    place("query-on").disabled = page >= pages - 1;
+    return page;
+  };
+
+  return { place, element, number, picture, showPage };
 })();

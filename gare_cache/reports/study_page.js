@@ -57,10 +57,9 @@
 
 // The queries that one variant wins from another. Counts come with the page, lists are made here.
 (() => {
-  const { place, element, number, picture } = pageParts;
+  const { place, element, number, picture, showPage } = pageParts;
   if (!place("query-data")) return;
   const TEXT = 0, VIDEO = 1, PICTURE = 2;
-  const PAGE_SIZE = 20;
   const OUTCOMES = ["won", "lost", "both", "neither"];
   const TITLES = { t2v: "Text to video", v2t: "Video to text" };
   const data = JSON.parse(place("query-data").textContent);
@@ -128,16 +127,7 @@
       button.setAttribute("aria-pressed", String(own === state.outcome));
     }
     const rows = listed();
-    const pages = Math.max(1, Math.ceil(rows.length / PAGE_SIZE));
-    state.page = Math.min(state.page, pages - 1);
-    const start = state.page * PAGE_SIZE;
-    const shown = rows.slice(start, start + PAGE_SIZE);
-    place("query-rows").replaceChildren(...shown.map(tableRow));
-    const range = rows.length ? `${number(start + 1)} to ${number(start + shown.length)} of ` : "";
-    place("query-count").textContent =
-      `${range}${number(rows.length)} ${rows.length === 1 ? "query" : "queries"}`;
-    place("query-back").disabled = state.page === 0;
-    place("query-on").disabled = state.page >= pages - 1;
+    state.page = showPage(rows, state.page, tableRow);
   };
   const change = (values) => {
     Object.assign(state, { page: 0 }, values);
