@@ -137,19 +137,20 @@ class Run:
         Raises:
             CacheError: a video is not in the cache, or could not be encoded.
         """
+        ids = _ids(video_ids)
         known = self.cache.tables["video"].latest()
-        unknown = [id_ for id_ in video_ids if id_ not in known]
+        unknown = [id_ for id_ in ids if id_ not in known]
         if unknown:
             raise CacheError(
                 f"{self.cache.folder} has no video {unknown[0]!r} ({len(unknown)} of "
-                f"{len(video_ids)} are not in it); Run.video_ids() lists those that have features"
+                f"{len(ids)} are not in it); Run.video_ids() lists those that have features"
             )
-        found = self.cache.videos(list(video_ids))
-        empty = [id_ for id_, n in zip(video_ids, found.num_frames, strict=True) if n == 0]
+        found = self.cache.videos(ids)
+        empty = [id_ for id_, n in zip(ids, found.num_frames, strict=True) if n == 0]
         if empty:
             reason = self.cache.failures().get(empty[0], "no frames")
             raise CacheError(
-                f"{len(empty)} of {len(video_ids)} videos have no features (first: {empty[0]!r}: "
+                f"{len(empty)} of {len(ids)} videos have no features (first: {empty[0]!r}: "
                 f"{reason}); leave them out: Run.video_ids() lists those that have"
             )
         counts = torch.from_numpy(found.num_frames)
@@ -173,13 +174,11 @@ class Run:
         Raises:
             ConfigError: there is no sentence, or one is no text, or as ``encoder``.
         """
-        if isinstance(sentences, str) or not sentences:
-            raise ConfigError(f"sentences are {sentences!r}; give a list of at least one sentence")
-        others = [one for one in sentences if not isinstance(one, str)]
-        if others:
+        is_list = isinstance(sentences, Sequence) and not isinstance(sentences, str)
+        if not is_list or not sentences or not all(isinstance(one, str) for one in sentences):
             raise ConfigError(
-                f"a sentence is a {type(others[0]).__name__}; give texts, or features (T, D) as "
-                "one tensor or array"
+                f"the sentences are {_shown(sentences)}; give a list of at least one text, or "
+                "features (T, D) as a tensor or array to score"
             )
         unit = encode_captions(
             self.encoder,
@@ -225,12 +224,7 @@ class Run:
         if isinstance(videos, tuple) and len(videos) == 2 and not isinstance(videos[0], str):
             frames, mask = (_tensor(one, self.device) for one in videos)
             return self._similarity(text, frames, mask, tokens)
-        ids = self.video_ids() if videos is None else list(videos)
-        if isinstance(videos, str) or not all(isinstance(id_, str) for id_ in ids):
-            raise ConfigError(
-                f"videos are a {type(videos).__name__}; give a list of ids, or frames (V, F, D) "
-                "and their mask (V, F) as a tuple of two"
-            )
+        ids = self.video_ids() if videos is None else _ids(videos)
         if not ids:
             raise ConfigError("there is no video to score; give at least one id")
         parts = [
@@ -257,7 +251,7 @@ class Run:
         """
         if top < 1:
             raise ConfigError(f"top is {top}; ask for at least 1 video")
-        ids = self.video_ids() if videos is None else videos
+        ids = self.video_ids() if videos is None else _ids(videos)
         scores = self.score([sentence], ids)[0]
         best = np.argsort(-scores, kind="stable")[:top]
         return [Found(ids[place], float(scores[place])) for place in best]

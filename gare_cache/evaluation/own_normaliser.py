@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gare_cache.errors import ConfigError, GareCacheError
+from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import Scores
 from gare_cache.own import call_own, import_own, require_signature
 

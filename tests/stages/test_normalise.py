@@ -1,9 +1,13 @@
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -72,12 +76,18 @@ def test_a_run_without_normalisers_is_as_before_and_the_others_differ_in_the_led
 
     space = with_settings(trained, normalisers=ALL)
     evaluate(space)
-    for name, content in files.items():
+    for name, content in sorted(files.items()):
         found = (space.evaluation / name).read_bytes()
         if name == "metrics.json":
             metrics = json.loads(found)
-            del metrics["normalisers"]
+            rows = metrics.pop("normalisers")["rows"]
             assert metrics == json.loads(content)
+        elif name == "ranks.parquet":
+            before, after = (pq.read_table(io.BytesIO(data)) for data in (content, found))
+            kept = pc.is_in(after["method"], pa.array(["zero_shot", "head"]))
+            assert after.filter(kept).equals(before)
+            added = set(after.filter(pc.invert(kept))["method"].to_pylist())
+            assert added == {f"head, {row['title']}" for row in rows[1:]}
         else:
             assert found == content, name
     entry = json.loads(space.ledger.read_text().splitlines()[-1])
