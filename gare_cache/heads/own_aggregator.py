@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gare_cache.heads.own_parts import build_own_module, require_result
-from gare_cache.own import call_own
+from gare_cache.own import call_own, require_signature
 
 
 class OwnAggregator(nn.Module):
@@ -18,6 +18,13 @@ class OwnAggregator(nn.Module):
         super().__init__()
         self.module = module
         self.name = name
+        require_signature(
+            module.forward,
+            name,
+            what="forward of aggregator",
+            arguments=("frames", "mask"),
+            options={},
+        )
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Aggregate.

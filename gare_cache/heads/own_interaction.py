@@ -11,7 +11,7 @@ from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.heads.gap import SIDES
 from gare_cache.heads.own_parts import build_own_module, require_result
 from gare_cache.heads.pairs import PairScores, Words
-from gare_cache.own import call_own
+from gare_cache.own import call_own, require_signature
 from gare_cache.plain_settings import require_count
 
 # What a module that does not say is taken to keep of a pair, times (F + W) D.
@@ -35,7 +35,8 @@ class OwnInteraction(nn.Module):
             name: its import path, for messages.
 
         Raises:
-            ConfigError: its ``side`` is unknown, or its ``needs_words`` is no bool.
+            ConfigError: its ``side`` is unknown, its ``needs_words`` is no bool, or its ``forward``
+                takes other arguments.
         """
         super().__init__()
         self.module = module
@@ -46,6 +47,14 @@ class OwnInteraction(nn.Module):
             raise ConfigError(
                 f"needs_words of {self._what} is {self.needs_words!r}; it must be True or False"
             )
+        words = ("words",) if self.needs_words else ()
+        require_signature(
+            module.forward,
+            name,
+            what="forward of interaction",
+            arguments=("text", "frames", "mask", *words),
+            options={},
+        )
 
     @property
     def needs_words(self) -> bool:

@@ -132,6 +132,10 @@ def test_what_it_returns_is_checked(inputs: Inputs, name: str, message: str) -> 
             r"^building interaction .*:Unbuildable' with {'dim': 4, 'max_frames': 2} fails at "
             r".*own_modules.py:\d+ with ValueError: heads must divide the width \(--debug",
         ),
+        (
+            {"name": f"{MODULE}:Shift"},
+            r"forward of interaction .*:Shift' has the signature \(frames.* as \(text, frames",
+        ),
         ({"name": f"{MODULE}:Cosinus"}, r"defines no 'Cosinus'; did you mean Cosine"),
         ({"name": f"{MODULE}:Cosine", "options": {"layers": 2}}, r"unexpected keyword .*'layers'"),
         ({"name": f"{MODULE}:Cosine", "layers": 2}, r"layers is no setting of .*{layers: 2}"),

@@ -67,6 +67,8 @@ def test_a_leak_is_exit_code_3() -> None:
         (("my_head:MyHead", "--option", "a=1", "--option", "a=2"), "--option a stands twice"),
         (("my_head:MyHead", "--option", "a=[1"), "'[1' is no YAML value"),
         (("my_head:MyHead", "--option", "a=1"), "unexpected keyword argument 'a'"),
+        (("my_parts:MyAggregator",), "forward of interaction 'my_parts:MyAggregator' has the sig"),
+        (("my_head:MyHead", "--as", "aggregator"), "and is called as (frames, mask)"),
         (("my_head.MyHead",), "is no import path"),
         (("pooled",), "is no import path"),
     ],
