@@ -219,7 +219,7 @@ def test_test_has_no_part_in_the_choice() -> None:
     found = []
     for _ in range(4):
         similarity = generator.uniform(-1, 1, (24, 12)).astype(np.float32)
-        record = normalise_scored(
+        record, ranks = normalise_scored(
             plan,
             head,
             splits["test"],
@@ -233,6 +233,8 @@ def test_test_has_no_part_in_the_choice() -> None:
             similarity, splits["test"].video_of_text.numpy(), convention="best_caption_of_all"
         )
         assert record["rows"][0]["v2t"]["MnR"] == retrieval_metrics(raw["v2t"])["MnR"]
+        (corrected,) = ranks.values()
+        assert record["rows"][1]["v2t"]["MnR"] == retrieval_metrics(corrected["v2t"])["MnR"]
     assert found == [found[0]] * 4
     assert len({one["score"] for one in found[0]["candidates"]}) > 1
 
