@@ -106,7 +106,7 @@ def interval_plot(
                 va="center",
             )
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.set_xlabel(f"difference in {metric_title(metric)} (points), 95 % interval")
+        axes.set_xlabel(f"difference in {metric_title(metric)} (points)")
         top = axes.secondary_xaxis("top", functions=_shift(reference))
         top.xaxis.set_major_locator(MaxNLocator(6))
         top.set_xlabel(f"{metric_title(metric)} (%)")
