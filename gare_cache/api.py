@@ -249,7 +249,7 @@ class Run:
         Raises:
             ConfigError: ``top`` is below 1, or as ``score``.
         """
-        if top < 1:
+        if not isinstance(top, int) or top < 1:
             raise ConfigError(f"top is {top}; ask for at least 1 video")
         ids = self.video_ids() if videos is None else _ids(videos)
         scores = self.score([sentence], ids)[0]

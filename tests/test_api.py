@@ -107,6 +107,7 @@ def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
             NonFiniteScores,
             "2 of 2 .* hold NaN",
         ),
+        (lambda r: r.search("a", top=1.5), ConfigError, "top is 1.5; ask for at least 1 video"),
         (lambda r: r.score(["a"], []), ConfigError, "there is no video to score"),
         (lambda r: r.score([["a"]]), ConfigError, r"sentences are \[\['a'\]\]; give a list"),
         (lambda r: r.score(["a"], [torch.ones(1, 4, 64)]), ConfigError, "frames .* as a tuple"),

@@ -75,6 +75,12 @@ def plan_normalisers(
     """
     choices = [read_choice(entry) for entry in settings.normalisers]
     choices = [choice for choice in choices if choice.kind != RAW]
+    twice = [choice for place, choice in enumerate(choices) if choice in choices[:place]]
+    if twice:
+        raise ConfigError(
+            f"evaluate.normalisers has {twice[0].name} twice with the same parameters; leave one "
+            "out"
+        )
     inductive = any(one.settings()[0].banks for one in choices)
     if settings.bank.size is not None and not inductive:
         raise ConfigError(

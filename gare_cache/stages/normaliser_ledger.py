@@ -119,9 +119,9 @@ def ledger_notes(found: Mapping[str, Any]) -> list[str]:
     """Say how to read the rows, how parameters were chosen and what to beware of.
 
     Args:
-        found: ``rows`` of ``ledger_rows``; ``bank``: split and numbers of texts and videos, or
-            None where they are not known; ``texts a video``: the fewest and the most of a video
-            that has one.
+        found: ``rows`` of ``ledger_rows``; ``scale``: logits over raw scores; ``bank``: split and
+            numbers of texts and videos, or None where they are not known; ``texts a video``: the
+            fewest and the most of a video that has one.
     """
     rows, bank = found["rows"], found["bank"]
     kinds = {row["kind"] for row in rows}
@@ -133,6 +133,8 @@ def ledger_notes(found: Mapping[str, Any]) -> list[str]:
             if fewest == most
             else f"Here videos have {fewest} to {most} texts: what X assumes does not hold."
         )
+    if found["scale"] != 1:
+        notes.append(f"Logits are the raw scores times {found['scale']:.4g}.")
     if bank is not None:
         notes.append(
             f"Banks: {bank['texts']:,} texts and {bank['videos']:,} videos of the "

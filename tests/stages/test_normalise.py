@@ -255,6 +255,7 @@ def test_the_scored_split_may_choose_for_itself_and_it_is_said(
     printed = capsys.readouterr().err
     assert "the best of 2 candidates on the scored split itself" in printed
     assert "Banks:" not in printed
+    assert "Logits are the raw scores times " in printed
 
 
 @pytest.mark.parametrize(
@@ -266,6 +267,7 @@ def test_the_scored_split_may_choose_for_itself_and_it_is_said(
         ),
         ({"normalisers": [{"name": "dsl"}], "bank": {"size": 4}}, "no inductive normaliser is in"),
         ({"bank": {"size": 4}}, "no inductive normaliser is in"),
+        ({"normalisers": [{"name": "csls"}, {"name": "csls"}]}, "has csls twice with the same"),
         ({"normalisers": [{"name": "csls"}], "split": "train"}, "evaluate.split is train, whose"),
     ],
 )
