@@ -88,8 +88,9 @@ def study_table(
     """Summarise every variant and compare it with the reference.
 
     With one run on both sides a paired bootstrap over videos compares them, else Student's t over
-    videos and seeds (``evaluation.comparison``). p is Holm-adjusted over both directions of all
-    rows.
+    videos and seeds (``evaluation.comparison``). Rows that score the same trainings in two ways
+    (raw, and after a normaliser) are paired by training: the seeds' noise that both share is in no
+    difference. p is Holm-adjusted over both directions of all rows.
 
     Args:
         variants: names, in the order of the study.
@@ -185,6 +186,8 @@ def _differences(
                 difference = compare_runs(
                     values.T, base.T, video, resamples=resamples, seed=_BOOTSTRAP_SEED
                 )[0]
+            elif _trainings(done[name]) == _trainings(done[reference]):
+                difference = compare_seeds(values - base, np.zeros_like(base[:1]), video)
             else:
                 difference = compare_seeds(values, base, video)
             found[name, f"{direction}.R@1"] = difference, len(video)
@@ -193,6 +196,10 @@ def _differences(
     for ((name, key), (difference, queries)), p in zip(found.items(), adjusted, strict=True):
         rows.setdefault(name, {})[key] = RowDifference(difference, p, queries)
     return rows
+
+
+def _trainings(runs: Sequence[RunResult]) -> list[str]:
+    return [run.run_key for run in runs]
 
 
 def _paired(own: Sequence[Hits], base: Sequence[Hits]) -> tuple[Values, Values, Videos]:

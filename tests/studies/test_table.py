@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import statistics
 
@@ -126,3 +127,35 @@ def test_queries_without_features() -> None:
 def test_one_video_makes_no_difference() -> None:
     one = [run_result(n, 0, splits={"val": split_result([0], r1=0.0)}) for n in ("base", "a")]
     assert all(row.difference is None for row in table(["base", "a"], one))
+
+
+def test_rows_of_the_same_trainings_are_paired_by_training() -> None:
+    # Seed 0 finds 3 of 12, seed 1 finds 9; "a" finds 3 more of each.
+    base = [[0] * 3 + [MISS] * 9, [0] * 9 + [MISS] * 3]
+    more = [[0] * 6 + [MISS] * 6, [0] * 12]
+    rows = {
+        key: table(
+            ["base", "a"],
+            [
+                *(scored_run("base", s, v, r1=0.0, score=0.0) for s, v in enumerate(base)),
+                *(
+                    dataclasses.replace(
+                        scored_run("a", s, v, r1=0.0, score=0.0), run_key=f"{key}{s}"
+                    )
+                    for s, v in enumerate(more)
+                ),
+            ],
+        )
+        for key in ("base", "a")
+    }
+    found = {
+        key: next(row.difference for row in of_key if row.variant == "a")
+        for key, of_key in rows.items()
+    }
+    paired, crossed = (found[key]["t2v.R@1"].found for key in ("base", "a"))  # type: ignore[index]
+    assert paired.points == crossed.points == pytest.approx(25.0)
+    hits = [(np.array(values) == 0).astype(float) for values in (more, base)]
+    expected = compare_seeds(hits[0] - hits[1], np.zeros((1, 12)), np.arange(12))
+    assert paired == expected
+    assert crossed == compare_seeds(*hits, np.arange(12))
+    assert paired.standard_error < crossed.standard_error
