@@ -34,4 +34,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) data/demo outputs cache .gare/state .dvc/cache dvc.lock
+	rm -rf $(VENV) data/demo outputs cache .gare/state .gare/runs .gare/features .dvc/cache dvc.lock
