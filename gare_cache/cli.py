@@ -586,8 +586,8 @@ def ablate(
 
     Variants, seeds, the reference row and the protocol stand in the study file. Finished runs are
     kept under .gare/runs and skipped, also by other studies; can be interrupted and run again at
-    any time. Writes runs, ranks and history as Parquet and study.json under
-    outputs/studies/NAME/. docs/studies.md explains it.
+    any time. Writes report.html, its Markdown and LaTeX, and runs, ranks and history as Parquet
+    under outputs/studies/NAME/. docs/studies.md explains it.
     """
     from gare_cache.stages.ablate import ablate
     from gare_cache.stages.ablate_check import check_row
