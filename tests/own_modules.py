@@ -282,7 +282,7 @@ def loss_a_pair(similarity: Tensor, scale: Any, *, positives: Any = None) -> Any
 
 
 def loss_as_number(similarity: Tensor, scale: Any, *, positives: Any = None) -> Any:
-    return float(-similarity.diagonal().mean())
+    return float(-similarity.detach().diagonal().mean())
 
 
 def loss_without_gradient(similarity: Tensor, scale: Any, *, positives: Any = None) -> Any:

@@ -36,5 +36,5 @@ def test_the_reference_gather_needs_several_processes(extracted: Path) -> None:
 
 def test_settings_of_another_contrastive_loss_are_an_error(extracted: Path) -> None:
     change_params(extracted, train__loss={"contrastive": {"name": "info_nce", "iterations": 4}})
-    with pytest.raises(ConfigError, match=r"unknown setting 'iterations' of .*'info_nce'"):
+    with pytest.raises(ConfigError, match="contrastive 'info_nce' has no such setting"):
         train(workspace(extracted))
