@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from gare_cache.data.batches import num_batches
-from gare_cache.errors import GareCacheError
+from gare_cache.errors import EnvironmentFailure
 from gare_cache.reproducibility import resolve_device
 from gare_cache.stages.ablate_runs import RunTask
 from gare_cache.stages.ablate_workers import KeptSplits
@@ -41,14 +41,21 @@ def trial_seconds(tasks: Iterable[RunTask]) -> dict[str, float]:
 
     Returns:
         Seconds by variant, of one run alone on this machine.
+
+    Raises:
+        EnvironmentFailure, OSError: the machine failed.
     """
     kept = KeptSplits()
     threads = torch.get_num_threads()
     found = {}
     for task in tasks:
         torch.set_num_threads(threads)
-        with suppress(GareCacheError):
+        try:
             found[task.variant] = _trial(task, kept)
+        except (OSError, EnvironmentFailure):
+            raise
+        except Exception:  # of whatever kind: it is the run's, and its row will say it
+            continue
     torch.set_num_threads(threads)
     return found
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from gare_cache import cli
-from gare_cache.stages import ablate_workers, ledger
+from gare_cache.stages import ablate_estimate, ablate_workers, ledger
 from gare_cache.stages.ablate import ablate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
@@ -435,3 +435,16 @@ def test_a_row_is_scored_after_one_normaliser(extracted: Path) -> None:
     code, _, err = command(study)
     assert code == 2
     assert "variant 'two': evaluate.normalisers names 2; a row of a study is scored after" in err
+
+
+def test_a_trial_that_fails_in_any_way_stops_no_study(
+    extracted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise RuntimeError("of a head of one's own, in its backward pass")
+
+    monkeypatch.setattr(ablate_estimate, "train_prepared", broken)
+    study = write_study(extracted, "trial", seeds=[7])
+    code, plan, err = command(study, "--dry-run")
+    assert code == 0, err
+    assert "2 to do, unknown until a run is done" in plan
