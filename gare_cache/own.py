@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
 import inspect
@@ -13,15 +12,16 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gare_cache.code_identity import PACKAGE, import_closure
 from gare_cache.errors import ConfigError, GareCacheError
 from gare_cache.files import canonical_digest, file_digest
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-_PACKAGE = __name__.partition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -327,13 +327,11 @@ def _code(top: str) -> _Code:
     if folder is None:
         return _Code(None, [top], {}, of_project=False)
     of_project = folder in _project
-    files = _with_imports(folder, top) if of_project else {top: _files(folder, top)}
-    sources = {
-        path.relative_to(folder).as_posix(): file_digest(path)
-        for paths in files.values()
-        for path in paths
-    }
-    return _Code(folder, list(files), sources, of_project)
+    locate = partial(_package_files, folder)
+    files = import_closure([top], locate) if of_project else locate(top)
+    sources = {path.relative_to(folder).as_posix(): file_digest(path) for path in files.values()}
+    tops = [top, *{_top(module) for module in files if _top(module) != top}]
+    return _Code(folder, tops, sources, of_project)
 
 
 def _folder(module: ModuleType) -> Path | None:
@@ -343,30 +341,16 @@ def _folder(module: ModuleType) -> Path | None:
     return None if file is None else Path(file).parent
 
 
-def _with_imports(folder: Path, top: str) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    waiting = [top]
-    while waiting:
-        name = waiting.pop()
-        files = _files(folder, name)
-        if files and name not in found and name != _PACKAGE:
-            found[name] = files
-            waiting += [imported for file in files for imported in _imports(file)]
-    return found
-
-
-def _files(folder: Path, top: str) -> list[Path]:
+def _package_files(folder: Path, name: str) -> dict[str, Path]:
+    """Return all modules of a name's top-level package below a folder, or its only module."""
+    top = _top(name)
+    if top == PACKAGE:
+        return {}
     if (folder / top).is_dir():
-        return sorted((folder / top).rglob("*.py"))
-    return [path for path in (folder / f"{top}.py",) if path.is_file()]
-
-
-def _imports(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (_top(alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield _top(node.module)
+        files = sorted((folder / top).rglob("*.py"))
+    else:
+        files = [path for path in (folder / f"{top}.py",) if path.is_file()]
+    return {".".join(path.relative_to(folder).with_suffix("").parts): path for path in files}
 
 
 def _top(module_name: str) -> str:

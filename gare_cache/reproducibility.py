@@ -6,14 +6,11 @@ import importlib.metadata
 import os
 import platform
 import random
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gare_cache.errors import ConfigError, EnvironmentFailure
-from gare_cache.files import canonical_digest, file_digest
 
 if TYPE_CHECKING:
     import torch
@@ -89,13 +86,6 @@ def provenance() -> dict[str, Any]:
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch_threads": torch.get_num_threads(),
     }
-
-
-def source_digest(root: Path, names: Iterable[str]) -> str:
-    """Return the SHA-256 over some Python files and folders below a root, by name and content."""
-    found = [root / name for name in names]
-    files = {path for f in found for path in (f.rglob("*.py") if f.is_dir() else [f])}
-    return canonical_digest({str(path.relative_to(root)): file_digest(path) for path in files})
 
 
 def _processor_name() -> str:

@@ -16,19 +16,19 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gare_cache.code_identity import installed_code_digest
 from gare_cache.config import Params
 from gare_cache.errors import EnvironmentFailure
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.files import canonical_digest, write_json
 from gare_cache.own import use_project
-from gare_cache.reproducibility import resolve_device, source_digest
+from gare_cache.reproducibility import resolve_device
 from gare_cache.stages.evaluate import HEAD, evaluate, normalised_method
 from gare_cache.stages.peak_memory import peak_memory_bytes, reset_peak_memory
 from gare_cache.stages.progress import quiet
@@ -42,7 +42,6 @@ from gare_cache.training.checkpoint import load_checkpoint
 _RECORD = "run.json"
 _FAILURE = "failure.json"
 _LOCK = "lock"
-_SCORING_CODE = ("data", "evaluation", "heads", "stages/evaluate.py", "stages/protocol.py")
 # Settings of evaluate that change neither a rank nor a score.
 _WITHOUT_EFFECT_ON_RANKS = {"split", "resamples"}
 
@@ -264,12 +263,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _scoring_key(params: Params) -> str:
     settings = params.evaluate.model_dump(exclude=_WITHOUT_EFFECT_ON_RANKS)
-    return canonical_digest([settings, _scoring_source()])[:12]
-
-
-@cache
-def _scoring_source() -> str:
-    return source_digest(Path(__file__).parents[1], _SCORING_CODE)
+    return canonical_digest([settings, installed_code_digest(evaluate.__module__)])[:12]
 
 
 def _reason(path: Path) -> str | None:

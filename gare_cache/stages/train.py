@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gare_cache.cache.reader import FeatureCache
+from gare_cache.code_identity import installed_code_digest
 from gare_cache.config import HeadSettings, Params, TrainSettings
 from gare_cache.data.batches import num_batches
 from gare_cache.data.frames import FrameChoice
@@ -22,7 +23,7 @@ from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_fro
 from gare_cache.losses.objective import Objective
 from gare_cache.manifest import Manifest, read_manifest
 from gare_cache.own import own_digests
-from gare_cache.reproducibility import make_deterministic, provenance, resolve_device, source_digest
+from gare_cache.reproducibility import make_deterministic, provenance, resolve_device
 from gare_cache.stages.progress import progress, say
 from gare_cache.stages.workspace import SplitLoader, Workspace, open_features
 from gare_cache.training.checkpoint import save_checkpoint
@@ -30,18 +31,6 @@ from gare_cache.training.distributed import Processes, own_device, process_group
 from gare_cache.training.loop import TrainingState, train_head
 from gare_cache.training.optimizers import build_optimizer
 
-# The code that decides what a training gives; a change of it starts the training anew.
-_TRAINING_CODE = (
-    "data",
-    "evaluation/diagnostics_epochs.py",
-    "evaluation/duplicates.py",
-    "evaluation/metrics.py",
-    "evaluation/modality_gap.py",
-    "evaluation/similarity.py",
-    "heads",
-    "losses",
-    "training",
-)
 _FEATURES_IDENTITY = ("encoder_id", "extraction_id", "content_digest")
 
 
@@ -264,7 +253,7 @@ def training_identity(
         **{name: features[name] for name in _FEATURES_IDENTITY},
         "data": dict(listed),
         "processes": num_processes,
-        "source": source_digest(Path(__file__).parents[1], _TRAINING_CODE),
+        "source": installed_code_digest(__name__),
         "own": own_digests(settings),
     }
 

@@ -53,7 +53,7 @@ def test_what_changes_the_key(extracted: Path, monkeypatch: pytest.MonkeyPatch) 
     listed = listed_digests(read_manifest(space.manifest))
     keys.append(run_key(training_identity(space.params, features, listed)))
     keys.append(run_key(identity(space) | {"data": listed | {"val": "other"}}))
-    monkeypatch.setattr(train_stage, "_TRAINING_CODE", ("data",))
+    monkeypatch.setattr(train_stage, "installed_code_digest", lambda _: "edited")
     keys.append(run_key(identity(space)))
     assert len(set(keys)) == 5
 
