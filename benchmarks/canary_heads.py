@@ -14,20 +14,15 @@ from itertools import product
 import numpy as np
 import torch
 
-from gare_cache.config import EvaluateSettings
 from gare_cache.data.split import FeatureSplit
-from gare_cache.evaluation.canary import CanaryRow
-from gare_cache.evaluation.canary_trials import ORDERS, random_trial
+from gare_cache.evaluation.canary.checks import GALLERIES, Score, check_random_features, run_trials
+from gare_cache.evaluation.canary.judgement import CanaryRow
+from gare_cache.evaluation.canary.trials import ORDERS, random_trial
+from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.heads.aggregators import AGGREGATORS
 from gare_cache.heads.pooling import POOLINGS
 from gare_cache.heads.retrieval import build_head
-from gare_cache.stages.canary import (
-    GALLERIES,
-    Score,
-    Similarity,
-    check_random_features,
-    run_trials,
-)
+from gare_cache.stages.canary import Similarity
 
 DIM, NUM_FRAMES, FEW_GALLERIES = 32, 6, 20
 SETTINGS = EvaluateSettings()

@@ -18,7 +18,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.evaluation.comparison import LEVEL, compare_runs, compare_seeds
+from gare_cache.evaluation.comparison.differences import LEVEL, compare_runs, compare_seeds
 from gare_cache.evaluation.significance import recall_interval
 
 RECALL = 0.45

@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 
 from gare_cache.config import parse_params
+from gare_cache.project.paths import Workspace
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.train import train
-from gare_cache.stages.workspace import Workspace
 
 OFF = {"ib": {"weight": 0.0}, "eps": {"weight": 0.0}, "dir": {"weight": 0.0}}
 TRANSFORMER = {"name": "transformer", "layers": 4, "init": "encoder"}

@@ -101,7 +101,7 @@ class _Bench:
     def plain_loop(self) -> None:
         from functools import partial
 
-        from gare_cache.stages.decode_videos import decode_video
+        from gare_cache.extraction.decode import decode_video
 
         decode = partial(decode_video, **self._sampling())
         with self._writer() as (writer, units):
@@ -129,7 +129,7 @@ class _Bench:
     def pipeline(self) -> None:
         from itertools import islice
 
-        from gare_cache.stages.encode_units import committing
+        from gare_cache.extraction.encode import committing
 
         with (
             self._decoded() as decoded,
@@ -147,14 +147,14 @@ class _Bench:
         }
 
     def _decoded(self) -> Any:
-        from gare_cache.stages.decode_videos import decode_in_workers
+        from gare_cache.extraction.decode import decode_in_workers
 
         return decode_in_workers(
             self._sources, **self._sampling(), workers=self._workers, deadline_seconds=60
         )
 
     def _encode(self, unit: Any, videos: Any) -> Any:
-        from gare_cache.stages.encode_units import encode_videos
+        from gare_cache.extraction.encode import encode_videos
 
         return encode_videos(
             self._encoder,

@@ -23,14 +23,15 @@ from gare_cache.data.words import Words, WordTokens
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.errors import CacheError, ConfigError, FingerprintMismatch, unknown_name
 from gare_cache.evaluation.metrics import check_finite
+from gare_cache.extraction.encode import encode_captions
+from gare_cache.extraction.project_encoder import project_encoder
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import blocks
 from gare_cache.manifest import read_manifest
 from gare_cache.own import use_project
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace, open_workspace
 from gare_cache.reproducibility import resolve_device
-from gare_cache.stages.encode_units import encode_captions
-from gare_cache.stages.project_encoder import project_encoder
-from gare_cache.stages.workspace import Workspace, open_features, open_workspace
 from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_encoder
 
 Array = npt.NDArray[Any]

@@ -102,8 +102,8 @@ def prepare(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> Non
 
     Writes manifest/videos.parquet and captions.parquet, and says which videos have no file.
     """
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.prepare import prepare
-    from gare_cache.stages.workspace import open_workspace
 
     workspace = open_workspace(params, outputs)
     prepare(workspace)
@@ -143,12 +143,12 @@ def extract(
     finds the old one. Can be interrupted and run again at any time. docs/cache.md explains it.
     """
     from gare_cache.cache.lock import parse_shard
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.extract import extract
-    from gare_cache.stages.workspace import open_workspace
 
     workspace = open_workspace(params, outputs)
     if dry_run:
-        from gare_cache.stages.dry_run import dry_run as estimate
+        from gare_cache.extraction.estimate import dry_run as estimate
 
         for line in estimate(workspace, device=device, threads=threads, workers=workers):
             typer.echo(line)
@@ -195,8 +195,8 @@ def import_features(
     streamed; can be interrupted and run again at any time. Needs no video file: set
     dataset.video_roots to an empty list and run prepare first.
     """
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.exchange import import_features
-    from gare_cache.stages.workspace import open_workspace
 
     workspace = open_workspace(params, outputs)
     import_features(
@@ -220,8 +220,8 @@ def export_features(
     outputs: Outputs = None,
 ) -> None:
     """Write the cache's features to one HDF5 file, which import-features reads back exactly."""
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.exchange import export
-    from gare_cache.stages.workspace import open_workspace
 
     typer.echo(f"{export(open_workspace(params, outputs), file, split or ())}")
 
@@ -229,8 +229,8 @@ def export_features(
 @app.command()
 def info(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
     """Show the cache: identities, coverage of every split, sizes, seconds spent, failures."""
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.info import describe
-    from gare_cache.stages.workspace import open_workspace
 
     for name, value in describe(open_workspace(params, outputs)):
         typer.echo(f"{name:<22} {value}")
@@ -257,9 +257,9 @@ def verify(
     Every fault is a line with its file, unit, rows and remedy; exit code 2 where there is one.
     With --reextract it shows the cosines between the cache and the same items encoded now.
     """
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.verify import reextract as encode_again
     from gare_cache.stages.verify import verify
-    from gare_cache.stages.workspace import open_workspace
 
     workspace = open_workspace(params, outputs)
     for line in verify(workspace, folder, drop_damaged=drop_damaged):
@@ -278,8 +278,8 @@ def train(
     An interrupted training goes on behind its last whole epoch, with the same result. Several
     processes share each batch: torchrun --nproc-per-node=N -m gare_cache.cli train.
     """
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.train import train
-    from gare_cache.stages.workspace import open_workspace
     from gare_cache.training.distributed import is_first_process
 
     workspace = open_workspace(params, outputs)
@@ -298,8 +298,8 @@ def evaluate(
     evaluate.normalisers names some, a ledger of test-time normalisers follows
     (docs/normalisers.md). A scoring of the test split is entered in .gare/ledger.jsonl.
     """
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.evaluate import evaluate
-    from gare_cache.stages.workspace import open_workspace
 
     workspace = open_workspace(params, outputs)
     evaluate(workspace, device=device)
@@ -309,8 +309,8 @@ def evaluate(
 @app.command()
 def report(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
     """Write the results as one self-contained HTML page, Markdown and LaTeX; print the table."""
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.report import report
-    from gare_cache.stages.workspace import open_workspace
 
     workspace = open_workspace(params, outputs)
     typer.echo(report(workspace))
@@ -461,8 +461,8 @@ def canary(
     0.001 fails. A failure means that the head or the scoring knows which caption belongs to which
     video, or miscounts ranks; exit code 3. Writes canary.json. docs/canary.md explains it.
     """
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.canary import canary
-    from gare_cache.stages.workspace import open_workspace
 
     workspace = open_workspace(params, outputs)
     for line in canary(workspace, head=head, galleries=galleries, seed=seed, device=device):
@@ -492,9 +492,9 @@ def diagnose(
     Says what is left of R@1 with one increment a video and with none, and whether the increment
     points down the loss. Writes diagnosis/diagnosis.json, .html and .md. docs/diagnostics.md.
     """
-    from gare_cache.reports.diagnostics_readings import answers
+    from gare_cache.diagnosis.readings import answers
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.diagnose import diagnose
-    from gare_cache.stages.workspace import open_workspace
 
     workspace = open_workspace(params, outputs)
     diagnosis = diagnose(workspace, split=split, seed=seed, radius=radius, device=device)
@@ -589,8 +589,8 @@ def ablate(
     any time. Writes report.html, its Markdown and LaTeX, and runs, ranks and history as Parquet
     under outputs/studies/NAME/. docs/studies.md explains it.
     """
-    from gare_cache.stages.ablate import ablate
-    from gare_cache.stages.ablate_check import check_row
+    from gare_cache.studies.ablate import ablate
+    from gare_cache.studies.reproduce import check_row
 
     if row is not None and not check:
         raise typer.BadParameter(f"row {row} is given without --check", param_hint="ROW")
@@ -649,8 +649,8 @@ def pack(
     outputs: Outputs = None,
 ) -> None:
     """Write a finished cache into one file; the same cache gives the same bytes."""
+    from gare_cache.project.paths import open_workspace
     from gare_cache.stages.cache_folders import pack_cache
-    from gare_cache.stages.workspace import open_workspace
 
     pack_cache(open_workspace(params, outputs), folder, file)
     typer.echo(f"{file}")

@@ -21,7 +21,7 @@ PACKAGE = __name__.partition(".")[0]
 NO_EFFECT: Mapping[str, str] = {
     "gare_cache": "names the public functions and the version; computes nothing",
     "gare_cache.errors": "words of messages and exit codes",
-    "gare_cache.stages.progress": "draws progress bars and prints lines",
+    "gare_cache.project.progress": "draws progress bars and prints lines",
 }
 
 

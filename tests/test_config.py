@@ -4,13 +4,14 @@ from typing import Any
 import pytest
 import yaml
 
-from gare_cache import config
 from gare_cache.config import load_params, parse_params
 from gare_cache.errors import ConfigError
+from gare_cache.heads import settings as head_settings
 from gare_cache.heads.aggregators import AGGREGATOR_DEFAULTS, AGGREGATORS
 from gare_cache.heads.gap import GAP_DEFAULTS
 from gare_cache.heads.interactions import INTERACTIONS
 from gare_cache.heads.pooling import POOLING_DEFAULTS, POOLINGS
+from gare_cache.losses import settings as loss_settings
 from gare_cache.losses.contrastive import CONTRASTIVE, CONTRASTIVE_DEFAULTS
 from gare_cache.losses.objective import REGULARISERS, Objective
 
@@ -143,17 +144,17 @@ def test_heads_that_compare_words() -> None:
 
 
 def test_the_names_are_those_of_the_registries() -> None:
-    assert config.AGGREGATORS.keys() == AGGREGATORS.keys()
-    assert config.INTERACTIONS.keys() == INTERACTIONS.keys()
-    assert config.POOLINGS.keys() == POOLINGS.keys()
-    assert config.CONTRASTIVE.keys() == CONTRASTIVE.keys()
-    assert tuple(REGULARISERS) == config.REGULARISERS
+    assert head_settings.AGGREGATORS.keys() == AGGREGATORS.keys()
+    assert head_settings.INTERACTIONS.keys() == INTERACTIONS.keys()
+    assert head_settings.POOLINGS.keys() == POOLINGS.keys()
+    assert loss_settings.CONTRASTIVE.keys() == CONTRASTIVE.keys()
+    assert tuple(REGULARISERS) == loss_settings.REGULARISERS
 
 
 def test_settings_and_defaults_are_those_of_the_registries() -> None:
     for table, defaults in (
-        (config.POOLINGS, POOLING_DEFAULTS),
-        (config.CONTRASTIVE, CONTRASTIVE_DEFAULTS),
+        (head_settings.POOLINGS, POOLING_DEFAULTS),
+        (loss_settings.CONTRASTIVE, CONTRASTIVE_DEFAULTS),
     ):
         assert {name: set(keys) for name, keys in table.items()} == {
             name: set(values) for name, values in defaults.items()
@@ -161,7 +162,7 @@ def test_settings_and_defaults_are_those_of_the_registries() -> None:
     # The number of attention heads is the reference code's, D // 64.
     aggregators = {name: {*keys} for name, keys in AGGREGATOR_DEFAULTS.items()}
     aggregators["transformer"].remove("heads")
-    assert {name: {*keys} for name, keys in config.AGGREGATORS.items()} == aggregators
+    assert {name: {*keys} for name, keys in head_settings.AGGREGATORS.items()} == aggregators
     assert parse().head.gap.model_dump() == GAP_DEFAULTS
     loss = parse().train.loss.model_dump(exclude_none=True, exclude={"false_negatives"})
     assert Objective().settings == loss

@@ -9,62 +9,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import grimp
 import pytest
 import yaml
 
+from gare_cache.code_identity import code_closure
 from gare_cache.presets import project_files
 from tests.tiny import change_params, make_project, tiny_params, write_params
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-# Modules that move values about and decide none of them.
-PLUMBING = {
-    "errors",
-    "files",
-    "config",
-    "own",
-    "plain_settings",
-    "reproducibility",
-    "stages.progress",
-    "stages.workspace",
-}
-# Rooms that a stage only reads earlier stages' results with.
-READ_WITH = {
-    "train": {"cache", "manifest", "annotations"},
-    "evaluate": {"cache", "manifest", "annotations", "training", "losses"},
-    "report": {
-        "cache",
-        "manifest",
-        "annotations",
-        "data",
-        "evaluation",
-        "heads",
-        "stages.evaluate",
-    },
-    "extract": {"manifest", "annotations", "demo"},
-}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stages_dependencies_cover_the_code_it_runs(stage: str) -> None:
-    graph = grimp.build_graph("gare_cache")
-    own = f"gare_cache.stages.{stage}"
-    ignored = PLUMBING | READ_WITH.get(stage, set())
-    needed = {own}
-    frontier = [own]
-    while frontier:
-        for module in graph.find_modules_directly_imported_by(frontier.pop()):
-            name = module.removeprefix("gare_cache.")
-            if module not in needed and not {name, name.split(".")[0]} & ignored:
-                needed.add(module)
-                frontier.append(module)
-    listed = [str(path) for path in STAGES[stage]["deps"] if str(path).startswith("gare_cache")]
-    for module in needed:
-        path = module.replace(".", "/")
-        assert any(path == d.removesuffix(".py") or path.startswith(d + "/") for d in listed), (
-            f"{stage} runs {module}, which dvc.yaml does not list"
-        )
+def test_a_stages_dependencies_are_the_closure_of_its_code(stage: str) -> None:
+    """So `dvc repro` never serves what other code made; rooms may stand for their modules."""
+    listed = {dep for dep in map(str, STAGES[stage]["deps"]) if dep.startswith("gare_cache/")}
+    needed = {
+        file.relative_to(REPOSITORY).as_posix()
+        for file in code_closure(f"gare_cache.stages.{stage}", folder=REPOSITORY).values()
+        if file.name != "__init__.py"
+    }
+    uncovered = {path for path in needed if not any(_covers(dep, path) for dep in listed)}
+    assert not uncovered, f"add to the deps of {stage} in dvc.yaml"
+    idle = {dep for dep in listed if not any(_covers(dep, path) for path in needed)}
+    assert not idle, f"take out of the deps of {stage} in dvc.yaml"
+
+
+def _covers(dep: str, path: str) -> bool:
+    return path == dep or path.startswith(f"{dep}/")
 
 
 def test_dvc_finds_one_pipeline_in_the_repository() -> None:

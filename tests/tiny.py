@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from gare_cache.config import Params, parse_params
 from gare_cache.encoders.open_clip_import import import_open_clip
-from gare_cache.stages.workspace import Workspace
+from gare_cache.project.paths import Workspace
 
 MODEL_CONFIG: dict[str, Any] = {
     "embed_dim": 64,

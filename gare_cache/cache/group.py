@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from safetensors.torch import save
-from torch import Tensor
 
 from gare_cache.cache.schema import (
     FEATURES,
@@ -25,6 +23,9 @@ from gare_cache.cache.schema import (
 )
 from gare_cache.errors import CacheError, FingerprintMismatch
 from gare_cache.files import canonical_digest, replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def open_group(folder: Path) -> zarr.Group:
@@ -68,6 +69,8 @@ def open_group_for_writing(
         FingerprintMismatch: it belongs to another extraction.
     """
     group = zarr.open_group(folder / FEATURES, mode="a", zarr_format=3)
+    from safetensors.torch import save
+
     tensors = save(dict(head_start))
     if not (folder / HEAD_START).exists():
         with replacing(folder / HEAD_START) as partial:

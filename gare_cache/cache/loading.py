@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.cache.import_identity import is_imported
+from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import MANIFEST
 from gare_cache.errors import CacheError, unknown_name

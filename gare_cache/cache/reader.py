@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from safetensors.torch import load_file
-from torch import Tensor
 
 from gare_cache.cache import journal
 from gare_cache.cache.chunks import map_chunk
@@ -32,6 +30,9 @@ from gare_cache.cache.sizes import refuse_size_faults
 from gare_cache.cache.words import Tokens, read_unit_words
 from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ class FeatureCache:
 
     def head_start(self) -> dict[str, Tensor]:
         """Return the tensors that heads start from."""
+        from safetensors.torch import load_file  # torch takes seconds; looking needs none
+
         return load_file(self.folder / HEAD_START)
 
     def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:

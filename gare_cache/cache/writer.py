@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from torch import Tensor
 
 from gare_cache.cache import journal
 from gare_cache.cache.chunks import (
@@ -41,6 +40,9 @@ from gare_cache.cache.sizes import refuse_size_faults
 from gare_cache.cache.words import read_unit_words, words_path, write_unit_words
 from gare_cache.errors import CacheError
 from gare_cache.files import PARTIAL_SUFFIX
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

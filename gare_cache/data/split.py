@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gare_cache.cache.import_identity import is_imported
+from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.loading import captions_without_features
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import ID
@@ -90,6 +90,10 @@ class FeatureSplit:
     def words_of(self, rows: Tensor) -> Words | None:
         """Return the word tokens of some captions, padded; None where the split holds none."""
         return None if self.words is None else self.words.padded(rows)
+
+
+# Has the arguments of ``load_split``; one may keep what it loaded for the next training.
+SplitLoader = Callable[..., FeatureSplit]
 
 
 def load_split(

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports.content import BrowsedQuery
+from gare_cache.reports.pages.html import script_json
 
 # Of the page as a whole about 10 MB; base64 makes 4 bytes of 3.
 MOST_ROW_BYTES = 3_000_000
-MOST_PICTURE_BYTES = 5_000_000
-
-
-@dataclass(frozen=True)
-class Album:
-    """Thumbnails that a page embeds once each.
-
-    Attributes:
-        classes: video id -> CSS class that shows its thumbnail.
-        style: the rules of these classes.
-        num_left_out: thumbnails that were beyond the budget.
-    """
-
-    classes: Mapping[str, str]
-    style: Markup
-    num_left_out: int
 
 
 @dataclass(frozen=True)
@@ -45,35 +29,6 @@ class BrowserData:
     json: Markup
     num_shown: Mapping[str, int]
     num_queries: Mapping[str, int]
-
-
-def make_album(
-    pictures: Mapping[str, bytes | None],
-    order: Iterable[str],
-    most_bytes: int = MOST_PICTURE_BYTES,
-) -> Album:
-    """Choose and lay out thumbnails.
-
-    Args:
-        pictures: JPEG by video id.
-        order: ids that are shown, the most wanted first.
-        most_bytes: of base64.
-    """
-    classes: dict[str, str] = {}
-    rules = []
-    spent = left_out = 0
-    for video_id in dict.fromkeys(order):
-        jpeg = pictures.get(video_id)
-        if jpeg is None:
-            continue
-        data = base64.b64encode(jpeg).decode("ascii")
-        if spent + len(data) > most_bytes:
-            left_out += 1
-            continue
-        spent += len(data)
-        classes[video_id] = f"v{len(classes)}"
-        rules.append(f".{classes[video_id]}{{background-image:url(data:image/jpeg;base64,{data})}}")
-    return Album(classes, Markup("\n".join(rules)), left_out)
 
 
 def worst_first(queries: Sequence[BrowsedQuery]) -> list[BrowsedQuery]:
@@ -110,14 +65,6 @@ def browser_data(
             rows[direction].append(row)
     shown = {direction: len(found) for direction, found in rows.items()}
     return BrowserData(script_json(rows), shown, totals)
-
-
-def script_json(value: object) -> Markup:
-    """Print JSON that cannot end the ``script`` element around it."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def _row(

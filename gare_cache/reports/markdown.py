@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gare_cache.reports.content import Epoch, QueryExample, ReportContent
+from gare_cache.reports.pages.grids import escape_markdown, format_rank, markdown_grid
 from gare_cache.reports.sections import gap_grid, gap_sentences, hubness_grid
-from gare_cache.reports.tables import escape_markdown, format_rank, markdown_grid, markdown_table
+from gare_cache.reports.tables import markdown_table
 
 
 def render_markdown(content: ReportContent) -> str:

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from gare_cache.evaluation.metrics import DIRECTIONS
-from gare_cache.reports import diagnostic_plots, plots, sections, tables
-from gare_cache.reports.browser import browser_data, make_album, worst_first
+from gare_cache.reports import analysis_plots as diagnostic_plots
+from gare_cache.reports import plots, sections, tables
+from gare_cache.reports.browser import browser_data, worst_first
 from gare_cache.reports.content import Hubness, ReportContent, ResultRow, VideoCell
 from gare_cache.reports.markdown import epoch_grid
+from gare_cache.reports.pages.album import make_album
+from gare_cache.reports.pages.grids import DIRECTION_TITLES
+from gare_cache.reports.pages.html import Plot, csp_digest, page_environment, read_script
 
 _HUBS_SHOWN = 12
 _ROOM = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A titled figure of the page; ``caption`` says how to read it, and may be empty."""
-
-    title: str
-    svg: Markup
-    caption: str = ""
 
 
 def render_html(content: ReportContent) -> str:
@@ -41,66 +32,38 @@ def render_html(content: ReportContent) -> str:
         every request and every script but the browser's own.
     """
     header, epoch_rows = epoch_grid(content.epochs, content.best_epoch)
-    script = read_script("browser.js")
-    album = make_album(content.pictures, _shown_videos(content))
-    return (
-        page_environment()
-        .get_template("page.html")
-        .render(
-            content=content,
-            columns=tables.COLUMNS,
-            table_caption=tables.CAPTION,
-            groups=_groups(content.rows),
-            alternative_groups=_groups(content.alternative_rows),
-            result_plots=list(_result_plots(content)),
-            hub_plots=list(_hub_plots(content)),
-            hub_grid=sections.hubness_grid(content.hubness),
-            hubs=_head_hubs(content),
-            gap_plots=list(_gap_plots(content)),
-            gap_grid=sections.gap_grid(content.gaps),
-            gap_sentences=sections.gap_sentences(content.gaps, content.without_gap),
-            training_plots=list(_training_plots(content)),
-            epoch_header=header,
-            epoch_rows=epoch_rows,
-            album=album,
-            browser=browser_data(content.queries, content.captions, album.classes),
-            script=Markup(script),
-            script_digest=csp_digest(script),
-        )
-    )
-
-
-def page_environment() -> jinja2.Environment:
-    """Return the templates of this folder, with the filters that they use."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_ROOM),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["rank"] = tables.format_rank
+    script = read_script(_ROOM / "browser.js")
+    environment = page_environment(_ROOM)
     environment.tests["video_cell"] = lambda cell: isinstance(cell, VideoCell)
-    return environment
-
-
-def read_script(name: str) -> str:
-    """Read a page's script behind the parts that the pages share."""
-    return "".join((_ROOM / file).read_text(encoding="utf-8") for file in ("page_parts.js", name))
-
-
-def csp_digest(script: str) -> str:
-    """Return the source expression that allows one inline script, here between newlines."""
-    digest = hashlib.sha256(f"\n{script}".encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+    album = make_album(content.pictures, _shown_videos(content))
+    return environment.get_template("page.html").render(
+        content=content,
+        columns=tables.COLUMNS,
+        table_caption=tables.CAPTION,
+        groups=_groups(content.rows),
+        alternative_groups=_groups(content.alternative_rows),
+        result_plots=list(_result_plots(content)),
+        hub_plots=list(_hub_plots(content)),
+        hub_grid=sections.hubness_grid(content.hubness),
+        hubs=_head_hubs(content),
+        gap_plots=list(_gap_plots(content)),
+        gap_grid=sections.gap_grid(content.gaps),
+        gap_sentences=sections.gap_sentences(content.gaps, content.without_gap),
+        training_plots=list(_training_plots(content)),
+        epoch_header=header,
+        epoch_rows=epoch_rows,
+        album=album,
+        browser=browser_data(content.queries, content.captions, album.classes),
+        script=Markup(script),
+        script_digest=csp_digest(script),
+    )
 
 
 def _groups(rows: Sequence[ResultRow]) -> list[tuple[str, list[tuple[str, ...]]]]:
     if not rows:
         return []
     return [
-        (tables.DIRECTION_TITLES[direction], [tables.table_cells(row, direction) for row in rows])
+        (DIRECTION_TITLES[direction], [tables.table_cells(row, direction) for row in rows])
         for direction in DIRECTIONS
     ]
 
@@ -135,7 +98,7 @@ def _training_plots(content: ReportContent) -> Iterator[Plot]:
 def _result_plots(content: ReportContent) -> Iterator[Plot]:
     for direction, by_method in content.ranks.items():
         yield Plot(
-            f"Ranks, {tables.DIRECTION_TITLES[direction].lower()}",
+            f"Ranks, {DIRECTION_TITLES[direction].lower()}",
             Markup(
                 plots.rank_histogram(by_method, content.rows[-1].num_items[direction], direction)
             ),
@@ -168,7 +131,7 @@ def _hub_plots(content: ReportContent) -> Iterator[Plot]:
         found = [one for one in content.hubness if one.direction == direction]
         if found:
             yield Plot(
-                f"Items found, {tables.DIRECTION_TITLES[direction].lower()}",
+                f"Items found, {DIRECTION_TITLES[direction].lower()}",
                 Markup(diagnostic_plots.occurrence_curve(found)),
             )
 

@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports.content import Epoch, ResultRow
-from gare_cache.reports.figure import FIRST, INK, SECOND, styled_figure, to_svg
-from gare_cache.reports.tables import DIRECTION_TITLES
+from gare_cache.reports.pages.figure import FIRST, INK, SECOND, styled_figure, to_svg
+from gare_cache.reports.pages.grids import DIRECTION_TITLES
 
 DIRECTION_COLOURS = {"t2v": FIRST, "v2t": SECOND}
 ITEMS = {"t2v": "video", "v2t": "caption"}

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gare_cache.reports.content import Hubness, ModalityGap
-from gare_cache.reports.tables import DIRECTION_TITLES, format_number, format_share
-
-Grid = tuple[Sequence[str], list[tuple[str, ...]]]
+from gare_cache.reports.pages.grids import DIRECTION_TITLES, Grid, format_number, format_share
 
 
 def hubness_grid(hubness: Sequence[Hubness]) -> Grid:

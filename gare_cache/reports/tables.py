@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 
 from gare_cache.evaluation.metrics import DIRECTIONS, rsum
 from gare_cache.reports.content import RECALLS, ResultRow
+from gare_cache.reports.pages.grids import (
+    DIRECTION_TITLES,
+    escape_latex,
+    escape_markdown,
+    format_number,
+    latex_row,
+    markdown_grid,
+)
 
-DIRECTION_TITLES = {"t2v": "Text to video", "v2t": "Video to text"}
 COLUMNS = (
     "Method",
     "n",
@@ -30,52 +35,6 @@ CAPTION = (
     "95 % bootstrap over videos. RSum = R@1 + R@5 + R@10 of both directions, so a method has one "
     "value."
 )
-
-_LATEX_SPECIALS = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    # After \\ a bracket would be read as a length and a star as "no page break".
-    "[": "{[}",
-    "*": "{*}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-}
-
-
-def escape_markdown(text: str) -> str:
-    """Escape what GitHub-flavoured Markdown would read as markup, in one line.
-
-    Underscores inside a word stay as they are: no Markdown dialect with pipes gives them a meaning.
-    """
-    flat = " ".join(text.split())
-    flat = re.sub(r"([\\`*{}\[\]#|~$])|(?<!\w)_|_(?!\w)", lambda found: "\\" + found[0], flat)
-    return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def escape_latex(text: str) -> str:
-    """Escape LaTeX's special characters, in one line."""
-    return "".join(
-        _LATEX_SPECIALS.get(character, character) for character in " ".join(text.split())
-    )
-
-
-def format_number(value: float, decimals: int = 1) -> str:
-    """Print a number with fixed decimals, and a dash where it is not finite."""
-    return f"{value:.{decimals}f}" if math.isfinite(value) else "—"
-
-
-def format_rank(rank: float) -> str:
-    """Print a rank: whole, or with one decimal where a tie halves it."""
-    return f"{rank:,.0f}" if float(rank).is_integer() else f"{rank:,.1f}"
-
-
-def format_share(part: int, whole: int) -> str:
-    """Print a count with its share: ``12 of 400 (3.0 %)``."""
-    share = f" ({100 * part / whole:.1f} %)" if whole else ""
-    return f"{part:,} of {whole:,}{share}"
 
 
 def table_cells(row: ResultRow, direction: str) -> tuple[str, ...]:
@@ -101,23 +60,6 @@ def table_cells(row: ResultRow, direction: str) -> tuple[str, ...]:
         f"{row.num_tied[direction]:,}",
         format_number(rsum(row.metrics)),
     )
-
-
-def markdown_grid(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1) -> str:
-    """Lay out cells as a Markdown table and escape them.
-
-    Args:
-        header: column titles.
-        rows: cells, as many as titles in each row.
-        num_left: leading columns that hold words; the others are aligned right.
-
-    Returns:
-        The table, with a final newline.
-    """
-    rule = [":---" if column < num_left else "---:" for column in range(len(header))]
-    body = [[escape_markdown(cell) for cell in cells] for cells in (header, *rows)]
-    body.insert(1, rule)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in body)
 
 
 def markdown_table(rows: Sequence[ResultRow]) -> str:
@@ -149,15 +91,11 @@ def latex_table(rows: Sequence[ResultRow], label: str = "tab:retrieval") -> str:
         rf"\label{{{label}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(COLUMNS) - 1)}}}",
         r"\toprule",
-        _latex_row(COLUMNS),
+        latex_row(COLUMNS),
     ]
     for direction in DIRECTIONS:
         title = DIRECTION_TITLES[direction]
         lines += [r"\midrule", rf"\multicolumn{{{len(COLUMNS)}}}{{l}}{{\emph{{{title}}}}} \\"]
-        lines += [_latex_row(table_cells(row, direction)) for row in rows]
+        lines += [latex_row(table_cells(row, direction)) for row in rows]
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table*}"]
     return "\n".join(lines) + "\n"
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(escape_latex(cell) for cell in cells) + r" \\"

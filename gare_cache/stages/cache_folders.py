@@ -18,7 +18,7 @@ from gare_cache.cache.folders import (
 )
 from gare_cache.cache.identity import cache_root
 from gare_cache.errors import CacheError
-from gare_cache.stages.workspace import Workspace
+from gare_cache.project.paths import Workspace
 
 _FEATURES_FILE = "features.json"
 _MEGABYTE = 2**20

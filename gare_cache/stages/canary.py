@@ -2,58 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import torch
+from collections.abc import Iterator
 
 from gare_cache.cache.reader import FeatureCache
-from gare_cache.config import EvaluateSettings
 from gare_cache.data.split import FeatureSplit, load_split
 from gare_cache.errors import ConfigError, unknown_name
-from gare_cache.evaluation.canary import (
+from gare_cache.evaluation.canary.checks import (
+    GALLERIES,
+    check_permuted_ids,
+    check_random_features,
+    check_ranking,
+)
+from gare_cache.evaluation.canary.judgement import (
     TABLE_HEADER,
-    CanaryRow,
     LeakFound,
     as_values,
     explain_failure,
-    judge,
-    text_to_video_chances,
-    video_to_text_chances,
 )
-from gare_cache.evaluation.canary_trials import (
-    ORDERS,
-    Trial,
+from gare_cache.evaluation.canary.trials import (
     num_permutations,
-    permuted_trials,
-    random_trial,
 )
-from gare_cache.evaluation.metrics import (
-    DIRECTIONS,
-    NonFiniteScores,
-    QueryRanks,
-    both_directions,
-    text_to_video,
-    video_to_text,
-)
-from gare_cache.evaluation.similarity import Similarity, score_split
+from gare_cache.evaluation.protocol import apply_protocol
+from gare_cache.evaluation.scores import zero_shot_head
 from gare_cache.files import write_json
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.manifest import read_manifest
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import progress
 from gare_cache.reproducibility import make_deterministic, resolve_device
-from gare_cache.stages.evaluate import zero_shot_head
-from gare_cache.stages.progress import progress
-from gare_cache.stages.protocol import apply_protocol
-from gare_cache.stages.train import new_head
-from gare_cache.stages.workspace import Workspace, open_features
 from gare_cache.training.checkpoint import load_checkpoint, require_encoder
+from gare_cache.training.setup import new_head
 
 HEADS = ("trained", "params")
-GALLERIES = 200
-
-Score = Callable[[FeatureSplit], Similarity]
 
 
 def canary(
@@ -136,211 +117,6 @@ def canary(
     yield from map(str, rows)
     if failure is not None:
         raise LeakFound(failure)
-
-
-def _quiet(_: int) -> None:
-    """Show no progress."""
-
-
-def check_random_features(
-    head: RetrievalHead,
-    settings: EvaluateSettings,
-    *,
-    galleries: int = GALLERIES,
-    seed: int = 0,
-    device: torch.device | None = None,
-    on_trial: Callable[[int], None] = _quiet,
-) -> list[CanaryRow]:
-    """Score random features with a head, in shuffled and in listed order.
-
-    Args:
-        head: anything with the ``settings``, ``needs_words`` and ``similarity`` of a head.
-        settings: how evaluation ranks.
-        galleries: independent galleries for each order.
-        seed: of everything drawn.
-        device: where to score; the CPU by default.
-        on_trial: called with 1 after each gallery.
-    """
-    rows: list[CanaryRow] = []
-    for order in ORDERS:
-        generator = np.random.default_rng([seed, len(rows)])
-        trials = (
-            random_trial(
-                generator,
-                order=order,
-                dim=head.settings["dim"],
-                max_frames=head.settings["max_frames"],
-                words=head.needs_words,
-                device=device,
-            )
-            for _ in range(galleries)
-        )
-        rows += run_trials(
-            f"random features, {order}",
-            trials,
-            lambda split: score_split(head, split),
-            settings,
-            generator=generator,
-            on_trial=on_trial,
-        )
-    return rows
-
-
-def check_ranking(
-    settings: EvaluateSettings,
-    *,
-    galleries: int = GALLERIES,
-    seed: int = 0,
-    on_trial: Callable[[int], None] = _quiet,
-) -> list[CanaryRow]:
-    """Rank scores that all tie, and scores that hold NaN, which must be refused.
-
-    Args:
-        settings: how evaluation ranks.
-        galleries: independent galleries for each order.
-        seed: of everything drawn.
-        on_trial: called with 1 after each gallery.
-    """
-    rows: list[CanaryRow] = []
-    for order in ORDERS:
-        generator = np.random.default_rng([seed, 100 + len(rows)])
-        trials = (
-            random_trial(generator, order=order, dim=1, max_frames=1) for _ in range(galleries)
-        )
-        rows += run_trials(
-            f"constant scores, {order}",
-            trials,
-            _constant,
-            settings,
-            generator=generator,
-            on_trial=on_trial,
-        )
-    split = random_trial(np.random.default_rng(seed), order="shuffled", dim=1, max_frames=1).split
-    return [*rows, *_refusals(split, settings)]
-
-
-def check_permuted_ids(
-    test: str,
-    head: RetrievalHead,
-    split: FeatureSplit,
-    settings: EvaluateSettings,
-    *,
-    seed: int = 0,
-    on_trial: Callable[[int], None] = _quiet,
-) -> list[CanaryRow]:
-    """Score real features whose videos have changed ids, in the order that evaluation has them.
-
-    Args:
-        test: name of the rows.
-        head: the head.
-        split: the features.
-        settings: how evaluation ranks.
-        seed: of everything drawn.
-        on_trial: called with 1 after each permutation.
-
-    Raises:
-        ConfigError: fewer than two videos have captions.
-    """
-    if len(np.unique(split.video_of_text.cpu().numpy())) < 2:
-        raise ConfigError(
-            f"fewer than two videos of the {split.name} split have captions; the canary has "
-            "nothing to permute: set evaluate.split to a larger one"
-        )
-    generator = np.random.default_rng([seed, 200])
-    return run_trials(
-        test,
-        permuted_trials(split, generator),
-        lambda permuted: score_split(head, permuted),
-        settings,
-        generator=generator,
-        on_trial=on_trial,
-    )
-
-
-def run_trials(
-    test: str,
-    trials: Iterable[Trial],
-    score: Score,
-    settings: EvaluateSettings,
-    *,
-    generator: np.random.Generator,
-    on_trial: Callable[[int], None] = _quiet,
-) -> list[CanaryRow]:
-    """Score and rank trials as evaluation does and test the hits, one row a direction.
-
-    Args:
-        test: name of the rows.
-        trials: splits without truth.
-        score: split -> similarity (T, V).
-        settings: how evaluation ranks.
-        generator: breaks ties.
-        on_trial: called with 1 after each trial.
-    """
-    hits: dict[str, list[npt.NDArray[np.float64]]] = {d: [] for d in DIRECTIONS}
-    chances: dict[str, list[npt.NDArray[np.float64]]] = {d: [] for d in DIRECTIONS}
-    for trial in trials:
-        similarity = score(trial.split)
-        ranks = _rank(similarity, trial.split, settings)
-        chance = {
-            "t2v": text_to_video_chances(similarity),
-            "v2t": video_to_text_chances(
-                similarity,
-                trial.split.video_of_text.cpu().numpy(),
-                convention=settings.v2t_convention,
-            ),
-        }
-        for direction, counted in (("t2v", trial.texts), ("v2t", trial.videos)):
-            found = ranks[direction].hits(1)
-            whole = len(found) == len(chance[direction])
-            hits[direction].append(found[counted] if whole else found)
-            chances[direction].append(chance[direction][counted] if whole else chance[direction])
-        on_trial(1)
-    return [judge(test, d, hits[d], chances[d], generator) for d in DIRECTIONS]
-
-
-def _refusals(split: FeatureSplit, settings: EvaluateSettings) -> list[CanaryRow]:
-    similarity = _constant(split)
-    similarity[::7, 0] = np.nan
-    truth = split.video_of_text.cpu().numpy()
-    attempts: dict[str, Callable[[], Any]] = {
-        "t2v": lambda: text_to_video(similarity, truth),
-        "v2t": lambda: video_to_text(similarity, truth, convention=settings.v2t_convention),
-    }
-    rows = []
-    for direction, attempt in attempts.items():
-        refused = _refuses(attempt) and _refuses(lambda: _rank(similarity, split, settings))
-        rows.append(
-            CanaryRow(
-                test="scores that hold NaN",
-                direction=direction,
-                queries=len(np.unique(truth)) if direction == "v2t" else len(truth),
-                hits=None,
-                expected=None,
-                p=None,
-                passed=refused,
-                note="refused, as they must be" if refused else "NaN was ranked or dropped",
-            )
-        )
-    return rows
-
-
-def _rank(
-    similarity: Similarity, split: FeatureSplit, settings: EvaluateSettings
-) -> dict[str, QueryRanks]:
-    video_of_text = split.video_of_text.cpu().numpy()
-    return both_directions(similarity, video_of_text, convention=settings.v2t_convention)
-
-
-def _refuses(attempt: Callable[[], Any]) -> bool:
-    try:
-        attempt()
-    except NonFiniteScores:
-        return True
-    return False
-
-
-def _constant(split: FeatureSplit) -> Similarity:
-    return np.zeros((len(split.text), len(split.frames)), dtype=np.float32)
 
 
 def _num_trials(galleries: int, split: FeatureSplit) -> int:

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 import yaml
 
-from gare_cache.config import EvaluateSettings
 from gare_cache.errors import ConfigError, GareCacheError, unknown_name
-from gare_cache.evaluation.canary import LeakFound, explain_failure
-from gare_cache.evaluation.contract import SCORING_CHECKS, check_contract
-from gare_cache.evaluation.contract_rows import ContractRow
+from gare_cache.evaluation.canary.checks import check_random_features
+from gare_cache.evaluation.canary.judgement import LeakFound, explain_failure
+from gare_cache.evaluation.contract.checks import SCORING_CHECKS, check_contract
+from gare_cache.evaluation.contract.rows import ContractRow
+from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.own import split_own, use_project
-from gare_cache.stages.canary import check_random_features
-from gare_cache.stages.plain_table import plain_table
+from gare_cache.reports.pages.plain_table import plain_table
 
 GALLERIES = 50
 

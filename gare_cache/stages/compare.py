@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import csv as pyarrow_csv
 
 from gare_cache.errors import ConfigError
-from gare_cache.evaluation.comparison import (
+from gare_cache.evaluation.comparison.differences import (
     LEVEL,
     Difference,
     compare_runs,
@@ -21,11 +21,7 @@ from gare_cache.evaluation.comparison import (
     holm,
     mcnemar_exact,
 )
-from gare_cache.evaluation.metrics import DIRECTIONS
-from gare_cache.evaluation.significance import Values
-from gare_cache.files import replacing, write_json, write_parquet
-from gare_cache.reports.tables import DIRECTION_TITLES, format_rank
-from gare_cache.stages.finished_runs import (
+from gare_cache.evaluation.comparison.finished_runs import (
     DirectionRanks,
     FinishedRun,
     NotComparable,
@@ -33,7 +29,11 @@ from gare_cache.stages.finished_runs import (
     require_same_test,
     require_seeds_of_one_method,
 )
-from gare_cache.stages.plain_table import plain_table
+from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.significance import Values
+from gare_cache.files import replacing, write_json, write_parquet
+from gare_cache.reports.pages.grids import DIRECTION_TITLES, format_rank
+from gare_cache.reports.pages.plain_table import plain_table
 
 _RECALL_AT = (1, 5, 10)
 _RESAMPLES = 10_000

@@ -9,26 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from gare_cache.config import EvaluateSettings
 from gare_cache.data.split import FeatureSplit, load_split
+from gare_cache.diagnosis import parts as diagnostics
+from gare_cache.diagnosis.gradients import BatchGradients, batch_gradients
+from gare_cache.diagnosis.page import render_html, render_markdown
+from gare_cache.diagnosis.variation import score_with_video_means, stream_pairs, variance_shares
 from gare_cache.errors import ConfigError
-from gare_cache.evaluation import diagnostics
-from gare_cache.evaluation.diagnostics_epochs import has_increment, split_pairs
-from gare_cache.evaluation.diagnostics_gradients import BatchGradients, batch_gradients
-from gare_cache.evaluation.diagnostics_variation import (
-    score_with_video_means,
-    stream_pairs,
-    variance_shares,
-)
+from gare_cache.evaluation.increment import has_increment, split_pairs
+from gare_cache.evaluation.protocol import ProtocolSplit, apply_protocol
+from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.evaluation.similarity import score_split
 from gare_cache.files import file_digest, write_json, write_text
 from gare_cache.manifest import read_manifest
-from gare_cache.reports.diagnostics_page import render_html, render_markdown
+from gare_cache.project import ledger
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import say
 from gare_cache.reproducibility import resolve_device
-from gare_cache.stages import ledger
-from gare_cache.stages.progress import say
-from gare_cache.stages.protocol import ProtocolSplit, apply_protocol
-from gare_cache.stages.workspace import Workspace, open_features
 from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_encoder
 
 SPLITS = ("train", "val", "test")

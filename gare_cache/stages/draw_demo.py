@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gare_cache.demo.videos import draw_dataset
-from gare_cache.stages.progress import progress, say
+from gare_cache.project.progress import progress, say
 
 
 def draw_demo(folder: Path, *, num_train: int, num_val: int, num_test: int, seed: int) -> Path:

@@ -7,39 +7,38 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
-from gare_cache.config import EvaluateSettings
-from gare_cache.data.split import FeatureSplit, load_split
+from gare_cache.data.split import SplitLoader, load_split
+from gare_cache.evaluation.analysis import analyse
 from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks, both_directions
-from gare_cache.evaluation.missing import MISSING_RULES, counted_hits, counted_metrics
-from gare_cache.evaluation.retrieved import Items, top_texts, top_videos
-from gare_cache.evaluation.significance import paired_difference, recall_interval
-from gare_cache.evaluation.similarity import Similarity, score_split
+from gare_cache.evaluation.normalisers.scored_split import normalise_scored, plan_normalisers
+from gare_cache.evaluation.protocol import apply_protocol
+from gare_cache.evaluation.scores import (
+    HEAD,
+    METHOD_TITLES,
+    ZERO_SHOT,
+    normalised_method,
+    ranks_table,
+    retrieved_items,
+    retrieved_table,
+    score_differences,
+    score_ranks,
+    split_metrics,
+    zero_shot_head,
+)
+from gare_cache.evaluation.similarity import score_split
 from gare_cache.files import file_digest, replacing, write_json, write_parquet
-from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.manifest import read_manifest
 from gare_cache.own import own_digests
+from gare_cache.project import ledger
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import say
+from gare_cache.reports.normalisers import describe_normalisers
 from gare_cache.reproducibility import resolve_device
-from gare_cache.stages import ledger
-from gare_cache.stages.analysis import analyse
-from gare_cache.stages.normalise import normalise_scored, plan_normalisers
-from gare_cache.stages.normaliser_ledger import describe_normalisers
-from gare_cache.stages.progress import say
-from gare_cache.stages.protocol import ProtocolSplit, apply_protocol
-from gare_cache.stages.workspace import SplitLoader, Workspace, open_features
 from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_encoder
 
-ZERO_SHOT = "zero_shot"
-HEAD = "head"
-METHOD_TITLES = {ZERO_SHOT: "zero shot", HEAD: "head"}
-# How many items a query keeps in retrieved.parquet.
-MOST_RETRIEVED = 10
-_BOOTSTRAP_SEED = 0
 _SHORT = ("R@1", "R@5", "R@10", "MdR")
-
-Ranks = Mapping[str, Mapping[str, QueryRanks]]
 
 
 def evaluate(
@@ -94,7 +93,7 @@ def evaluate(
     metrics = {
         "run_key": checkpoint.record["run_key"],
         "manifest": manifest.digest(),
-        **_metrics(ranks, split, settings),
+        **split_metrics(ranks, split, settings),
     }
     if plan is not None:
         metrics["normalisers"], normalised = normalise_scored(
@@ -103,21 +102,23 @@ def evaluate(
             split.features,
             similarities[HEAD],
             convention=convention,
-            score=functools.partial(_scores, split=split, settings=settings, rule=settings.missing),
+            score=functools.partial(
+                score_ranks, split=split, settings=settings, rule=settings.missing
+            ),
             differ=functools.partial(
-                _differences, split=split, settings=settings, rule=settings.missing
+                score_differences, split=split, settings=settings, rule=settings.missing
             ),
         )
         metrics["normalisers"]["own"] = own_digests(settings.normalisers)
         ranks |= {normalised_method(title): found for title, found in normalised.items()}
-    retrieved = {name: _retrieved(s, split, settings) for name, s in similarities.items()}
+    retrieved = {name: retrieved_items(s, split, settings) for name, s in similarities.items()}
     analysis = analyse(split, heads, similarities, retrieved, scored=HEAD)
     folder = workspace.evaluation
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "scores.json", _short_scores(metrics, checkpoint))
     write_json(folder / "analysis.json", analysis)
-    write_parquet(folder / "ranks.parquet", _ranks_table(ranks, split))
-    write_parquet(folder / "retrieved.parquet", _retrieved_table(retrieved, similarities, split))
+    write_parquet(folder / "ranks.parquet", ranks_table(ranks, split))
+    write_parquet(folder / "retrieved.parquet", retrieved_table(retrieved, similarities, split))
     with replacing(folder / "similarity.npy") as partial, partial.open("wb") as file:
         np.save(file, similarities[HEAD])
     for line in describe(metrics):
@@ -131,22 +132,6 @@ def _short_scores(metrics: Mapping[str, Any], checkpoint: Checkpoint) -> dict[st
     scores = metrics["methods"][HEAD]
     shown = {d: {name: scores[d][name] for name in _SHORT} for d in DIRECTIONS}
     return {**shown, "validation R@1": checkpoint.record["validation_score"]}
-
-
-def normalised_method(title: str) -> str:
-    """Return the name in ranks.parquet of the head after a normaliser."""
-    return f"{HEAD}, {title}"
-
-
-def zero_shot_head(split: FeatureSplit) -> RetrievalHead:
-    """Return the head without parameters: the cosine of the sentence and the mean frame."""
-    head = build_head(
-        dim=split.text.shape[1],
-        max_frames=split.frames.shape[1],
-        aggregator={"name": "mean"},
-        pooling={"name": "mean"},
-    )
-    return head.to(split.text.device).eval()
 
 
 def enter_in_ledger(workspace: Workspace, checkpoint: Checkpoint) -> None:
@@ -198,151 +183,3 @@ def _score_line(scores: Mapping[str, Any]) -> str:
         f"MdR {scores['MdR']:.1f}, n {scores['queries']:,}, features of "
         f"{scores['queries with features']:,} of {scores['queries listed']:,} queries"
     )
-
-
-def _retrieved(
-    similarity: Similarity, split: ProtocolSplit, settings: EvaluateSettings
-) -> dict[str, Items]:
-    return {
-        "t2v": top_videos(similarity, MOST_RETRIEVED),
-        "v2t": top_texts(
-            similarity, split.video_of_text, MOST_RETRIEVED, convention=settings.v2t_convention
-        ),
-    }
-
-
-def _metrics(ranks: Ranks, split: ProtocolSplit, settings: EvaluateSettings) -> dict[str, Any]:
-    features = split.features
-    missing = any(not listed.found.all() for listed in split.listed.values())
-    other = next(rule for rule in MISSING_RULES if rule != settings.missing)
-    return {
-        "split": settings.split,
-        "captions": settings.captions,
-        "v2t_convention": settings.v2t_convention,
-        "coverage": features.coverage,
-        "num_texts": len(features.caption_ids),
-        "num_videos": len(features.video_ids),
-        **_counted(ranks, split, settings, settings.missing),
-        "alternative": _counted(ranks, split, settings, other) if missing else None,
-    }
-
-
-def _counted(
-    ranks: Ranks, split: ProtocolSplit, settings: EvaluateSettings, rule: str
-) -> dict[str, Any]:
-    return {
-        "missing": rule,
-        "methods": {name: _scores(r, split, settings, rule) for name, r in ranks.items()},
-        "difference": _differences(ranks[HEAD], ranks[ZERO_SHOT], split, settings, rule),
-    }
-
-
-def _scores(
-    ranks: Mapping[str, QueryRanks], split: ProtocolSplit, settings: EvaluateSettings, rule: str
-) -> dict[str, Any]:
-    scores: dict[str, Any] = {}
-    for direction in DIRECTIONS:
-        found, listed = ranks[direction], split.listed[direction]
-        counted = counted_hits(found, listed, rule)
-        low, high = recall_interval(
-            counted.hits, counted.video_of_query, resamples=settings.resamples, seed=_BOOTSTRAP_SEED
-        )
-        scores[direction] = {
-            **counted_metrics(found, listed, rule),
-            "R@1 low": low,
-            "R@1 high": high,
-            "queries": len(counted.hits),
-            "queries with features": len(found.ahead),
-            "queries listed": len(listed.query_ids),
-            "items": _num_items(direction, split, settings),
-            "items listed": listed.num_items,
-            "tied queries": int((found.ties > 0).sum()),
-        }
-    return scores
-
-
-def _num_items(direction: str, split: ProtocolSplit, settings: EvaluateSettings) -> int:
-    if direction == "t2v":
-        return len(split.features.video_ids)
-    if settings.v2t_convention == "best_caption_group":
-        return int(split.listed["v2t"].found.sum())
-    return len(split.features.caption_ids)
-
-
-def _differences(
-    ranks: Mapping[str, QueryRanks],
-    others: Mapping[str, QueryRanks],
-    split: ProtocolSplit,
-    settings: EvaluateSettings,
-    rule: str,
-) -> dict[str, Any]:
-    differences = {}
-    for direction in DIRECTIONS:
-        listed = split.listed[direction]
-        own, other = (counted_hits(found[direction], listed, rule) for found in (ranks, others))
-        difference, low, high = paired_difference(
-            own.hits,
-            other.hits,
-            own.video_of_query,
-            resamples=settings.resamples,
-            seed=_BOOTSTRAP_SEED,
-        )
-        differences[direction] = {
-            "R@1": difference,
-            "R@1 low": low,
-            "R@1 high": high,
-            "videos": len(np.unique(own.video_of_query)),
-        }
-    return differences
-
-
-def _ranks_table(ranks: Ranks, split: ProtocolSplit) -> pa.Table:
-    """Lay out all listed queries; one without features has null for what was not measured."""
-    tables = []
-    for method, by_direction in ranks.items():
-        for direction, found in by_direction.items():
-            listed = split.listed[direction]
-            columns = {
-                "method": [method] * len(listed.query_ids),
-                "direction": [direction] * len(listed.query_ids),
-                "query_id": list(listed.query_ids),
-                "video_id": list(listed.video_ids),
-                "missing": pa.array(listed.missing, pa.string()),
-                "ahead": _where_found(found.ahead, listed.found),
-                "ties": _where_found(found.ties, listed.found),
-                "rank": _where_found(found.expected, listed.found),
-            }
-            tables.append(pa.table(columns))
-    return pa.concat_tables(tables)
-
-
-def _where_found(values: npt.NDArray[Any], found: npt.NDArray[np.bool_]) -> pa.Array:
-    filled = np.zeros(len(found), dtype=values.dtype)
-    filled[found] = values
-    return pa.array(filled, mask=~found)
-
-
-def _retrieved_table(
-    retrieved: Mapping[str, Mapping[str, Items]],
-    similarities: Mapping[str, Similarity],
-    split: ProtocolSplit,
-) -> pa.Table:
-    features = split.features
-    queries = {
-        "t2v": (np.arange(len(features.caption_ids)), features.caption_ids, features.video_ids),
-        "v2t": (np.unique(split.video_of_text), features.video_ids, features.caption_ids),
-    }
-    tables = []
-    for method, by_direction in retrieved.items():
-        for direction, items in by_direction.items():
-            rows, query_ids, item_ids = queries[direction]
-            scores = similarities[method] if direction == "t2v" else similarities[method].T
-            columns = {
-                "method": [method] * len(rows),
-                "direction": [direction] * len(rows),
-                "query_id": [query_ids[row] for row in rows],
-                "items": [[item_ids[item] for item in found] for found in items],
-                "scores": list(scores[rows[:, None], items]),
-            }
-            tables.append(pa.table(columns))
-    return pa.concat_tables(tables)

@@ -10,12 +10,13 @@ from typing import Any
 
 from gare_cache.annotations.record import SPLITS
 from gare_cache.cache.disk import explain_refusals
-from gare_cache.cache.feature_export import export_features
-from gare_cache.cache.feature_files import feature_file_digest, open_feature_file
-from gare_cache.cache.feature_import import Place, import_unit
-from gare_cache.cache.feature_tables import IDS, FeatureTable
+from gare_cache.cache.exchange.export import export_features
+from gare_cache.cache.exchange.files import feature_file_digest, open_feature_file
+from gare_cache.cache.exchange.identity import import_identity
+from gare_cache.cache.exchange.imports import Place, import_unit
+from gare_cache.cache.exchange.sources import check_ids, read_source
+from gare_cache.cache.exchange.tables import IDS, FeatureTable
 from gare_cache.cache.identity import folder_name
-from gare_cache.cache.import_identity import import_identity
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import KINDS, MANIFEST, Kind
@@ -24,9 +25,9 @@ from gare_cache.data.split import expected_items
 from gare_cache.errors import ConfigError, FeatureFileError, unknown_name
 from gare_cache.files import canonical_digest
 from gare_cache.manifest import Manifest, read_manifest
-from gare_cache.stages.import_sources import check_ids, read_source
-from gare_cache.stages.progress import progress, say
-from gare_cache.stages.workspace import Workspace, open_features, write_features
+from gare_cache.project.features import open_features, write_features
+from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import progress, say
 
 
 def import_features(
@@ -69,7 +70,10 @@ def import_features(
             files, encoder_id=encoder_id, max_frames=max_frames, logit_scale=logit_scale
         )
         for kind in KINDS:
-            check_ids(source.tables[kind], listed[kind], kind, ignore_unknown=ignore_unknown)
+            for note in check_ids(
+                source.tables[kind], listed[kind], kind, ignore_unknown=ignore_unknown
+            ):
+                say(note)
         say(f"digest of {', '.join(map(str, paths))}")
         identity = import_identity(
             encoder=source.encoder,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 
 from gare_cache.cache.disk import explain_refusals
@@ -13,26 +10,23 @@ from gare_cache.cache.identity import folder_name
 from gare_cache.cache.journal import UnitRecord
 from gare_cache.cache.lock import Shard
 from gare_cache.cache.reader import FeatureCache, open_cache
-from gare_cache.cache.rows import RowTable
-from gare_cache.cache.schema import KINDS, MANIFEST, Kind
-from gare_cache.cache.writer import CacheWriter, open_writer
-from gare_cache.config import ExtractSettings
+from gare_cache.cache.schema import MANIFEST
+from gare_cache.cache.writer import open_writer
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.errors import CacheError, ConfigError, DecodeError
-from gare_cache.manifest import Manifest, read_manifest
-from gare_cache.reproducibility import set_threads
-from gare_cache.stages.decode_videos import decode_in_workers
-from gare_cache.stages.encode_units import committing, encode_captions, encode_videos
-from gare_cache.stages.progress import progress, say
-from gare_cache.stages.project_encoder import (
+from gare_cache.extraction.pending import require_nothing_pending, units_left
+from gare_cache.extraction.project_encoder import (
     project_encoder,
     project_identity,
     project_layout,
-    project_views,
 )
-from gare_cache.stages.workspace import Workspace, write_features
+from gare_cache.extraction.write import encode_all_captions, encode_all_videos
+from gare_cache.manifest import Manifest, read_manifest
+from gare_cache.project.features import write_features
+from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import say
+from gare_cache.reproducibility import set_threads
 
-_MOST_WORKERS = 16
 _REASONS_SHOWN = 3
 
 
@@ -90,10 +84,10 @@ def extract(
         on_commit=None if max_failures is None else _stop_after(max_failures),
     ) as writer:
         if finalise:
-            _refuse_pending(writer, manifest)
+            require_nothing_pending(writer, manifest)
         else:
-            _encode_all_videos(writer, encoder, manifest, params.extract, workers=workers)
-            _encode_all_captions(writer, encoder, manifest, params.extract)
+            encode_all_videos(writer, encoder, manifest, params.extract, workers=workers)
+            encode_all_captions(writer, encoder, manifest, params.extract)
         if shard is None:
             with explain_refusals(folder):
                 manifest.write(folder / MANIFEST)
@@ -104,43 +98,8 @@ def extract(
     return _publish(workspace, manifest, encoder, cache)
 
 
-def pending_sources(
-    tables: Mapping[Kind, RowTable], manifest: Manifest
-) -> dict[Kind, dict[int, dict[str, Any]]]:
-    """Return what of a manifest is not done, by row; new items get the rows they would take."""
-    pending: dict[Kind, dict[int, dict[str, Any]]] = {}
-    for kind, sources in _sources(manifest).items():
-        table = replace(tables[kind], sources=list(tables[kind].sources))
-        rows = table.allocate(sources)
-        pending[kind] = {
-            row: source
-            for row, source in zip(rows, sources, strict=True)
-            if table.status(row) == "pending"
-        }
-    return pending
-
-
-def _sources(manifest: Manifest) -> dict[Kind, list[dict[str, Any]]]:
-    videos = [row for row in manifest.videos.to_pylist() if row["path"] is not None]
-    return {"video": videos, "text": manifest.captions.to_pylist()}
-
-
-def _units_left(tables: Mapping[Kind, RowTable], manifest: Manifest) -> int:
-    pending = pending_sources(tables, manifest)
-    return sum(len({row // tables[kind].unit_rows for row in pending[kind]}) for kind in KINDS)
-
-
-def _refuse_pending(writer: CacheWriter, manifest: Manifest) -> None:
-    left = _units_left(writer.tables, manifest)
-    if left:
-        raise CacheError(
-            f"{left} units of {writer.folder} are not done; run their shards again, or `gare-cache "
-            "extract` without --finalise, which does them and finalises"
-        )
-
-
 def _say_what_is_left(cache: FeatureCache, manifest: Manifest, shard: Shard) -> None:
-    left = _units_left(cache.tables, manifest)
+    left = units_left(cache.tables, manifest)
     if left:
         say(f"shard {shard} is done; {left} units are left to other shards")
     else:
@@ -160,67 +119,6 @@ def _stop_after(max_failures: int) -> Callable[[UnitRecord], None]:
             )
 
     return count
-
-
-def _encode_all_videos(
-    writer: CacheWriter,
-    encoder: Encoder,
-    manifest: Manifest,
-    settings: ExtractSettings,
-    *,
-    workers: int,
-) -> None:
-    sources = [row for row in manifest.videos.to_pylist() if row["path"] is not None]
-    rows = writer.allocate("video", sources)
-    source_of = dict(zip(rows, sources, strict=True))
-    pending = writer.pending("video", rows)
-    left = sum(len(unit.rows) for unit in pending)
-    with (
-        decode_in_workers(
-            [source_of[row] for unit in pending for row in unit.rows],
-            sampler=settings.sampler,
-            max_frames=settings.max_frames_cached,
-            preprocessing=encoder.preprocessing,
-            workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
-            deadline_seconds=settings.deadline_seconds,
-            views=project_views(settings),
-        ) as decoded,
-        committing(writer) as commit,
-        progress("encode videos", len(rows), done=len(rows) - left) as advance,
-    ):
-        for unit in pending:
-            encoded = encode_videos(
-                encoder,
-                unit.rows,
-                islice(decoded, len(unit.rows)),
-                layout=writer.layout,
-                batch_frames=settings.batch_frames,
-                on_video=advance,
-            )
-            commit(unit, encoded)
-
-
-def _encode_all_captions(
-    writer: CacheWriter, encoder: Encoder, manifest: Manifest, settings: ExtractSettings
-) -> None:
-    sources = manifest.captions.to_pylist()
-    rows = writer.allocate("text", sources)
-    caption_of = {row: source["caption"] for row, source in zip(rows, sources, strict=True)}
-    pending = writer.pending("text", rows)
-    left = sum(len(unit.rows) for unit in pending)
-    with progress("encode captions", len(rows), done=len(rows) - left) as advance:
-        for unit in pending:
-            encoded = encode_captions(
-                encoder,
-                unit.rows,
-                [caption_of[row] for row in unit.rows],
-                batch_captions=settings.batch_captions,
-                with_words=settings.word_tokens,
-                on_captions=advance,
-            )
-            writer.commit(
-                unit, encoded.values, encoded.outcomes, thumbnails={}, seconds=encoded.seconds
-            )
 
 
 def _publish(

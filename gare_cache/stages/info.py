@@ -10,7 +10,8 @@ from gare_cache.cache.folders import folder_bytes
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.schema import FEATURES, KINDS, THUMBNAILS, WORDS, Kind
 from gare_cache.manifest import Manifest, read_manifest
-from gare_cache.stages.workspace import Workspace, open_features
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace
 
 _MEGABYTE = 2**20
 _SIDES = {

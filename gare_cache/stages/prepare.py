@@ -9,8 +9,8 @@ from gare_cache.annotations.readers import check_joins, read_annotations, split_
 from gare_cache.config import resolve
 from gare_cache.files import write_json
 from gare_cache.manifest import PARAGRAPH, build_manifest
-from gare_cache.stages.progress import say
-from gare_cache.stages.workspace import Workspace
+from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import say
 
 _MISSING_SHOWN = 5
 

@@ -6,24 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gare_cache.cache.import_identity import declared_name, is_imported
+from gare_cache.cache.exchange.identity import declared_name, is_imported
 from gare_cache.cache.reader import FeatureCache
+from gare_cache.diagnosis.report_section import increment_section
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.scores import HEAD, METHOD_TITLES, ZERO_SHOT
 from gare_cache.files import write_text
 from gare_cache.manifest import read_manifest
 from gare_cache.own import is_own
+from gare_cache.project import ledger
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace
+from gare_cache.reports.analysis_sections import duplicates, gaps, hubness, without_gap
 from gare_cache.reports.content import METRICS, Epoch, NormaliserLedger, ReportContent, ResultRow
 from gare_cache.reports.markdown import render_markdown
+from gare_cache.reports.normalisers import HEADER, ledger_cells, ledger_notes
 from gare_cache.reports.page import render_html
+from gare_cache.reports.queries import Evaluation, examples, queries, rank_lists
 from gare_cache.reports.tables import latex_table, markdown_table
-from gare_cache.stages import ledger
-from gare_cache.stages.evaluate import HEAD, METHOD_TITLES, ZERO_SHOT, ledger_count
-from gare_cache.stages.normaliser_ledger import HEADER, ledger_cells, ledger_notes
-from gare_cache.stages.report_diagnosis import increment_section
-from gare_cache.stages.report_queries import Evaluation, examples, queries, rank_lists
-from gare_cache.stages.report_sections import duplicates, gaps, hubness, without_gap
-from gare_cache.stages.workspace import Workspace, open_features
+from gare_cache.stages.evaluate import ledger_count
 
 _LOSS_NAMES = {"info_nce": "InfoNCE", "ncl": "NCL"}
 _REGULARISER_NAMES = {
@@ -88,7 +90,7 @@ def report(workspace: Workspace) -> str:
         queries=queries(evaluation),
         captions=captions,
         pictures=_pictures(cache, evaluation),
-        increment=increment_section(workspace, record),
+        increment=increment_section(workspace.outputs / "diagnosis" / "diagnosis.json", record),
     )
     table = markdown_table([*content.rows, *content.alternative_rows])
     write_text(workspace.report / "report.html", render_html(content))

@@ -18,26 +18,26 @@ from gare_cache.evaluation.metrics import (
     check_finite,
     rsum,
 )
-from gare_cache.evaluation.significance import paired_difference
-from gare_cache.evaluation.summary import summarise
-from gare_cache.files import write_json
-from gare_cache.own import use_project
-from gare_cache.reports.content import RECALLS
-from gare_cache.reports.tables import DIRECTION_TITLES, format_number
-from gare_cache.stages.normalise_saved import (
+from gare_cache.evaluation.normalisers.saved_scores import (
     normalise_saved,
     read_normaliser,
     require_options,
 )
-from gare_cache.stages.normaliser_ledger import describe_normalisers
-from gare_cache.stages.plain_table import plain_table
-from gare_cache.stages.similarity_file import (
+from gare_cache.evaluation.significance import paired_difference
+from gare_cache.evaluation.similarity_file import (
     SimilarityFileError,
     as_scores,
     read_similarity,
     read_video_ids,
     read_video_of_text,
 )
+from gare_cache.evaluation.summary import summarise
+from gare_cache.files import write_json
+from gare_cache.own import use_project
+from gare_cache.reports.content import RECALLS
+from gare_cache.reports.normalisers import describe_normalisers
+from gare_cache.reports.pages.grids import DIRECTION_TITLES, format_number
+from gare_cache.reports.pages.plain_table import plain_table
 
 _RESAMPLES = 10_000
 _BOOTSTRAP_SEED = 0

@@ -3,48 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gare_cache.cache.reader import FeatureCache
-from gare_cache.code_identity import installed_code_digest
-from gare_cache.config import HeadSettings, Params, TrainSettings
 from gare_cache.data.batches import num_batches
-from gare_cache.data.frames import FrameChoice
-from gare_cache.data.split import FeatureSplit, load_split
-from gare_cache.errors import CacheError, ConfigError
+from gare_cache.data.split import SplitLoader, load_split
 from gare_cache.files import canonical_digest, write_json, write_text
-from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_from_encoder
-from gare_cache.losses.objective import Objective
-from gare_cache.manifest import Manifest, read_manifest
-from gare_cache.own import own_digests
-from gare_cache.reproducibility import make_deterministic, provenance, resolve_device
-from gare_cache.stages.progress import progress, say
-from gare_cache.stages.workspace import SplitLoader, Workspace, open_features
+from gare_cache.manifest import read_manifest
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import progress, say
+from gare_cache.reproducibility import provenance, resolve_device
 from gare_cache.training.checkpoint import save_checkpoint
 from gare_cache.training.distributed import Processes, own_device, process_group
-from gare_cache.training.loop import TrainingState, train_head
-from gare_cache.training.optimizers import build_optimizer
-
-_FEATURES_IDENTITY = ("encoder_id", "extraction_id", "content_digest")
-
-
-@dataclass(frozen=True)
-class BegunTraining:
-    """Everything of a training before its first batch; ``features`` is features.json."""
-
-    head: RetrievalHead
-    objective: Objective
-    optimizer: torch.optim.Optimizer
-    train_split: FeatureSplit
-    val_split: FeatureSplit
-    frame_choice: FrameChoice
-    features: Mapping[str, Any]
+from gare_cache.training.loop import TrainingState
+from gare_cache.training.setup import (
+    listed_digests,
+    run_key,
+    set_up_training,
+    train_prepared,
+    training_identity,
+)
 
 
 def train(
@@ -82,13 +65,16 @@ def _train(
 ) -> dict[str, Any]:
     params = workspace.params
     settings = params.train
-    begun = begin_training(workspace, target, load)
-    head, objective = begun.head, begun.objective
-    train_split, val_split = begun.train_split, begun.val_split
+    cache, features = open_features(workspace)
+    manifest = read_manifest(workspace.manifest)
+    setup = set_up_training(params.head, settings, cache, manifest, device=target, load=load)
+    head, objective = setup.head, setup.objective
+    train_split, val_split = setup.train_split, setup.val_split
     identity = training_identity(
-        params,
-        begun.features,
-        listed_digests(read_manifest(workspace.manifest)),
+        params.head,
+        settings,
+        features,
+        listed_digests(manifest),
         num_processes=processes.count,
     )
     record = processes.collect(_record(identity, target))[0]
@@ -100,7 +86,7 @@ def _train(
     shown = progress("train", settings.epochs * steps) if first else nullcontext(lambda _: None)
     with shown as advance:
         state = train_prepared(
-            begun,
+            setup,
             settings,
             processes=processes,
             state_file=state_folder / "training.pt",
@@ -129,158 +115,6 @@ def _train(
         f"{state.best_score:.1f} (mean of both directions, {len(val_split.video_ids):,} videos)"
     )
     return record
-
-
-def begin_training(workspace: Workspace, target: torch.device, load: SplitLoader) -> BegunTraining:
-    """Seed everything, load the splits and build head, loss and optimiser.
-
-    Raises:
-        ConfigError: settings do not fit the data.
-        CacheError: the features are missing or changed.
-    """
-    settings = workspace.params.train
-    make_deterministic(seed=settings.seed, threads=settings.threads)
-    cache, features = open_features(workspace)
-    manifest = read_manifest(workspace.manifest)
-    num_frames = _num_frames(settings, cache)
-    choice = FrameChoice(num_frames, jittered=settings.frame_choice == "jittered")
-    head = new_head(workspace.params.head, cache, num_frames=num_frames).to(target)
-    train_split = load(
-        cache,
-        manifest,
-        "train",
-        device=target,
-        num_frames=None if settings.views or choice.jittered else num_frames,
-        views=settings.views,
-        words=head.needs_words,
-    )
-    val_split = load(
-        cache, manifest, "val", device=target, num_frames=num_frames, words=head.needs_words
-    )
-    loss = settings.loss.model_dump(exclude_none=True, exclude={"false_negatives"})
-    objective = Objective(**loss).to(target)
-    optimizer = build_optimizer(
-        head,
-        objective,
-        name=settings.optimizer,
-        learning_rate=settings.learning_rate,
-        logit_scale_learning_rate=settings.logit_scale_learning_rate,
-        weight_decay=settings.weight_decay,
-        weight_decay_on=settings.weight_decay_on,
-    )
-    return BegunTraining(head, objective, optimizer, train_split, val_split, choice, features)
-
-
-def train_prepared(
-    begun: BegunTraining,
-    settings: TrainSettings,
-    *,
-    processes: Processes,
-    state_file: Path,
-    on_batch: Callable[[], None],
-    on_epoch: Callable[[TrainingState], None],
-) -> TrainingState:
-    """Run ``train_head`` on what ``begin_training`` made."""
-    return train_head(
-        begun.head,
-        begun.objective,
-        begun.optimizer,
-        train=begun.train_split,
-        validation=begun.val_split,
-        frame_choice=begun.frame_choice,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        warmup=settings.warmup,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        state_file=state_file,
-        on_batch=on_batch,
-        on_epoch=on_epoch,
-        mask_false_negatives=settings.loss.false_negatives == "mask",
-        processes=processes,
-    )
-
-
-def new_head(settings: HeadSettings, cache: FeatureCache, *, num_frames: int) -> RetrievalHead:
-    """Build a head for a cache's features and start it from the encoder.
-
-    Raises:
-        ConfigError: the settings do not fit together.
-        CacheError: the head compares words, and the cache holds none.
-    """
-    pooling = None if settings.pooling is None else settings.pooling.model_dump(exclude_none=True)
-    head = build_head(
-        dim=cache.layout.dim,
-        max_frames=num_frames,
-        projection=settings.projection,
-        aggregator=settings.aggregator.model_dump(exclude_none=True),
-        interaction=settings.interaction.model_dump(exclude_none=True),
-        pooling=pooling,
-        gap=None if settings.gap is None else settings.gap.model_dump(),
-        reference_padding=settings.reference_padding,
-    )
-    if head.needs_words and not cache.layout.words:
-        raise CacheError(
-            f"this head compares the words of the captions, and {cache.folder} holds no word "
-            "tokens; set extract.word_tokens: true and run `gare-cache extract`, or take another "
-            "head: head.gap.context: frames, head.interaction.name: pooled (imported features have "
-            "no word tokens)"
-        )
-    initialise_from_encoder(head, cache.head_start())
-    return head
-
-
-def training_identity(
-    params: Params,
-    features: Mapping[str, Any],
-    listed: Mapping[str, str],
-    *,
-    num_processes: int = 1,
-) -> dict[str, Any]:
-    """Collect what decides a training: settings, features, what is listed, and the code.
-
-    Machine and versions are not in it; they decide the last bits alone and stand in the record.
-
-    Args:
-        params: settings of the project.
-        features: content of ``features.json``.
-        listed: of ``listed_digests``.
-        num_processes: that train together; each draws its own dropout.
-    """
-    settings = {"head": params.head.model_dump(), "train": params.train.model_dump()}
-    return {
-        "settings": settings,
-        **{name: features[name] for name in _FEATURES_IDENTITY},
-        "data": dict(listed),
-        "processes": num_processes,
-        "source": installed_code_digest(__name__),
-        "own": own_digests(settings),
-    }
-
-
-def listed_digests(manifest: Manifest) -> dict[str, str]:
-    """Return the digest of what is listed of each split that training sees."""
-    return {split: manifest.digest(split) for split in ("train", "val")}
-
-
-def run_key(identity: Mapping[str, Any]) -> str:
-    """Return the name of a training: the start of its identity's digest."""
-    return canonical_digest(identity)[:16]
-
-
-def _num_frames(settings: TrainSettings, cache: FeatureCache) -> int:
-    asked, cached = settings.num_frames, cache.layout.max_frames
-    if asked > cached:
-        raise ConfigError(
-            f"train.num_frames is {asked}, but {cache.folder} holds at most {cached} frames a "
-            f"video; set it to {cached} or less, or cache more (extract.max_frames_cached)"
-        )
-    if asked == cached and settings.frame_choice == "jittered":
-        raise ConfigError(
-            f"train.frame_choice is jittered, but train.num_frames and {cache.folder} both have "
-            f"{cached} frames a video, which leaves nothing to choose; lower train.num_frames"
-        )
-    return asked
 
 
 def _record(identity: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from gare_cache.cache.verify import Fault, Verification, num_steps, verify_cache
 from gare_cache.cache.writer import drop_units
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.errors import CacheError, FingerprintMismatch
+from gare_cache.extraction.decode import decode_in_workers
+from gare_cache.extraction.encode import encode_captions, encode_videos
+from gare_cache.extraction.project_encoder import project_encoder, project_identity, project_views
 from gare_cache.files import canonical_digest
 from gare_cache.manifest import Manifest, read_manifest
+from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import progress
 from gare_cache.stages.cache_folders import find_folder
-from gare_cache.stages.decode_videos import decode_in_workers
-from gare_cache.stages.encode_units import encode_captions, encode_videos
-from gare_cache.stages.progress import progress
-from gare_cache.stages.project_encoder import project_encoder, project_identity, project_views
-from gare_cache.stages.workspace import Workspace
 
 # float16 moves a cosine by 5e-5, bfloat16 by 3e-3, another frame or file by far more.
 _LEAST_COSINE = 0.99

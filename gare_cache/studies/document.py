@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gare_cache.evaluation.normalisers import TRANSDUCTIVE
+from gare_cache.evaluation.normalisers.registry import TRANSDUCTIVE
 from gare_cache.studies.expansion import Variant, row_normaliser
 from gare_cache.studies.results import DONE, RunResult
 from gare_cache.studies.study import Study

@@ -9,8 +9,8 @@ from typing import Any
 
 from gare_cache.config import Params, parse_params
 from gare_cache.errors import ConfigError, unknown_name
-from gare_cache.evaluation.normalisers import RAW, NormaliserChoice, read_choice
-from gare_cache.studies.settings import overlap, setting_text, with_changes
+from gare_cache.evaluation.normalisers.registry import RAW, NormaliserChoice, read_choice
+from gare_cache.studies.setting_keys import overlap, setting_text, with_changes
 from gare_cache.studies.study import AxisValue, Study
 
 # Settings that decide how ranks are counted; one table has one way.

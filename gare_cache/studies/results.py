@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gare_cache.studies.settings import flat, setting_text
+from gare_cache.studies.setting_keys import flat, setting_text
 from gare_cache.studies.study import METRIC_KEYS
 
 DONE = "done"

@@ -12,7 +12,7 @@ import yaml
 
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.metrics import DIRECTIONS, RECALL_AT
-from gare_cache.studies.settings import check_setting, setting_text, short_names
+from gare_cache.studies.setting_keys import check_setting, setting_text, short_names
 
 METRICS = (*(f"R@{k}" for k in RECALL_AT), "MdR", "MnR")
 METRIC_KEYS = tuple(f"{direction}.{metric}" for direction in DIRECTIONS for metric in METRICS)

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.evaluation.comparison import LEVEL, Difference, compare_runs, compare_seeds, holm
+from gare_cache.evaluation.comparison.differences import (
+    LEVEL,
+    Difference,
+    compare_runs,
+    compare_seeds,
+    holm,
+)
 from gare_cache.evaluation.metrics import DIRECTIONS, RECALL_AT, QueryRanks
 from gare_cache.studies.results import DONE, RunResult, SplitResult
 from gare_cache.studies.study import METRIC_KEYS

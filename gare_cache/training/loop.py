@@ -15,7 +15,7 @@ from gare_cache.data.frames import FrameChoice, training_frames
 from gare_cache.data.positives import Positives, positives_of
 from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError
-from gare_cache.evaluation.diagnostics_epochs import increment_figures
+from gare_cache.evaluation.increment import increment_figures
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
 from gare_cache.evaluation.similarity import score_split
 from gare_cache.files import replacing

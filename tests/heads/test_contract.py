@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gare_cache.config import EvaluateSettings
-from gare_cache.evaluation.contract import check_contract
+from gare_cache.evaluation.canary.checks import check_random_features
+from gare_cache.evaluation.contract.checks import check_contract
+from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.heads.pairs import Words
 from gare_cache.heads.retrieval import RetrievalHead, build_head
-from gare_cache.stages.canary import check_random_features
 from tests.heads.table import HEADS
 
 DIM, MAX_FRAMES, MORE_FRAMES = 16, 6, 8

@@ -4,19 +4,18 @@ from typing import Any
 import pytest
 import yaml
 
-from gare_cache.config import (
-    AggregatorSettings,
-    DatasetSettings,
-    GapSettings,
-    InteractionSettings,
-    LossSettings,
-    Params,
-    PoolingSettings,
-    parse_params,
-)
+from gare_cache.annotations.settings import DatasetSettings
+from gare_cache.config import Params, parse_params
 from gare_cache.encoders.loading import ModelSource, _quick_gelu
 from gare_cache.encoders.open_clip_import import import_open_clip
 from gare_cache.errors import ConfigError
+from gare_cache.heads.settings import (
+    AggregatorSettings,
+    GapSettings,
+    InteractionSettings,
+    PoolingSettings,
+)
+from gare_cache.losses.settings import LossSettings
 from gare_cache.presets import ENCODERS, PRESETS, STUDIES, project_files
 from gare_cache.studies.expansion import expand
 from gare_cache.studies.study import read_study

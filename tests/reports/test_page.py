@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gare_cache.reports import page as page_module
-from gare_cache.reports.browser import browser_data, make_album
+from gare_cache.reports.browser import browser_data
 from gare_cache.reports.content import (
     BrowsedQuery,
     NearDuplicates,
@@ -19,6 +19,7 @@ from gare_cache.reports.content import (
     VideoCell,
 )
 from gare_cache.reports.page import render_html
+from gare_cache.reports.pages.album import make_album
 from gare_cache.reports.sections import gap_grid, hubness_grid
 from gare_cache.reports.tables import table_cells
 from tests.reports.sample import (

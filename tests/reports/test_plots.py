@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gare_cache.reports import diagnostic_plots, plots
+from gare_cache.reports import analysis_plots as diagnostic_plots
+from gare_cache.reports import plots
 from gare_cache.reports.content import Epoch
 from tests.reports.sample import (
     HEAD,

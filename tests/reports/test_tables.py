@@ -3,16 +3,8 @@ import math
 
 import pytest
 
-from gare_cache.reports.tables import (
-    COLUMNS,
-    escape_latex,
-    escape_markdown,
-    format_number,
-    format_rank,
-    latex_table,
-    markdown_table,
-    table_cells,
-)
+from gare_cache.reports.pages.grids import escape_latex, escape_markdown, format_number, format_rank
+from gare_cache.reports.tables import COLUMNS, latex_table, markdown_table, table_cells
 from tests.reports.sample import HEAD, ZERO_SHOT
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from gare_cache import cli
-from gare_cache.config import EvaluateSettings
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation import metrics
-from gare_cache.evaluation.canary import CanaryRow, LeakFound
-from gare_cache.evaluation.canary_trials import random_trial
+from gare_cache.evaluation.canary.judgement import CanaryRow, LeakFound
+from gare_cache.evaluation.canary.trials import random_trial
 from gare_cache.evaluation.metrics import V2T_CONVENTIONS, QueryRanks, Scores
+from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.heads.aggregators import AGGREGATORS
 from gare_cache.heads.interactions import INTERACTIONS
 from gare_cache.heads.pooling import POOLINGS

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from gare_cache import cli
 from gare_cache.evaluation.significance import paired_difference
+from gare_cache.project.paths import Workspace
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
-from gare_cache.stages.workspace import Workspace
 from tests.tiny import change_params, params
 
 NUM_VIDEOS = 60

@@ -11,14 +11,15 @@ from gare_cache import cli
 from gare_cache.data.split import load_split
 from gare_cache.errors import ConfigError
 from gare_cache.manifest import read_manifest
-from gare_cache.stages import ledger
+from gare_cache.project import ledger
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace
 from gare_cache.stages.diagnose import diagnose, draw_batch
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.report import report
 from gare_cache.stages.train import train
-from gare_cache.stages.workspace import Workspace, open_features
 from gare_cache.training.checkpoint import load_checkpoint
 from tests.tiny import change_params, workspace
 

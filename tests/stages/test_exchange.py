@@ -12,7 +12,7 @@ import zarr
 from safetensors.torch import load_file
 
 from gare_cache.cache import journal, schema
-from gare_cache.cache.feature_files import FeatureFile
+from gare_cache.cache.exchange.files import FeatureFile
 from gare_cache.cache.loading import load_cache
 from gare_cache.errors import (
     AnnotationError,
@@ -21,6 +21,8 @@ from gare_cache.errors import (
     FeatureFileError,
     FingerprintMismatch,
 )
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.exchange import export, import_features
 from gare_cache.stages.extract import extract
@@ -28,8 +30,7 @@ from gare_cache.stages.info import describe
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.report import report
 from gare_cache.stages.train import train
-from gare_cache.stages.workspace import Workspace, open_features
-from tests.cache.test_exchange import WRITERS, write_hdf5
+from tests.cache.exchange.test_files import WRITERS, write_hdf5
 from tests.test_cli import run
 from tests.tiny import SPLIT_SIZES, change_params, tiny_params, workspace, write_params
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 
-from gare_cache.config import EvaluateSettings
 from gare_cache.data.split import load_split
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import (
@@ -21,17 +20,19 @@ from gare_cache.evaluation.metrics import (
     text_to_video,
     video_to_text,
 )
+from gare_cache.evaluation.normalisers.scored_split import normalise_scored, plan_normalisers
+from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.heads.retrieval import build_head
 from gare_cache.manifest import read_manifest
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
-from gare_cache.stages.normalise import normalise_scored, plan_normalisers
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.report import report
 from gare_cache.stages.train import train
-from gare_cache.stages.workspace import Workspace, open_features
 from gare_cache.training.checkpoint import load_checkpoint
-from tests.evaluation.test_banks import make_split
+from tests.evaluation.normalisers.test_banks import make_split
 from tests.tiny import make_project, params, workspace
 
 ALL = [

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from gare_cache import cli
 from gare_cache.errors import ConfigError
+from gare_cache.project.paths import open_workspace
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.report import report
 from gare_cache.stages.train import train
-from gare_cache.stages.workspace import open_workspace
 from tests.tiny import change_params
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -18,13 +18,13 @@ from gare_cache.errors import (
     FingerprintMismatch,
 )
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video
+from gare_cache.project.features import open_features
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.info import describe
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.report import report
 from gare_cache.stages.train import train
-from gare_cache.stages.workspace import open_features
 from tests.tiny import SPLIT_SIZES, change_params, make_tiny_encoder, workspace, write_video
 
 NUM_VIDEOS = sum(SPLIT_SIZES.values())

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gare_cache.errors import ConfigError
+from gare_cache.project.paths import Workspace
 from gare_cache.stages.prepare import prepare
-from gare_cache.stages.workspace import Workspace
 from tests.tiny import workspace, write_params
 
 

@@ -1,4 +1,5 @@
-from gare_cache.config import HeadSettings, LossSettings
+from gare_cache.heads.settings import HeadSettings
+from gare_cache.losses.settings import LossSettings
 from gare_cache.stages.report import describe_head
 
 

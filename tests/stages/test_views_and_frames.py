@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from gare_cache.cache.loading import load_cache
 from gare_cache.cache.reader import open_cache
 from gare_cache.cache.verify import verify_cache
-from gare_cache.config import ViewSettings
 from gare_cache.encoders.encoder import load_encoder
 from gare_cache.encoders.loading import ModelSource
+from gare_cache.encoders.settings import ViewSettings
 from gare_cache.errors import ConfigError
+from gare_cache.extraction.estimate import dry_run
 from gare_cache.stages.canary import canary
-from gare_cache.stages.dry_run import dry_run
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.info import describe

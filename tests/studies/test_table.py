@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 import pytest
 
-from gare_cache.evaluation.comparison import compare_runs, compare_seeds, holm
+from gare_cache.evaluation.comparison.differences import compare_runs, compare_seeds, holm
 from gare_cache.studies.results import RunResult
 from gare_cache.studies.table import TableRow, smallest_visible, study_table
 from tests.studies.made import run_result, scored_run, split_result

@@ -8,7 +8,7 @@ from gare_cache.data.batches import epoch_batches
 from gare_cache.data.frames import FrameChoice
 from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError, FingerprintMismatch
-from gare_cache.evaluation.diagnostics_epochs import increment_figures
+from gare_cache.evaluation.increment import increment_figures
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.losses.objective import Objective
 from gare_cache.training.checkpoint import load_checkpoint, require_encoder, save_checkpoint

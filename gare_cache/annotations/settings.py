@@ -1,0 +1,24 @@
+"""Settings of the data set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+)
+
+from gare_cache.settings import Fraction, Settings
+
+
+class DatasetSettings(Settings):
+    """Which videos and captions; protocol and fractions belong to some readers each."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    reader: str = "generic"
+    annotations: str
+    video_roots: list[str]
+    protocol: str | None = None
+    captions: Literal["each", "paragraph"] = "each"
+    val_fraction: Fraction | None = None
+    test_fraction: Fraction | None = None

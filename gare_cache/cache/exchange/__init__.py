@@ -1,0 +1,1 @@
+"""Features of others in, ours out."""

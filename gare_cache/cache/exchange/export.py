@@ -1,0 +1,108 @@
+"""A cache's features -> one HDF5 file in the packed layout that the import reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import zarr
+
+from gare_cache.cache.exchange.tables import IDS, NUM_FRAMES, PACKED, TIMES
+from gare_cache.cache.reader import FeatureCache
+from gare_cache.cache.rows import ID
+from gare_cache.cache.schema import FEATURES, KINDS, Kind
+from gare_cache.errors import FeatureFileError
+from gare_cache.files import replacing
+
+ENCODER_IDENTITY = "encoder_identity"
+HEAD_START_PREFIX = "encoder_init/"
+_DATASETS = {
+    "video/frames": PACKED["video"],
+    "video/times": TIMES,
+    "video/num_frames": NUM_FRAMES,
+    "text/features": PACKED["text"],
+}
+
+
+def export_features(
+    cache: FeatureCache,
+    path: Path,
+    ids: dict[Kind, Sequence[str]],
+    *,
+    on_items: Callable[[int], None],
+) -> None:
+    """Write features to HDF5, unit by unit: a temporary file, closed and flushed, then renamed.
+
+    Items stand in the order of the cache's rows. A failed video keeps ``num_frames`` 0 and NaN
+    frames, a failed caption NaN.
+
+    Args:
+        cache: the features.
+        path: the file to make.
+        ids: which videos and captions.
+        on_items: called with the number of items done.
+
+    Raises:
+        CacheError: the cache lacks an item.
+        FeatureFileError: the file exists.
+    """
+    if path.exists():
+        raise FeatureFileError(f"{path} exists; remove it, or give another name")
+    rows = {kind: sorted(cache.rows(kind, ids[kind])) for kind in KINDS}
+    group = zarr.open_group(cache.folder / FEATURES, mode="r", zarr_format=3)
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
+        file.attrs.update(_attributes(cache))
+        for name, tensor in cache.head_start().items():
+            file[HEAD_START_PREFIX + name] = tensor.numpy()
+        for kind in KINDS:
+            sources = cache.tables[kind].sources
+            written = [sources[row][ID[kind]] for row in rows[kind]]
+            file.create_dataset(IDS[kind], data=written, dtype=h5py.string_dtype())
+            _write_arrays(file, group, cache, kind, rows[kind], on_items=on_items)
+
+
+def _write_arrays(
+    file: h5py.File,
+    group: zarr.Group,
+    cache: FeatureCache,
+    kind: Kind,
+    rows: Sequence[int],
+    *,
+    on_items: Callable[[int], None],
+) -> None:
+    specs = [spec for spec in cache.layout.arrays(kind) if spec.name in _DATASETS]
+    for spec in specs:
+        file.create_dataset(_DATASETS[spec.name], (len(rows), *spec.row_shape), spec.dtype)
+    unit_rows = cache.tables[kind].unit_rows
+    for first, members in _units(rows, unit_rows):
+        base = rows[first] // unit_rows * unit_rows
+        for spec in specs:
+            unit: Any = group[spec.name]
+            values = np.asarray(unit[base : base + unit_rows])[np.asarray(members) - base]
+            file[_DATASETS[spec.name]][first : first + len(members)] = values
+        on_items(len(members))
+
+
+def _units(rows: Sequence[int], unit_rows: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield the rows of each unit, with the place of the first one among all."""
+    first = 0
+    for place in range(1, len(rows) + 1):
+        if place == len(rows) or rows[place] // unit_rows != rows[first] // unit_rows:
+            yield first, rows[first:place]
+            first = place
+
+
+def _attributes(cache: FeatureCache) -> dict[str, Any]:
+    identity = cache.attributes["identity"]
+    return {
+        "dataset": cache.attributes["dataset"],
+        "encoder_id": cache.encoder_id,
+        "extraction_id": cache.extraction_id,
+        "content_digest": cache.content_digest,
+        ENCODER_IDENTITY: json.dumps(identity["encoder"], sort_keys=True),
+        "extraction_identity": json.dumps(identity, sort_keys=True),
+    }

@@ -1,0 +1,208 @@
+"""Files of features, opened together: do they fit each other, the flags and the manifest?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gare_cache.cache.exchange.export import ENCODER_IDENTITY, HEAD_START_PREFIX
+from gare_cache.cache.exchange.files import FeatureFile
+from gare_cache.cache.exchange.identity import declared_encoder
+from gare_cache.cache.exchange.tables import IDS, FeatureTable, find_tables
+from gare_cache.cache.schema import KINDS, Kind, Layout
+from gare_cache.errors import ConfigError, FeatureFileError
+
+_DEFAULT_LOGIT_SCALE = math.log(100.0)
+_LOGIT_SCALE = "logit_scale"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ImportSource:
+    """The opened files as one.
+
+    Attributes:
+        tables: the items by kind, in the order of the files.
+        layout: shapes of the cache that takes them.
+        encoder: identity of their encoder, declared or as the files say.
+        head_start: tensors that heads start from.
+    """
+
+    tables: Mapping[Kind, Sequence[FeatureTable]]
+    layout: Layout
+    encoder: dict[str, Any]
+    head_start: dict[str, Tensor]
+
+    @property
+    def logit_scale(self) -> float:
+        """Logarithm of the scale that heads start from."""
+        return float(self.head_start[_LOGIT_SCALE])
+
+
+def read_source(
+    files: Sequence[FeatureFile],
+    *,
+    encoder_id: str | None,
+    max_frames: int | None,
+    logit_scale: float | None,
+) -> ImportSource:
+    """Find the features of all files and check that they fit each other.
+
+    Args:
+        files: the opened files.
+        encoder_id: name of the encoder; None takes the identity that the files carry.
+        max_frames: frames F of a row; None is what the longest video needs.
+        logit_scale: logarithm; None takes the files', or log 100.
+
+    Raises:
+        FeatureFileError: a file is faulty, videos or captions are missing, widths or encoders
+            differ.
+        ConfigError: the encoder is not named, or a flag does not fit the files.
+    """
+    found = [find_tables(file) for file in files]
+    tables = {kind: [table[kind] for table in found if kind in table] for kind in KINDS}
+    for kind in KINDS:
+        if not any(len(table.ids) for table in tables[kind]):
+            raise FeatureFileError(
+                f"no {kind} features in {', '.join(str(file.path) for file in files)}; name all "
+                "files, those of the videos and those of the captions"
+            )
+    dim = _common_dim([table for kind in KINDS for table in tables[kind]])
+    return ImportSource(
+        tables=tables,
+        layout=Layout(max_frames=_max_frames(tables["video"], max_frames), dim=dim),
+        encoder=_encoder(files, encoder_id, dim),
+        head_start=_head_start(files, logit_scale),
+    )
+
+
+def _common_dim(tables: Sequence[FeatureTable]) -> int:
+    first = tables[0]
+    for table in tables:
+        if table.dim != first.dim:
+            raise FeatureFileError(
+                f"the {table.kind} features of {table.file.path} have width {table.dim}, the "
+                f"{first.kind} features of {first.file.path} {first.dim}; both must come from one "
+                "encoder"
+            )
+    return first.dim
+
+
+def _max_frames(tables: Sequence[FeatureTable], asked: int | None) -> int:
+    if asked is None:
+        return max(1, *(table.width for table in tables))
+    for table in tables:
+        longer = [id_ for id_, n in zip(table.ids, table.counts.tolist(), strict=True) if n > asked]
+        if longer:
+            raise ConfigError(
+                f"{len(longer):,} videos of {table.file.path} have more than {asked} frames, the "
+                f"longest {table.counts.max()} (first: {longer[0]!r}); give --max-frames "
+                f"{table.counts.max()}, or choose frames before the import"
+            )
+    return asked
+
+
+def _encoder(files: Sequence[FeatureFile], name: str | None, dim: int) -> dict[str, Any]:
+    if name is not None:
+        if not name.strip():
+            raise ConfigError("--encoder-id is empty; give the encoder's name")
+        return declared_encoder(name.strip(), dim)
+    stored = [file.attributes.get(ENCODER_IDENTITY) for file in files]
+    if any(text is None for text in stored):
+        silent = files[stored.index(None)].path
+        raise ConfigError(
+            f"{silent} does not say which encoder its features come from; name it with "
+            "--encoder-id NAME. Heads are bound to that name"
+        )
+    if len(set(stored)) > 1:
+        raise FeatureFileError(
+            f"{files[0].path} and another file come from different encoders; import them apart"
+        )
+    try:
+        identity: dict[str, Any] = json.loads(str(stored[0]))
+    except json.JSONDecodeError as err:
+        raise FeatureFileError(
+            f"{files[0].path}: attribute {ENCODER_IDENTITY!r} is no JSON ({err}); name the encoder "
+            "with --encoder-id NAME"
+        ) from err
+    return identity
+
+
+def _head_start(files: Sequence[FeatureFile], logit_scale: float | None) -> dict[str, Tensor]:
+    start = {_LOGIT_SCALE: torch.tensor(_DEFAULT_LOGIT_SCALE)}
+    for file in files:
+        for name in file.arrays:
+            if name.startswith(HEAD_START_PREFIX):
+                tensor = torch.from_numpy(file.whole(name).astype("<f4"))
+                start[name.removeprefix(HEAD_START_PREFIX)] = tensor
+    if logit_scale is not None:
+        if not math.isfinite(logit_scale):
+            raise ConfigError(f"--logit-scale is {logit_scale}; a finite logarithm is needed")
+        start[_LOGIT_SCALE] = torch.tensor(logit_scale)
+    return start
+
+
+def check_ids(
+    tables: Sequence[FeatureTable],
+    listed: Mapping[str, Any],
+    kind: Kind,
+    *,
+    ignore_unknown: bool,
+) -> list[str]:
+    """Compare the files' ids with the manifest's.
+
+    Args:
+        tables: the items of one kind.
+        listed: the manifest's items by id.
+        kind: ``video`` or ``text``.
+        ignore_unknown: leave out ids that the manifest does not know.
+
+    Returns:
+        Sentences on what is left out and what is missing.
+
+    Raises:
+        FeatureFileError: an id stands in two files, none is the manifest's, or one is unknown.
+    """
+    held: dict[str, FeatureTable] = {}
+    for table in tables:
+        twice = [id_ for id_ in table.ids if id_ in held]
+        if twice:
+            raise FeatureFileError(
+                f"{len(twice):,} {IDS[kind]} stand in {held[twice[0]].file.path} and in "
+                f"{table.file.path}: {_shown(twice)}"
+            )
+        held |= dict.fromkeys(table.ids, table)
+    unknown = [id_ for id_ in held if id_ not in listed]
+    missing = [id_ for id_ in listed if id_ not in held]
+    if len(unknown) == len(held):
+        raise FeatureFileError(
+            f"none of the {len(held):,} {IDS[kind]} is in the manifest: the files say "
+            f"{unknown[0]!r}, the manifest {next(iter(listed))!r}"
+        )
+    if unknown and not ignore_unknown:
+        raise FeatureFileError(
+            f"{len(unknown):,} of {len(held):,} {IDS[kind]} are not in the manifest: "
+            f"{_shown(unknown)}; add them to the annotations, or leave them out with "
+            "--ignore-unknown"
+        )
+    notes = []
+    if unknown:
+        notes.append(
+            f"{len(unknown):,} {IDS[kind]} are not in the manifest and left out: {_shown(unknown)}"
+        )
+    if missing:
+        notes.append(
+            f"warning: {len(missing):,} of {len(listed):,} {IDS[kind]} of the manifest have no "
+            f"features: {_shown(missing)}; they count in every coverage"
+        )
+    return notes
+
+
+def _shown(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")

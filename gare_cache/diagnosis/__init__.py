@@ -1,0 +1,1 @@
+"""What the increment of a head does: figures, readings and a page."""

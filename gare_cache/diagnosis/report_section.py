@@ -1,0 +1,37 @@
+"""diagnosis.json -> the report's section on the increment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gare_cache.diagnosis.readings import answers
+from gare_cache.reports.content import IncrementSection
+
+_AGAIN = "run `gare-cache diagnose` and then `gare-cache report`."
+
+
+def increment_section(file: Path, record: dict[str, Any]) -> IncrementSection | None:
+    """Return what the diagnosis of a run says, or why there is none to show.
+
+    Args:
+        file: ``diagnosis.json``, which need not exist.
+        record: of the run that is reported.
+
+    Returns:
+        None for a head without increment.
+    """
+    if not record["settings"]["head"]["gap"]:
+        return None
+    if not file.is_file():
+        return IncrementSection((), f"The increment was not diagnosed: {_AGAIN}", None)
+    diagnosis = json.loads(file.read_text(encoding="utf-8"))
+    if diagnosis["run_key"] != record["run_key"]:
+        note = (
+            f"The diagnosis that is here belongs to run {diagnosis['run_key']}, not to this one, "
+            f"{record['run_key']}; it is left out: {_AGAIN}"
+        )
+        return IncrementSection((), note, None)
+    note = f"Measured on the {diagnosis['split']} split, {diagnosis['coverage']}."
+    return IncrementSection(answers(diagnosis), note, "../diagnosis/diagnosis")

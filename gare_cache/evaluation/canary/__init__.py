@@ -1,0 +1,1 @@
+"""Leak tests: on features without information R@1 must be chance."""

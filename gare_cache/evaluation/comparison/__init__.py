@@ -1,0 +1,1 @@
+"""Differences of methods, with interval and p."""

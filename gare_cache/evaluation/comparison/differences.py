@@ -1,0 +1,195 @@
+"""Differences of two methods with interval and p, over videos and over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.evaluation.comparison.student_t import critical_value, two_sided_p
+from gare_cache.evaluation.significance import Values, paired_bootstrap
+
+LEVEL = 0.05
+POWER = 0.8
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two recalls, in points.
+
+    Attributes:
+        points: first minus second.
+        low: lower end of the 95 % interval.
+        high: its upper end.
+        p_value: two-sided, of no difference.
+        standard_error: in points.
+        degrees_of_freedom: that the standard error rests on.
+    """
+
+    points: float
+    low: float
+    high: float
+    p_value: float
+    standard_error: float
+    degrees_of_freedom: float
+
+    @property
+    def half_width(self) -> float:
+        """The smallest difference seen that would leave the interval clear of 0, in points."""
+        return critical_value(LEVEL, self.degrees_of_freedom) * self.standard_error
+
+    @property
+    def detectable(self) -> float:
+        """The true difference that would be found four times of five, in points."""
+        beyond = critical_value(2 * (1 - POWER), self.degrees_of_freedom)
+        return self.half_width + beyond * self.standard_error
+
+
+def compare_runs(
+    hits: Values,
+    other_hits: Values,
+    video_of_query: npt.NDArray[np.int64],
+    *,
+    resamples: int,
+    seed: int,
+) -> list[Difference]:
+    """Compare two runs on the same queries by a paired bootstrap over videos.
+
+    It says whether these two runs differ on videos of this kind. The noise of a method's seed
+    cannot be seen in one run, and is not in the interval. A resample of V videos varies as if
+    there were V / (V - 1) of them, and has no account of the t distribution; so the percentiles
+    are those at the normal level of sqrt(V / (V - 1)) t, not 2.5 and 97.5 ("expanded percentile
+    interval", Hesterberg 2015). With 1,000 videos they are 2.48 and 97.52, with 20 they are 1.6
+    and 98.4.
+
+    Args:
+        hits: (Q, M) of the first run, by M criteria (for example at K = 1, 5, 10).
+        other_hits: (Q, M) of the second run, in the same order.
+        video_of_query: (Q,) the video each query belongs to; at least 2 videos.
+        resamples: number of resamples.
+        seed: of the resampling.
+
+    Returns:
+        One difference a criterion; p is the smallest level whose interval leaves out 0.
+    """
+    differences = hits - other_hits
+    draws = paired_bootstrap(differences, video_of_query, resamples=resamples, seed=seed)
+    num_videos = len(np.unique(video_of_query))
+    expansion = math.sqrt(num_videos / (num_videos - 1))
+    tail = _NORMAL.cdf(-expansion * critical_value(LEVEL, num_videos - 1))
+    lows, highs = np.quantile(draws, [tail, 1 - tail], axis=0)
+    beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
+    rarity = np.minimum(0.5, (beyond + 1) / (resamples + 1))
+    return [
+        Difference(
+            points=100 * float(differences[:, column].mean()),
+            low=float(lows[column]),
+            high=float(highs[column]),
+            p_value=two_sided_p(_NORMAL.inv_cdf(rarity[column]) / expansion, num_videos - 1),
+            standard_error=expansion * float(draws[:, column].std(ddof=1)),
+            degrees_of_freedom=num_videos - 1,
+        )
+        for column in range(differences.shape[1])
+    ]
+
+
+def compare_seeds(
+    hits: Values, other_hits: Values, video_of_query: npt.NDArray[np.int64]
+) -> Difference:
+    """Compare two methods of which several seeds were run, on the same queries.
+
+    Videos and seeds are both samples, crossed with each other: the layout of studies in which
+    several readers read the same cases (Obuchowski & Rockette 1995; Hillis 2007). The variance of
+    the difference of the means is
+
+        T_videos + T_seeds - T_both,   at least T_videos:
+
+    T_videos = s^2 / V of the videos' differences, averaged over seeds; T_seeds = sum over the two
+    methods of s^2 / S of their seeds' recalls; T_both = sum of s^2 / (S V) of what remains of seed
+    by video, which the first two both hold. Student's t with Satterthwaite's degrees of freedom.
+    Resampling S seeds with replacement would take only (S - 1) / S of T_seeds, and no account of
+    how little S values say about it; docs/compare.md has the measured error rates.
+
+    Where videos have unequal numbers of queries, a video counts by its linearised share in the
+    recall. A method with one run is taken as it is: no noise of its seed is in the interval.
+
+    Args:
+        hits: (S, Q) of the first method's S seeds.
+        other_hits: (S', Q) of the second method's.
+        video_of_query: (Q,) the video each query belongs to; at least 2 videos.
+    """
+    first, second = (_method(h, video_of_query) for h in (hits, other_hits))
+    points = first.recall - second.recall
+    num_videos = len(first.shares)
+    videos = float(np.var(first.shares - second.shares, ddof=1)) / num_videos
+    seeds = first.seeds + second.seeds
+    variance = max(videos, videos + seeds - first.both - second.both)
+    if variance == 0:
+        return Difference(points, points, points, float(points == 0), 0.0, num_videos - 1)
+    squares = videos**2 / (num_videos - 1) + first.seeds_square + second.seeds_square
+    degrees_of_freedom = variance**2 / squares
+    error = math.sqrt(variance)
+    half = critical_value(LEVEL, degrees_of_freedom) * error
+    p_value = two_sided_p(points / error, degrees_of_freedom)
+    return Difference(points, points - half, points + half, p_value, error, degrees_of_freedom)
+
+
+def mcnemar_exact(won: int, lost: int) -> float:
+    """Return the two-sided p of McNemar's exact test (a sign test on the queries that differ).
+
+    Args:
+        won: queries that only the first run answers.
+        lost: queries that only the second run answers.
+    """
+    differing = won + lost
+    tail = ways = 1
+    for count in range(min(won, lost)):
+        ways = ways * (differing - count) // (count + 1)
+        tail += ways
+    return min(1.0, float(Fraction(2 * tail, 2**differing)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number (Holm 1979): i-th smallest times n - i + 1, increasing."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [0.0] * len(p_values)
+    least = 0.0
+    for place, index in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = least
+    return adjusted
+
+
+@dataclass(frozen=True)
+class _Method:
+    """One method's recall in points, (V,) its videos' shares, and what its seeds add."""
+
+    recall: float
+    shares: Values
+    seeds: float
+    both: float
+    seeds_square: float
+
+
+def _method(hits: Values, video_of_query: npt.NDArray[np.int64]) -> _Method:
+    _, video = np.unique(video_of_query, return_inverse=True)
+    counts = np.bincount(video)
+    num_seeds, num_videos = len(hits), len(counts)
+    totals = np.stack([np.bincount(video, weights=row) for row in hits])
+    recalls = 100 * hits.mean(axis=1)
+    # (S, V): what each video adds to its seed's recall, around 0.
+    shares = (100 * totals - recalls[:, None] * counts) * num_videos / len(video_of_query)
+    mean_share = shares.mean(axis=0)
+    recall = float(recalls.mean())
+    if num_seeds == 1:
+        return _Method(recall, mean_share, 0.0, 0.0, 0.0)
+    seeds = float(recalls.var(ddof=1)) / num_seeds
+    remaining = float(((shares - mean_share) ** 2).sum()) / ((num_seeds - 1) * (num_videos - 1))
+    both = remaining / (num_seeds * num_videos)
+    return _Method(recall, mean_share, seeds, both, seeds**2 / (num_seeds - 1))

@@ -1,0 +1,145 @@
+"""The part of a head's contract that concerns weights: gradients, settings, learning."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from gare_cache.errors import GareCacheError
+from gare_cache.evaluation.contract.rows import (
+    FEATURE_NORM,
+    ContractRow,
+    PairInputs,
+    compare,
+    eval_scores,
+    forward_scores,
+    listed,
+    random_inputs,
+)
+from gare_cache.heads.retrieval import RetrievalHead
+from gare_cache.losses.contrastive import info_nce
+
+_PAIRS, _STEPS, _RATE = 16, 60, 2e-3
+_LEARN_SCALE, _NOISE = 20.0, 3.0
+_LEAST_DROP = 0.05
+
+
+def check_gradients(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
+    """Differentiate the contrastive loss: all gradients have to be finite."""
+    name = "finite gradients"
+    head.zero_grad(set_to_none=True)
+    count = min(len(inputs.text), len(inputs.frames))
+    part = inputs.of(slice(count), slice(count))
+    text, frames = (one.clone().requires_grad_() for one in (part.text, part.frames))
+    scores = forward_scores(head, replace(part, text=text, frames=frames)).similarity
+    if not scores.requires_grad:
+        return ContractRow(
+            name,
+            False,
+            "the scores do not depend on any weight or feature, as far as gradients tell",
+            "keep to torch's functions, without detach, item, argmax or numpy on the way",
+        )
+    info_nce(scores, head.scale).backward()  # type: ignore[no-untyped-call]
+    weights = {key: one.grad for key, one in head.named_parameters() if one.requires_grad}
+    gradients = {**weights, "text": text.grad, "frames": frames.grad}
+    head.zero_grad(set_to_none=True)
+    wrong = [key for key, one in gradients.items() if one is not None and not one.isfinite().all()]
+    if wrong:
+        return ContractRow(
+            name,
+            False,
+            f"the gradient of {listed(wrong)} is NaN or infinite",
+            "look for a root, norm or logarithm at 0, and for masked_fill with -inf on a whole "
+            "row; clamp before the root, not behind it",
+        )
+    idle = [key for key, one in weights.items() if one is None or not one.any()]
+    seen = f"of {len(weights) - len(idle)} weights"
+    return ContractRow(name, True, f"{seen}; none or zero of {listed(idle)}" if idle else seen)
+
+
+def check_round_trip(
+    head: RetrievalHead, inputs: PairInputs, rebuild: Callable[..., RetrievalHead]
+) -> ContractRow:
+    """Build the head again from its settings and state, as a checkpoint does: equal scores."""
+    name = "settings and state rebuild it"
+    remedy = (
+        "keep every weight as nn.Parameter, submodule or register_buffer, and take every size from "
+        "the options"
+    )
+    state = {key: value.detach().contiguous() for key, value in head.state_dict().items()}
+    try:
+        save(state)
+    except RuntimeError as err:
+        return ContractRow(
+            name,
+            False,
+            f"the state cannot be saved: {' '.join(str(err).split())[:160]}",
+            "let no two names share one tensor: use the one module in both places instead of "
+            "assigning its weight to another",
+        )
+    torch.manual_seed(torch.initial_seed() + 1)  # else a weight that is not kept is drawn again
+    try:
+        again = rebuild(**json.loads(json.dumps(head.settings))).eval()
+        again.load_state_dict(state)
+    except (GareCacheError, RuntimeError) as err:
+        return ContractRow(name, False, " ".join(str(err).split())[:200], remedy)
+    row = compare(name, eval_scores(head, inputs), eval_scores(again, inputs), remedy)
+    numbers = sum(value.numel() for value in state.values())
+    return replace(row, seen=f"{row.seen}; {len(state)} tensors, {numbers:,} numbers")
+
+
+def check_learning(head: RetrievalHead, *, seed: int = 0) -> ContractRow:
+    """Train a few steps on pairs that can be told apart: the loss has to fall.
+
+    A text is the mean of its video's frames and noise three times as long. Adam moves all weights
+    but the logit scale, which is 20.
+    """
+    name = "a few steps lower the loss"
+    learner = copy.deepcopy(head)
+    weights = [
+        one for key, one in learner.named_parameters() if one.requires_grad and key != "logit_scale"
+    ]
+    if not weights:
+        return ContractRow(name, True, "it has no weights to train")
+    pairs = random_inputs(learner, texts=_PAIRS, videos=_PAIRS, seed=seed + 1)
+    means = pairs.frames.sum(1) / pairs.mask.sum(1, keepdim=True)
+    text = means + _NOISE * means.norm(dim=1, keepdim=True) / FEATURE_NORM * pairs.text
+    pairs = replace(pairs, text=text)
+
+    def loss() -> Tensor:
+        return info_nce(forward_scores(learner, pairs).similarity, _LEARN_SCALE)
+
+    optimizer = torch.optim.Adam(weights, lr=_RATE)
+    before = _evaluated(learner, loss)
+    learner.train()
+    for _ in range(_STEPS):
+        value = loss()
+        if not value.requires_grad:
+            break
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    after = _evaluated(learner, loss)
+    seen = f"loss {before:.3f} -> {after:.3f} in {_STEPS} steps of Adam on {_PAIRS} pairs"
+    passed = after <= max((1 - _LEAST_DROP) * before, 0.01)
+    return ContractRow(
+        name,
+        passed,
+        seen,
+        ""
+        if passed
+        else "see whether gradients reach the weights (no detach), whether the sign of the score "
+        "is right (higher for a better fit) and whether the start is far too large or too small",
+    )
+
+
+@torch.no_grad()
+def _evaluated(head: RetrievalHead, loss: Callable[[], Tensor]) -> float:
+    head.eval()
+    return float(loss())

@@ -1,0 +1,66 @@
+"""The ledger of normalisers: one row a normaliser, the raw scores first, and what must be said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks
+from gare_cache.evaluation.normalisers.apply import Normalised
+from gare_cache.evaluation.normalisers.registry import (
+    RAW,
+    NormaliserSetting,
+)
+
+ERROR = "normalisation error"
+DIFFERENCE = "R@1 - raw"
+
+Ranks = Mapping[str, QueryRanks]
+Score = Callable[[Ranks], Mapping[str, Mapping[str, Any]]]
+Differ = Callable[[Ranks, Ranks], Mapping[str, Mapping[str, Any]]]
+
+
+def ledger_rows(
+    applied: Sequence[tuple[NormaliserSetting, Mapping[str, Any] | None, Normalised]],
+    *,
+    score: Score,
+    differ: Differ,
+) -> list[dict[str, Any]]:
+    """Lay out the ledger, JSON-able, one row a normaliser.
+
+    Args:
+        applied: what was applied, how its parameters were chosen (None where they were given),
+            and what it gave; the raw scores first.
+        score: ranks by direction -> scores by direction, with recalls, the interval of R@1 and the
+            number of queries.
+        differ: ranks and raw ranks -> by direction the paired difference of R@1 with its interval.
+    """
+    raw = applied[0][2].ranks
+    rows = []
+    for setting, chosen, normalised in applied:
+        scores = score(normalised.ranks)
+        by_direction = {d: {**scores[d], ERROR: normalised.errors[d]} for d in DIRECTIONS}
+        if setting.kind != RAW:
+            for direction, found in differ(normalised.ranks, raw).items():
+                by_direction[direction][DIFFERENCE] = found
+        rows.append(
+            {
+                "name": setting.name,
+                "kind": setting.kind,
+                "parameters": dict(setting.parameters),
+                "title": setting.title,
+                "chosen": chosen,
+                "cautions": {d: text for d, text in normalised.cautions.items() if text},
+                **by_direction,
+            }
+        )
+    return rows
+
+
+def texts_a_video(video_of_text: npt.NDArray[np.int64]) -> list[int]:
+    """Return the fewest and the most texts of a video that has one."""
+    counts = np.unique(video_of_text, return_counts=True)[1]
+    return [int(counts.min()), int(counts.max())]

@@ -1,0 +1,327 @@
+"""The table of test-time normalisers, and what a user may ask of each."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.evaluation.metrics import NonFiniteScores, Scores
+from gare_cache.evaluation.normalisers.custom import find_own_normaliser
+from gare_cache.evaluation.normalisers.functions import (
+    DirectionScores,
+    csls,
+    dsl,
+    dual_dis,
+    dual_is,
+    inverted_softmax,
+    negative_scores,
+    nnn,
+    none,
+    qbnorm,
+    sinkhorn,
+)
+from gare_cache.own import is_own
+
+RAW = "raw"
+INDUCTIVE = "inductive"
+TRANSDUCTIVE = "transductive"
+# Which bank a normaliser looks at: training queries, or training items of the gallery's own kind.
+QUERY_BANK = "queries"
+GALLERY_BANK = "gallery"
+
+_STRUCTURE = ("name", "kind")
+
+Parameters = Mapping[str, int | float | str]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter's default and range.
+
+    Attributes:
+        default: of the type that values must have; an int is taken where a float is expected.
+        minimum: the smallest value; None where ``above`` or ``choices`` bound it.
+        above: a bound that is no value itself.
+        choices: the values of a word.
+        hint: what to do instead of a value out of range.
+    """
+
+    default: int | float | str
+    minimum: float | None = None
+    above: float | None = None
+    choices: Sequence[str] = ()
+    hint: str = ""
+
+    @property
+    def allowed(self) -> str:
+        """Say which values are allowed."""
+        if isinstance(self.default, str):
+            return " or ".join(self.choices) or "a text"
+        number = "a whole number" if isinstance(self.default, int) else "a number"
+        if self.above is not None:
+            return f"{number} above {self.above:g}"
+        if self.minimum is None:
+            return number
+        return f"{number} of at least {self.minimum:g}"
+
+    def accepts(self, value: Any) -> bool:
+        """Say whether a value has the type and lies in the range."""
+        if isinstance(self.default, str):
+            return value in self.choices if self.choices else isinstance(value, str)
+        types = int if isinstance(self.default, int) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, types) or not math.isfinite(value):
+            return False
+        return (self.minimum is None or value >= self.minimum) and (
+            self.above is None or value > self.above
+        )
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """A way to correct the scores of one direction.
+
+    Attributes:
+        function: called with ``DirectionScores`` and the parameters by name.
+        kinds: ``inductive``: it knows training queries; ``transductive``: it sees all scored
+            queries at once. The first is the default. Empty where it looks at nothing else.
+        parameters: by name.
+        banks: what it looks at where it is inductive.
+        caution: a sentence on these scores, or an empty one.
+    """
+
+    function: Callable[..., Scores]
+    kinds: Sequence[str] = (INDUCTIVE,)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    banks: Sequence[str] = (QUERY_BANK,)
+    caution: Callable[[DirectionScores], str] = lambda scores: ""
+
+
+def _dsl_caution(scores: DirectionScores) -> str:
+    negative = negative_scores(scores)
+    if not negative:
+        return ""
+    return (
+        f"{negative:,} of {scores.logits.size:,} scores are negative; times a probability, the "
+        "less probable of them comes first"
+    )
+
+
+_PLACES = Parameter(1, minimum=1)
+_DUAL = {"b1": Parameter(1 / 1.99, above=0), "b2": Parameter(3.0, above=0)}
+_BOTH_BANKS = (QUERY_BANK, GALLERY_BANK)
+
+NORMALISERS: Mapping[str, Normaliser] = {
+    "none": Normaliser(none, kinds=(), banks=()),
+    "sinkhorn": Normaliser(
+        sinkhorn,
+        kinds=(INDUCTIVE, TRANSDUCTIVE),
+        parameters={
+            "iterations": Parameter(
+                4, minimum=1, hint="without iterations it is inverted_softmax: name that"
+            ),
+            "targets": Parameter("uniform", choices=("uniform", "annotated")),
+        },
+    ),
+    "inverted_softmax": Normaliser(inverted_softmax, kinds=(INDUCTIVE, TRANSDUCTIVE)),
+    "qbnorm": Normaliser(qbnorm, parameters={"beta": Parameter(20.0, above=0), "k": _PLACES}),
+    "dsl": Normaliser(
+        dsl,
+        kinds=(TRANSDUCTIVE,),
+        parameters={"temp": Parameter(1.0, above=0)},
+        caution=_dsl_caution,
+    ),
+    "dual_is": Normaliser(dual_is, parameters=_DUAL, banks=_BOTH_BANKS),
+    "dual_dis": Normaliser(dual_dis, parameters={**_DUAL, "k": _PLACES}, banks=_BOTH_BANKS),
+    "csls": Normaliser(csls, parameters={"k": Parameter(10, minimum=1)}),
+    "nnn": Normaliser(
+        nnn, parameters={"alpha": Parameter(0.75, above=0), "k": Parameter(128, minimum=1)}
+    ),
+}
+
+
+@dataclass(frozen=True)
+class NormaliserSetting:
+    """A normaliser with a value for every parameter.
+
+    Attributes:
+        name: of ``NORMALISERS``.
+        kind: ``raw``, ``inductive`` or ``transductive``.
+        parameters: by name, complete.
+    """
+
+    name: str
+    kind: str = RAW
+    parameters: Parameters = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Print name and parameters: ``qbnorm (beta 20, k 1)``; ``raw`` without a normaliser."""
+        if self.kind == RAW:
+            return RAW
+        shown = ", ".join(f"{name} {_print(value)}" for name, value in self.parameters.items())
+        return f"{self.name} ({shown})" if shown else self.name
+
+    @property
+    def banks(self) -> Sequence[str]:
+        """Which banks it looks at: none where it is transductive."""
+        return find_normaliser(self.name).banks if self.kind == INDUCTIVE else ()
+
+
+UNCORRECTED = NormaliserSetting("none")
+
+
+@dataclass(frozen=True)
+class NormaliserChoice:
+    """A normaliser whose parameters have one or several candidates.
+
+    Attributes:
+        name: of ``NORMALISERS``.
+        kind: ``raw``, ``inductive`` or ``transductive``.
+        candidates: by parameter, complete.
+    """
+
+    name: str
+    kind: str
+    candidates: Mapping[str, Sequence[int | float | str]]
+
+    def settings(self) -> list[NormaliserSetting]:
+        """Return every combination, the last parameter changing fastest."""
+        names = list(self.candidates)
+        return [
+            NormaliserSetting(self.name, self.kind, dict(zip(names, values, strict=True)))
+            for values in itertools.product(*self.candidates.values())
+        ]
+
+
+def find_normaliser(name: str) -> Normaliser:
+    """Look a normaliser up by name, or import a user's own.
+
+    Raises:
+        ConfigError: the name is unknown, or what it names cannot be imported or used.
+    """
+    if is_own(name):
+        own = find_own_normaliser(name)
+        parameters = {key: Parameter(default) for key, default in own.parameters.items()}
+        return Normaliser(own, kinds=own.kinds, parameters=parameters, banks=own.banks)
+    if name not in NORMALISERS:
+        raise ConfigError(unknown_name("normaliser", name, NORMALISERS))
+    return NORMALISERS[name]
+
+
+def read_choice(entry: Mapping[str, Any]) -> NormaliserChoice:
+    """Check a mapping ``{name, kind, ...parameters}`` and fill in what it leaves out.
+
+    Args:
+        entry: a parameter is a value or a list of candidates.
+
+    Raises:
+        ConfigError: the name, the kind or a parameter is unknown, of another type or out of range.
+    """
+    name = entry.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"a normaliser is a mapping with its name, such as {{name: csls, k: 10}}, not {entry!r}"
+        )
+    normaliser = find_normaliser(name)
+    for key in entry:
+        if key not in normaliser.parameters and key not in _STRUCTURE:
+            known = [*normaliser.parameters, "kind"]
+            raise ConfigError(unknown_name(f"parameter of normaliser {name}", str(key), known))
+    candidates = {
+        key: _candidates(name, key, parameter, entry.get(key, parameter.default))
+        for key, parameter in normaliser.parameters.items()
+    }
+    return NormaliserChoice(name, _kind(name, normaliser, entry), candidates)
+
+
+def normalise(scores: DirectionScores, setting: NormaliserSetting) -> Scores:
+    """Correct the scores of one direction.
+
+    Args:
+        scores: with the banks that the setting needs; a transductive one takes the scored queries
+            for its bank, whatever bank is there.
+        setting: which normaliser.
+
+    Returns:
+        (Q, G) corrected scores; only their order within a row means something.
+
+    Raises:
+        ConfigError: a bank is missing, has another gallery, or there is one query alone where the
+            normaliser sees all of them.
+        NonFiniteScores: NaN or infinity in the scores or in a bank.
+    """
+    normaliser = find_normaliser(setting.name)
+    require_queries(setting, len(scores.logits))
+    if setting.kind == TRANSDUCTIVE:
+        scores = replace(scores, queries=scores.logits)
+    _check_finite("scores", scores.logits)
+    for name in setting.banks:
+        _check_bank(setting.name, name, getattr(scores, name), scores.logits.shape[1])
+    return normaliser.function(scores, **setting.parameters)
+
+
+def require_queries(setting: NormaliserSetting, num_queries: int) -> None:
+    """Refuse a transductive normaliser on one query, which it has nothing to compare with.
+
+    Raises:
+        ConfigError: with what to change.
+    """
+    if setting.kind == TRANSDUCTIVE and num_queries < 2:
+        raise ConfigError(
+            f"normaliser {setting.name} is transductive and compares the scored queries with each "
+            f"other, but there is {num_queries} in one direction; take an inductive normaliser, or "
+            "leave it out"
+        )
+
+
+def _check_bank(normaliser: str, name: str, bank: Scores | None, num_items: int) -> None:
+    if bank is None:
+        raise ConfigError(f"{normaliser} is inductive and needs a bank of {name}, which is missing")
+    if bank.ndim != 2 or len(bank) == 0 or bank.shape[1] != num_items:
+        raise ConfigError(
+            f"the bank of {name} for {normaliser} has shape {bank.shape}; it must hold rows of "
+            f"scores against the same {num_items:,} items as the scored queries"
+        )
+    _check_finite(f"bank of {name}", bank)
+
+
+def _check_finite(what: str, values: Scores) -> None:
+    bad = int((~np.isfinite(values)).any(axis=1).sum())
+    if bad:
+        raise NonFiniteScores(
+            f"{bad:,} of {len(values):,} rows of the {what} hold NaN or infinity; nothing can be "
+            "normalised with them"
+        )
+
+
+def _kind(name: str, normaliser: Normaliser, entry: Mapping[str, Any]) -> str:
+    kinds = normaliser.kinds or (RAW,)
+    kind = entry.get("kind", kinds[0])
+    if kind not in kinds:
+        raise ConfigError(f"normaliser {name} is {' or '.join(kinds)}, not kind: {kind!r}")
+    return str(kind)
+
+
+def _candidates(
+    normaliser: str, name: str, parameter: Parameter, value: Any
+) -> Sequence[int | float | str]:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ConfigError(f"{name} of normaliser {normaliser} has an empty list of candidates")
+    for one in values:
+        if not parameter.accepts(one):
+            raise ConfigError(
+                f"{name} of normaliser {normaliser} is {one!r}; it must be {parameter.allowed}"
+                + (f" ({parameter.hint})" if parameter.hint else "")
+            )
+    return values
+
+
+def _print(value: int | float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"

@@ -1,0 +1,1 @@
+"""Videos and captions -> features in the cache."""

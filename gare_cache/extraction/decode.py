@@ -1,0 +1,178 @@
+"""Sources of videos -> frames for the encoder, decoded in worker processes.
+
+Imported by the workers: nothing here may import torch, zarr or open_clip.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from gare_cache.encoders.augmentation import Views, draw_views
+from gare_cache.encoders.preprocessing import Frames, Preprocessing
+from gare_cache.errors import DecodeError
+from gare_cache.files import file_digest
+from gare_cache.processes.workers import LostJob, in_workers
+from gare_cache.video.decoding import DecodedClip, decode_clip
+
+# What may be decoded ahead of the encoder: 3,500 frames of 224 x 224 px, 80 of 1080p.
+_AHEAD_BYTES = 512 * 2**20
+_THUMBNAIL_PIXELS = 128
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedVideo:
+    """A video's frames on their way to the encoder, or the reason why there are none.
+
+    Attributes:
+        frames: (F, H, W, 3) uint8 RGB as ``Preprocessing.shrink`` leaves them; None if it failed.
+        times: (F,) float32 seconds.
+        reason: why there are no frames; None where there are.
+        decoder: decoder used.
+        switch_reason: why the decoder that the rule names was not used.
+        digest: SHA-256 of the file's bytes.
+        thumbnail: JPEG of the middle frame.
+        views: (R, F, height, width, 3) uint8 augmented frames of the model's size; None without.
+        seconds: time spent on it in the worker.
+    """
+
+    frames: npt.NDArray[np.uint8] | None
+    times: npt.NDArray[np.float32]
+    reason: str | None = None
+    decoder: str | None = None
+    switch_reason: str | None = None
+    digest: str | None = None
+    thumbnail: bytes | None = None
+    views: npt.NDArray[np.uint8] | None = None
+    seconds: float = 0.0
+
+
+@contextmanager
+def decode_in_workers(
+    sources: Sequence[dict[str, Any]],
+    *,
+    sampler: str,
+    max_frames: int,
+    preprocessing: Preprocessing,
+    workers: int,
+    deadline_seconds: float,
+    views: Views | None = None,
+) -> Iterator[Iterator[DecodedVideo]]:
+    """Decode videos ahead of the caller, in worker processes that end with the block.
+
+    Args:
+        sources: rows of the cache's table.
+        sampler: name of the sampler.
+        max_frames: the most frames of a video.
+        preprocessing: how frames are shrunk before they travel.
+        workers: processes at a time.
+        deadline_seconds: the longest that a video may take; a worker that takes longer is killed.
+        views: augmented views to draw of every video.
+
+    Yields:
+        The videos, in the order of the sources.
+    """
+    work = partial(
+        decode_video,
+        sampler=sampler,
+        max_frames=max_frames,
+        preprocessing=preprocessing,
+        views=views,
+    )
+    with in_workers(
+        work,
+        sources,
+        workers=workers,
+        deadline_seconds=deadline_seconds,
+        ahead_bytes=_AHEAD_BYTES,
+    ) as results:
+        yield (
+            _failed(f"{source['path']}: {result.reason}") if isinstance(result, LostJob) else result
+            for source, result in zip(sources, results, strict=True)
+        )
+
+
+def decode_video(
+    source: dict[str, Any],
+    *,
+    sampler: str,
+    max_frames: int,
+    preprocessing: Preprocessing,
+    views: Views | None = None,
+) -> DecodedVideo:
+    """Decode and shrink one video; a file that cannot be decoded gives a reason, no exception.
+
+    Args:
+        source: row of the cache's table.
+        sampler: name of the sampler.
+        max_frames: the most frames to take.
+        preprocessing: how frames are shrunk.
+        views: augmented views to draw.
+    """
+    started = time.perf_counter()
+    try:
+        clip = _decode(source, sampler=sampler, max_frames=max_frames)
+        return DecodedVideo(
+            frames=preprocessing.shrink(clip.frames),
+            times=clip.times,
+            decoder=clip.decoder,
+            switch_reason=clip.switch_reason,
+            digest=file_digest(Path(source["path"])),
+            thumbnail=_thumbnail(clip.frames[len(clip.frames) // 2]),
+            views=_views(clip.frames, views, source["video_id"], preprocessing),
+            seconds=time.perf_counter() - started,
+        )
+    except MemoryError:
+        reason = f"{source['path']}: its frames do not fit into memory"
+    except (DecodeError, OSError) as err:
+        reason = str(err)
+    return _failed(reason, seconds=time.perf_counter() - started)
+
+
+def _failed(reason: str, seconds: float = 0.0) -> DecodedVideo:
+    return DecodedVideo(None, np.empty(0, np.float32), reason=reason, seconds=seconds)
+
+
+def _decode(source: dict[str, Any], *, sampler: str, max_frames: int) -> DecodedClip:
+    path = Path(source["path"])
+    stat = path.stat()
+    if (stat.st_size, stat.st_mtime_ns) != (source["size_bytes"], source["mtime_ns"]):
+        raise DecodeError(f"{path} has changed since it was listed; run `gare-cache prepare`")
+    return decode_clip(
+        path,
+        sampler=sampler,
+        max_frames=max_frames,
+        start_seconds=source["start_seconds"],
+        end_seconds=source["end_seconds"],
+    )
+
+
+def _views(
+    frames: Frames, views: Views | None, video_id: str, preprocessing: Preprocessing
+) -> Frames | None:
+    if views is None:
+        return None
+    try:
+        return draw_views(frames, views, video_id=video_id, size=preprocessing.size)
+    except RuntimeError as err:
+        if "memory" in str(err):  # torch has no MemoryError on the CPU
+            raise MemoryError from err
+        raise
+
+
+def _thumbnail(frame: npt.NDArray[np.uint8]) -> bytes:
+    image = Image.fromarray(frame)
+    image.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return file.getvalue()

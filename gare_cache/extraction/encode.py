@@ -1,0 +1,273 @@
+"""Encode the rows of one unit: always the same batches, so always the same bytes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gare_cache.cache.journal import RowOutcome
+from gare_cache.cache.schema import LENGTHS, PATCHES, VIEWS, WORDS, Layout
+from gare_cache.cache.writer import CacheWriter, PendingUnit
+from gare_cache.encoders.encoder import Encoder
+from gare_cache.errors import EncoderError
+from gare_cache.extraction.decode import DecodedVideo
+
+
+@dataclass(frozen=True)
+class EncodedUnit:
+    """What a unit's commit needs: values by array name, outcomes, thumbnails, seconds by side."""
+
+    values: dict[str, npt.NDArray[Any]]
+    outcomes: list[RowOutcome]
+    thumbnails: dict[int, bytes] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def encode_videos(
+    encoder: Encoder,
+    rows: Sequence[int],
+    decoded: Iterable[DecodedVideo],
+    *,
+    layout: Layout,
+    batch_frames: int,
+    on_video: Callable[[int], None],
+) -> EncodedUnit:
+    """Encode the videos of a unit as they are decoded.
+
+    Frames are encoded in the order of the rows in batches of one fixed shape, the last one filled
+    with zeros; a batch never crosses the unit.
+
+    Args:
+        encoder: the frozen encoder.
+        rows: row of each video, ascending.
+        decoded: the videos in that order.
+        layout: shapes of the cache.
+        batch_frames: frames a batch.
+        on_video: called with 1 for every video that is done.
+
+    Returns:
+        Values in the order of ``rows``; a video that cannot be decoded, or whose features are not
+        finite in float16, has none, and its outcome says why.
+    """
+    frames = _FixedBatches(encoder, batch_frames, with_patches=layout.num_patches > 0)
+    views = _FixedBatches(encoder, batch_frames, with_patches=False)
+    videos: list[DecodedVideo] = []
+    waiting = _Stopwatch(decoded)
+    for video in waiting:
+        if video.frames is not None:
+            frames.add(video.frames)
+        if video.views is not None:
+            views.add(video.views.reshape(-1, *video.views.shape[2:]))
+        # A unit's pixels do not fit into memory.
+        videos.append(replace(video, frames=None, views=None))
+        on_video(1)
+    seconds = {"wait": waiting.seconds, "decode": sum(video.seconds for video in videos)}
+    unit = _gathered(rows, videos, frames.finish(), views.finish()[:, 0], layout)
+    return replace(unit, seconds={**seconds, "encode": frames.seconds + views.seconds})
+
+
+def encode_captions(
+    encoder: Encoder,
+    rows: Sequence[int],
+    captions: Sequence[str],
+    *,
+    batch_captions: int,
+    with_words: bool,
+    on_captions: Callable[[int], None],
+) -> EncodedUnit:
+    """Encode the captions of a unit, sorted by length, in batches of one fixed size.
+
+    Args:
+        encoder: the frozen encoder.
+        rows: row of each caption, ascending.
+        captions: the sentences.
+        batch_captions: captions a batch; the last one is filled with its last caption.
+        with_words: keep the word tokens too; a caption's feature is then the token at EOT.
+        on_captions: called with the number of captions done.
+
+    Raises:
+        EncoderError: a caption's features are not finite in float16.
+    """
+    started = time.perf_counter()
+    tokens = encoder.tokenize(captions)
+    order = torch.argsort((tokens != 0).sum(dim=1), stable=True)
+    features = np.empty((len(captions), encoder.dim), dtype="<f2")
+    words: dict[int, npt.NDArray[np.float16]] = {}
+    for start in range(0, len(order), batch_captions):
+        batch = order[start : start + batch_captions]
+        filled = tokens[torch.cat([batch, batch[-1:].expand(batch_captions - len(batch))])]
+        if with_words:
+            encoded = encoder.encode_words(filled).numpy().astype("<f2")
+            last = filled.argmax(dim=1).tolist()  # EOT is the largest id
+            words |= {int(i): encoded[k, : last[k] + 1] for k, i in enumerate(batch)}
+            features[batch.numpy()] = np.stack([words[int(i)][-1] for i in batch])
+        else:
+            encoded = encoder.encode_tokens(filled)[: len(batch)].numpy()
+            features[batch.numpy()] = encoded.astype("<f2")
+        on_captions(len(batch))
+    num_bad = int((~np.isfinite(features).all(axis=1)).sum())
+    num_bad += sum(not np.isfinite(w[:-1]).all() for w in words.values())
+    if num_bad:
+        raise EncoderError(
+            f"the features of {num_bad} of {len(captions)} captions are not finite in float16; "
+            "check the weights, or set encoder.precision to fp32"
+        )
+    values: dict[str, npt.NDArray[Any]] = {"text/features": features}
+    if with_words:
+        ordered = [words[i] for i in range(len(captions))]
+        values[LENGTHS] = np.array([len(tokens) for tokens in ordered], dtype="<i4")
+        values[WORDS] = np.concatenate(ordered)
+    outcomes = [RowOutcome(row) for row in rows]
+    return EncodedUnit(values, outcomes, seconds={"encode": time.perf_counter() - started})
+
+
+@contextmanager
+def committing(writer: CacheWriter) -> Iterator[Callable[[PendingUnit, EncodedUnit], None]]:
+    """Write units in a thread of their own, one behind the caller.
+
+    Yields:
+        A function that hands a unit over, once the unit before it is durable. What its writing
+        raises is raised by the next call, or at the end of the block.
+    """
+    running: deque[Future[None]] = deque()
+
+    def commit(unit: PendingUnit, encoded: EncodedUnit) -> None:
+        if running:
+            running.popleft().result()
+        running.append(
+            pool.submit(
+                writer.commit,
+                unit,
+                encoded.values,
+                encoded.outcomes,
+                thumbnails=encoded.thumbnails,
+                seconds=encoded.seconds,
+            )
+        )
+
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
+        yield commit
+        if running:
+            running.popleft().result()
+
+
+def _gathered(
+    rows: Sequence[int],
+    videos: Sequence[DecodedVideo],
+    tokens: npt.NDArray[np.float16],
+    views: npt.NDArray[np.float16],
+    layout: Layout,
+) -> EncodedUnit:
+    """Deal the tokens of all frames and the features of all views out to the videos."""
+    values = {spec.name: spec.empty(len(rows)) for spec in layout.arrays("video")}
+    outcomes, start = [], 0
+    for i, (row, video) in enumerate(zip(rows, videos, strict=True)):
+        length = len(video.times)
+        end = start + length
+        own = tokens[start:end]
+        own_views = views[layout.num_views * start : layout.num_views * end]
+        start = end
+        outcome = _outcome(row, video, own, own_views)
+        if outcome.reason is None:
+            values["video/frames"][i, :length] = own[:, 0]
+            values["video/times"][i, :length] = video.times
+            values["video/num_frames"][i] = length
+            if layout.num_views:
+                values[VIEWS][i, :, :length] = own_views.reshape(-1, length, layout.dim)
+            if layout.num_patches:
+                values[PATCHES][i, :length] = own[:, 1:]
+        outcomes.append(outcome)
+    pictures = zip(rows, (video.thumbnail for video in videos), strict=True)
+    thumbnails = {row: picture for row, picture in pictures if picture is not None}
+    return EncodedUnit(values, outcomes, thumbnails)
+
+
+class _FixedBatches:
+    """Encode frames as they come, always ``size`` at a time, into (1 + P, D) tokens each."""
+
+    def __init__(self, encoder: Encoder, size: int, *, with_patches: bool) -> None:
+        self._encoder = encoder
+        self._size = size
+        self._with_patches = with_patches
+        self._waiting: list[Tensor] = []
+        self._running: deque[Tensor] = deque()
+        self._features: list[npt.NDArray[np.float16]] = []
+        self.seconds = 0.0
+
+    def add(self, frames: npt.NDArray[np.uint8]) -> None:
+        started = time.perf_counter()
+        self._waiting.append(self._encoder.to_images(frames))
+        while sum(map(len, self._waiting)) >= self._size:
+            waiting = torch.cat(self._waiting)
+            self._encode(waiting[: self._size], self._size)
+            self._waiting = [waiting[self._size :]]
+        self.seconds += time.perf_counter() - started
+
+    def finish(self) -> npt.NDArray[np.float16]:
+        started = time.perf_counter()
+        waiting = torch.cat(self._waiting) if self._waiting else torch.empty(0)
+        if len(waiting):
+            padding = waiting.new_zeros(self._size - len(waiting), *waiting.shape[1:])
+            self._encode(torch.cat([waiting, padding]), len(waiting))
+        while self._running:
+            self._fetch()
+        self.seconds += time.perf_counter() - started
+        if not self._features:
+            return np.empty((0, 1, self._encoder.dim), dtype="<f2")
+        return np.concatenate(self._features)
+
+    def _encode(self, images: Tensor, real: int) -> None:
+        # Fetched one batch later, so that a GPU has the next batch before this one is done.
+        if self._with_patches:
+            tokens = self._encoder.encode_frame_tokens(images)
+        else:
+            tokens = self._encoder.encode_frames(images)[:, None]
+        self._running.append(tokens[:real])
+        if len(self._running) > 1:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        features = self._running.popleft().cpu().numpy()
+        with np.errstate(over="ignore"):  # infinity is found and recorded by the caller
+            self._features.append(features.astype("<f2"))
+
+
+class _Stopwatch:
+    """Hand items on and count the seconds spent waiting for them."""
+
+    def __init__(self, items: Iterable[DecodedVideo]) -> None:
+        self._items = iter(items)
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[DecodedVideo]:
+        return self
+
+    def __next__(self) -> DecodedVideo:
+        started = time.perf_counter()
+        try:
+            return next(self._items)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+def _outcome(row: int, video: DecodedVideo, *features: npt.NDArray[np.float16]) -> RowOutcome:
+    if video.reason is not None:
+        return RowOutcome(row, reason=video.reason)
+    if not all(np.isfinite(values).all() for values in features):
+        return RowOutcome(row, reason="its features are not finite in float16")
+    return RowOutcome(
+        row,
+        decoder=video.decoder,
+        switch_reason=video.switch_reason,
+        digest=video.digest,
+    )

@@ -1,0 +1,245 @@
+"""What an extraction would do, write and take, from a short trial; nothing is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gare_cache.cache.identity import folder_name
+from gare_cache.cache.reader import open_cache
+from gare_cache.cache.rows import RowTable
+from gare_cache.cache.schema import FEATURES, KINDS, Kind, Layout
+from gare_cache.encoders.encoder import Encoder
+from gare_cache.extraction.decode import DecodedVideo, decode_in_workers
+from gare_cache.extraction.pending import pending_sources
+from gare_cache.extraction.project_encoder import (
+    project_encoder,
+    project_identity,
+    project_layout,
+    project_views,
+)
+from gare_cache.manifest import read_manifest
+from gare_cache.project.paths import Workspace
+from gare_cache.reproducibility import resolve_device, set_threads
+
+_TRIAL_VIDEOS = 8
+_TRIAL_CAPTIONS = 1000  # of which the tokens are counted
+_MOST_BATCH = 32  # more frames or captions at a time take longer to try and are hardly faster
+_COMPARED = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """What decoding a few videos showed.
+
+    Attributes:
+        decode_seconds: of one process, a video.
+        num_frames: a video.
+        thumbnail_bytes: a video.
+        failures: videos that could not be decoded.
+        frame: (H, W, 3) uint8, one of the frames as they reach the encoder; None without any.
+    """
+
+    decode_seconds: float = 0.0
+    num_frames: float = 0.0
+    thumbnail_bytes: float = 0.0
+    failures: int = 0
+    frame: npt.NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Frames and captions encoded a second; 0 where there is none to try."""
+
+    frames: float
+    captions: float
+
+
+def dry_run(
+    workspace: Workspace, *, device: str = "auto", threads: int = 0, workers: int = 0
+) -> Iterator[str]:
+    """Yield lines about what ``extract`` with the same arguments would do.
+
+    Args:
+        workspace: the project.
+        device: where the encoder runs.
+        threads: torch's threads; 0 keeps torch's choice.
+        workers: processes that decode; 0 takes one a processor.
+
+    Raises:
+        ConfigError, EncoderError, CacheError: as ``extract``.
+    """
+    set_threads(threads)
+    manifest = read_manifest(workspace.manifest)
+    encoder = project_encoder(workspace, manifest, device=device)
+    identity = project_identity(workspace, encoder)
+    folder = workspace.cache_root / folder_name(workspace.params.dataset.name, identity)
+    layout = project_layout(workspace.params.extract, encoder)
+    tables = _tables(folder, layout)
+    pending = pending_sources(tables, manifest)
+    yield f"cache            {folder} ({'exists' if tables['video'].sources else 'new'})"
+    yield f"videos           {_amount(len(pending['video']), len(manifest.videos))}"
+    yield f"captions         {_amount(len(pending['text']), len(manifest.captions))}"
+    cores = os.cpu_count() or 1
+    trial = _try_decoding(workspace, encoder, list(pending["video"].values()), cores)
+    needed = _bytes_to_write(layout, tables, pending)
+    needed += int(trial.thumbnail_bytes * len(pending["video"]))
+    needed += _bytes_of_words(encoder, layout, pending["text"])
+    yield from _disk(folder, needed)
+    if not pending["video"] and not pending["text"]:
+        yield "time             nothing is left to encode"
+        return
+    processes = min(workers or cores, cores)
+    if pending["video"]:
+        failed = f", {trial.failures} of the tried videos fail" if trial.failures else ""
+        yield (
+            f"decode           {trial.decode_seconds * 1000:,.0f} ms a video in each of "
+            f"{processes} processes, {trial.num_frames:.1f} frames a video{failed}"
+        )
+    own = encoder.identity["precision"]
+    for precision in dict.fromkeys((own, *_COMPARED)):
+        if precision != own:
+            encoder = project_encoder(workspace, manifest, device=device, precision=precision)
+        rates = _Rates(
+            frames=_frames_a_second(encoder, trial, workspace.params.extract.batch_frames, layout),
+            captions=_captions_a_second(encoder, pending["text"].values(), layout),
+        )
+        seconds = _seconds(
+            rates,
+            trial,
+            frames=trial.num_frames * len(pending["video"]) * (1 + layout.num_views),
+            videos=len(pending["video"]),
+            captions=len(pending["text"]),
+            processes=processes,
+            shared=resolve_device(device).type == "cpu",
+        )
+        note = " (params.yaml)" if precision == own else ""
+        yield (
+            f"{precision:<17}{rates.frames:,.0f} frames/s, {rates.captions:,.0f} captions/s: about "
+            f"{_duration(seconds)}{note}"
+        )
+
+
+def _amount(pending: int, listed: int) -> str:
+    return f"{pending:,} of {listed:,} to encode"
+
+
+def _tables(folder: Path, layout: Layout) -> Mapping[Kind, RowTable]:
+    if (folder / FEATURES).is_dir():
+        return open_cache(folder).tables
+    return {kind: RowTable(kind, layout.unit_rows(kind), []) for kind in KINDS}
+
+
+def _bytes_to_write(
+    layout: Layout, tables: Mapping[Kind, RowTable], pending: Mapping[Kind, dict[int, Any]]
+) -> int:
+    """Sum the chunks of units that have none yet; the chunks of others are replaced."""
+    total = 0
+    for kind in KINDS:
+        table = tables[kind]
+        units = {row // table.unit_rows for row in pending[kind]} - set(table.checksums)
+        row_bytes = sum(spec.row_bytes for spec in layout.arrays(kind))
+        total += len(units) * table.unit_rows * row_bytes
+    return total
+
+
+def _disk(folder: Path, needed: int) -> Iterator[str]:
+    place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    yield f"to be written    {needed / 2**20:,.1f} MB"
+    warning = "; TOO LITTLE" if needed > free else ""
+    yield f"free on the disk {free / 2**20:,.1f} MB{warning}"
+
+
+def _try_decoding(
+    workspace: Workspace, encoder: Encoder, sources: Sequence[dict[str, Any]], cores: int
+) -> _Trial:
+    settings = workspace.params.extract
+    count = min(_TRIAL_VIDEOS, len(sources))
+    if not count:
+        return _Trial()
+    chosen = [sources[i] for i in np.linspace(0, len(sources) - 1, count).astype(int)]
+    with decode_in_workers(
+        chosen,
+        sampler=settings.sampler,
+        max_frames=settings.max_frames_cached,
+        preprocessing=encoder.preprocessing,
+        workers=min(cores, count),
+        deadline_seconds=settings.deadline_seconds,
+        views=project_views(settings),
+    ) as decoded:
+        videos: list[DecodedVideo] = list(decoded)
+    return _Trial(
+        decode_seconds=sum(video.seconds for video in videos) / count,
+        num_frames=sum(len(video.times) for video in videos) / count,
+        thumbnail_bytes=sum(len(video.thumbnail or b"") for video in videos) / count,
+        failures=sum(video.reason is not None for video in videos),
+        frame=next((video.frames[0] for video in videos if video.frames is not None), None),
+    )
+
+
+def _seconds(
+    rates: _Rates,
+    trial: _Trial,
+    *,
+    frames: float,
+    videos: int,
+    captions: int,
+    processes: int,
+    shared: bool,
+) -> float:
+    decode = trial.decode_seconds * videos / processes
+    encode = frames / rates.frames if rates.frames else 0.0
+    # On a CPU both share the processors; beside a GPU the slower side decides.
+    both = decode + encode if shared else max(decode, encode)
+    return both + (captions / rates.captions if rates.captions else 0.0)
+
+
+def _bytes_of_words(encoder: Encoder, layout: Layout, pending: Mapping[int, dict[str, Any]]) -> int:
+    if not layout.words or not pending:
+        return 0
+    every = max(1, len(pending) // _TRIAL_CAPTIONS)
+    tried = [source["caption"] for source in islice(pending.values(), 0, None, every)]
+    lengths = encoder.tokenize(tried).argmax(dim=1) + 1
+    return int(lengths.float().mean() * len(pending)) * layout.dim * 2
+
+
+def _frames_a_second(encoder: Encoder, trial: _Trial, batch: int, layout: Layout) -> float:
+    if trial.frame is None:
+        return 0.0
+    frames = np.repeat(trial.frame[None], min(batch, _MOST_BATCH), axis=0)
+    encode = encoder.encode_frame_tokens if layout.num_patches else encoder.encode_frames
+    encode(encoder.to_images(frames)).cpu()  # the first pays for allocations
+    started = time.perf_counter()
+    encode(encoder.to_images(frames)).cpu()
+    return len(frames) / (time.perf_counter() - started)
+
+
+def _captions_a_second(
+    encoder: Encoder, sources: Iterable[dict[str, Any]], layout: Layout
+) -> float:
+    captions = [source["caption"] for source in islice(sources, _MOST_BATCH)]
+    if not captions:
+        return 0.0
+    encode = encoder.encode_words if layout.words else encoder.encode_tokens
+    encode(encoder.tokenize(captions))
+    started = time.perf_counter()
+    encode(encoder.tokenize(captions))
+    return len(captions) / (time.perf_counter() - started)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

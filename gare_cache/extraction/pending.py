@@ -1,0 +1,54 @@
+"""What an extraction has still to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gare_cache.cache.rows import RowTable
+from gare_cache.cache.schema import KINDS, Kind
+from gare_cache.cache.writer import CacheWriter
+from gare_cache.errors import CacheError
+from gare_cache.manifest import Manifest
+
+
+def pending_sources(
+    tables: Mapping[Kind, RowTable], manifest: Manifest
+) -> dict[Kind, dict[int, dict[str, Any]]]:
+    """Return what of a manifest is not done, by row; new items get the rows they would take."""
+    pending: dict[Kind, dict[int, dict[str, Any]]] = {}
+    for kind, sources in _sources(manifest).items():
+        table = replace(tables[kind], sources=list(tables[kind].sources))
+        rows = table.allocate(sources)
+        pending[kind] = {
+            row: source
+            for row, source in zip(rows, sources, strict=True)
+            if table.status(row) == "pending"
+        }
+    return pending
+
+
+def _sources(manifest: Manifest) -> dict[Kind, list[dict[str, Any]]]:
+    videos = [row for row in manifest.videos.to_pylist() if row["path"] is not None]
+    return {"video": videos, "text": manifest.captions.to_pylist()}
+
+
+def units_left(tables: Mapping[Kind, RowTable], manifest: Manifest) -> int:
+    """Count the units that hold a video or caption which is not done."""
+    pending = pending_sources(tables, manifest)
+    return sum(len({row // tables[kind].unit_rows for row in pending[kind]}) for kind in KINDS)
+
+
+def require_nothing_pending(writer: CacheWriter, manifest: Manifest) -> None:
+    """Refuse to finalise a cache that lacks something of a manifest.
+
+    Raises:
+        CacheError: units are left.
+    """
+    left = units_left(writer.tables, manifest)
+    if left:
+        raise CacheError(
+            f"{left} units of {writer.folder} are not done; run their shards again, or `gare-cache "
+            "extract` without --finalise, which does them and finalises"
+        )

@@ -1,0 +1,90 @@
+"""Decode and encode everything that a cache lacks of a manifest, unit by unit."""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+
+from gare_cache.cache.writer import CacheWriter
+from gare_cache.encoders.encoder import Encoder
+from gare_cache.encoders.settings import ExtractSettings
+from gare_cache.extraction.decode import decode_in_workers
+from gare_cache.extraction.encode import committing, encode_captions, encode_videos
+from gare_cache.extraction.project_encoder import (
+    project_views,
+)
+from gare_cache.manifest import Manifest
+from gare_cache.project.progress import progress
+
+_MOST_WORKERS = 16
+
+
+def encode_all_videos(
+    writer: CacheWriter,
+    encoder: Encoder,
+    manifest: Manifest,
+    settings: ExtractSettings,
+    *,
+    workers: int,
+) -> None:
+    """Decode and encode the videos that the cache lacks.
+
+    Args:
+        writer: of the cache.
+        encoder: makes the features.
+        manifest: the videos wanted.
+        settings: sampling, batches and deadline.
+        workers: processes that decode; 0 takes one a processor, at most 16.
+    """
+    sources = [row for row in manifest.videos.to_pylist() if row["path"] is not None]
+    rows = writer.allocate("video", sources)
+    source_of = dict(zip(rows, sources, strict=True))
+    pending = writer.pending("video", rows)
+    left = sum(len(unit.rows) for unit in pending)
+    with (
+        decode_in_workers(
+            [source_of[row] for unit in pending for row in unit.rows],
+            sampler=settings.sampler,
+            max_frames=settings.max_frames_cached,
+            preprocessing=encoder.preprocessing,
+            workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
+            deadline_seconds=settings.deadline_seconds,
+            views=project_views(settings),
+        ) as decoded,
+        committing(writer) as commit,
+        progress("encode videos", len(rows), done=len(rows) - left) as advance,
+    ):
+        for unit in pending:
+            encoded = encode_videos(
+                encoder,
+                unit.rows,
+                islice(decoded, len(unit.rows)),
+                layout=writer.layout,
+                batch_frames=settings.batch_frames,
+                on_video=advance,
+            )
+            commit(unit, encoded)
+
+
+def encode_all_captions(
+    writer: CacheWriter, encoder: Encoder, manifest: Manifest, settings: ExtractSettings
+) -> None:
+    """Encode the captions that the cache lacks; arguments as for the videos."""
+    sources = manifest.captions.to_pylist()
+    rows = writer.allocate("text", sources)
+    caption_of = {row: source["caption"] for row, source in zip(rows, sources, strict=True)}
+    pending = writer.pending("text", rows)
+    left = sum(len(unit.rows) for unit in pending)
+    with progress("encode captions", len(rows), done=len(rows) - left) as advance:
+        for unit in pending:
+            encoded = encode_captions(
+                encoder,
+                unit.rows,
+                [caption_of[row] for row in unit.rows],
+                batch_captions=settings.batch_captions,
+                with_words=settings.word_tokens,
+                on_captions=advance,
+            )
+            writer.commit(
+                unit, encoded.values, encoded.outcomes, thumbnails={}, seconds=encoded.seconds
+            )

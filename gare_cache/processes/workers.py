@@ -1,0 +1,185 @@
+"""Jobs through several worker processes: results in order, memory bounded, hung ones replaced."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from gare_cache.processes.worker import Raised, Worker, start_worker
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class LostJob:
+    """A job whose worker took too long or died.
+
+    Attributes:
+        reason: for example ``"decoding took longer than 60 s"``.
+    """
+
+    reason: str
+
+
+@contextmanager
+def in_workers(
+    work: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    deadline_seconds: float,
+    ahead_bytes: int,
+) -> Iterator[Iterator[Result | LostJob]]:
+    """Run a function on jobs in worker processes; on leaving the block no process is left.
+
+    The workers run ahead of the caller until the results that wait for it fill ``ahead_bytes``. The
+    result that is next in order is let in whatever its size; each worker holds at most one more.
+
+    Args:
+        work: a function of a module (or a ``functools.partial`` of one) that takes a job and
+            returns a result, both picklable.
+        jobs: what to run it on.
+        workers: processes at a time.
+        deadline_seconds: the longest that a job may take, from when a worker takes it.
+        ahead_bytes: size of the results held for the caller.
+
+    Yields:
+        The results in the order of the jobs. A worker that misses the deadline or dies is killed
+        and replaced, and its job's result is a ``LostJob``. What ``work`` raises is raised.
+
+    Raises:
+        EnvironmentFailure: from the iterator, if a worker cannot be started.
+    """
+    stream = _Stream(work, jobs, deadline_seconds=deadline_seconds, ahead_bytes=ahead_bytes)
+    threads = [
+        threading.Thread(target=stream.supervise, name=f"decode-{number}", daemon=True)
+        for number in range(min(workers, len(jobs)))
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        yield stream.results()
+    finally:
+        stream.close()
+        for thread in threads:
+            thread.join()
+
+
+class _Stream(Generic[Job, Result]):
+    """The state that the threads share, one thread a worker; everything under one condition."""
+
+    def __init__(
+        self,
+        work: Callable[[Job], Result],
+        jobs: Sequence[Job],
+        *,
+        deadline_seconds: float,
+        ahead_bytes: int,
+    ) -> None:
+        self._work = work
+        self._jobs = jobs
+        self._deadline_seconds = deadline_seconds
+        self._ahead_bytes = ahead_bytes
+        self._changed = threading.Condition()
+        self._taken = 0  # jobs that workers have taken
+        self._next = 0  # the job whose result the caller takes next
+        self._held_bytes = 0
+        self._waiting: dict[int, tuple[int, Result | LostJob | Raised]] = {}
+        self._workers: set[Worker] = set()
+        self._error: BaseException | None = None
+        self._closed = False
+
+    def results(self) -> Iterator[Result | LostJob]:
+        for number in range(len(self._jobs)):
+            with self._changed:
+                while number not in self._waiting:
+                    if self._error is not None:
+                        raise self._error
+                    self._changed.wait()
+                num_bytes, result = self._waiting.pop(number)
+                self._held_bytes -= num_bytes
+                self._next = number + 1
+                self._changed.notify_all()
+            if isinstance(result, Raised):
+                raise result.error
+            yield result
+
+    def supervise(self) -> None:
+        """Take jobs for one worker at a time until there are none."""
+        worker = None
+        try:
+            while (number := self._take()) is not None:
+                worker = worker or self._start()
+                if not self._run(worker, number):
+                    self._drop(worker)
+                    worker = None
+        except BaseException as err:  # raised to the caller, in its thread
+            with self._changed:
+                self._error = err
+                self._changed.notify_all()
+        finally:
+            if worker is not None:
+                self._drop(worker)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            for worker in self._workers:
+                worker.interrupt()
+
+    def _take(self) -> int | None:
+        with self._changed:
+            if self._closed or self._taken == len(self._jobs):
+                return None
+            self._taken += 1
+            return self._taken - 1
+
+    def _start(self) -> Worker:
+        worker = start_worker(self._work, deadline_seconds=self._deadline_seconds)
+        with self._changed:
+            self._workers.add(worker)
+            if self._closed:
+                worker.interrupt()
+        return worker
+
+    def _drop(self, worker: Worker) -> None:
+        with self._changed:
+            self._workers.remove(worker)
+        worker.end()
+
+    def _run(self, worker: Worker, number: int) -> bool:
+        """Have a worker do a job; False if that cost the worker."""
+        held_bytes = 0
+        try:
+            envelope = worker.begin(self._jobs[number])
+            self._admit(number, envelope.num_bytes)
+            held_bytes = envelope.num_bytes
+            self._deliver(number, held_bytes, worker.finish(envelope))
+            return True
+        except TimeoutError:
+            reason = f"decoding took longer than {self._deadline_seconds:g} s"
+        except (EOFError, OSError):
+            reason = f"the decoder {worker.cause_of_death()}"
+        self._deliver(number, held_bytes, LostJob(reason))
+        return False
+
+    def _admit(self, number: int, num_bytes: int) -> None:
+        """Wait until a result may be held, or until nobody wants it any more."""
+
+        def admissible() -> bool:
+            fits = self._held_bytes + num_bytes <= self._ahead_bytes
+            return self._closed or fits or number == self._next
+
+        with self._changed:
+            self._changed.wait_for(admissible)
+            self._held_bytes += num_bytes
+
+    def _deliver(self, number: int, num_bytes: int, result: Any) -> None:
+        with self._changed:
+            self._waiting[number] = (num_bytes, result)
+            self._changed.notify_all()

@@ -1,0 +1,102 @@
+"""How long a variant's training takes, from a few batches of it."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from gare_cache.data.batches import num_batches
+from gare_cache.errors import EnvironmentFailure
+from gare_cache.manifest import read_manifest
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace
+from gare_cache.reproducibility import resolve_device
+from gare_cache.studies.runs import RunTask
+from gare_cache.studies.workers import KeptSplits
+from gare_cache.training.distributed import Processes
+from gare_cache.training.loop import validation_scores
+from gare_cache.training.setup import set_up_training, train_prepared
+
+_BATCHES = 5
+
+
+class _Enough(Exception):
+    """The trial has seen its batches."""
+
+
+def trial_seconds(tasks: Iterable[RunTask]) -> dict[str, float]:
+    """Train a few batches of each run and scale their time up to the whole training.
+
+    seconds = epochs (batches x median of a batch's time + one validation). Nothing is kept. A run
+    that fails in its first batches has no entry; it fails again, with its reason, when its turn
+    comes.
+
+    Args:
+        tasks: one a variant.
+
+    Returns:
+        Seconds by variant, of one run alone on this machine.
+
+    Raises:
+        EnvironmentFailure, OSError: the machine failed.
+    """
+    kept = KeptSplits()
+    threads = torch.get_num_threads()
+    found = {}
+    for task in tasks:
+        torch.set_num_threads(threads)
+        try:
+            found[task.variant] = _trial(task, kept)
+        except (OSError, EnvironmentFailure):
+            raise
+        except Exception:  # of whatever kind: it is the run's, and its row will say it
+            continue
+    torch.set_num_threads(threads)
+    return found
+
+
+def _trial(task: RunTask, kept: KeptSplits) -> float:
+    settings = task.params.train
+    device = resolve_device(task.device)
+    times: list[float] = []
+
+    def note_time() -> None:
+        times.append(time.perf_counter())
+        if len(times) > _BATCHES:
+            raise _Enough
+
+    with tempfile.TemporaryDirectory(prefix="gare-cache-trial-") as folder:
+        space = Workspace(task.project, task.params, Path(folder), inputs=task.inputs)
+        cache, _ = open_features(space)
+        setup = set_up_training(
+            task.params.head,
+            settings,
+            cache,
+            read_manifest(space.manifest),
+            device=device,
+            load=kept.of(task.inputs),
+        )
+        steps = num_batches(len(setup.train_split.text), settings.batch_size)
+        epochs = settings.epochs
+        times.append(time.perf_counter())
+        with suppress(_Enough):
+            train_prepared(
+                setup,
+                settings,
+                processes=Processes(),
+                state_file=Path(folder) / "training.pt",
+                on_batch=note_time,
+                on_epoch=lambda state: None,
+            )
+        started = time.perf_counter()
+        validation_scores(setup.head.eval(), setup.val_split.one_caption_per_video())
+        validation = time.perf_counter() - started
+    batch = statistics.median(b - a for a, b in itertools.pairwise(times))
+    return epochs * (steps * batch + validation)

@@ -1,0 +1,249 @@
+"""What a study found, in sentences, and the grids beside its table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from statistics import fmean, median
+from typing import Any
+
+from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.reports.pages.grids import DIRECTION_TITLES, Grid, format_number
+from gare_cache.studies.report.axes import axis_groups
+from gare_cache.studies.report.content import HEADLINE, StudyContent, Variant
+from gare_cache.studies.report.queries import outcome_counts
+from gare_cache.studies.report.table import (
+    NOT_DISTINGUISHABLE,
+    NOTHING,
+    format_change,
+    format_p,
+    mean_with_std,
+    metric_title,
+    seconds_cell,
+)
+
+_NAMED = 8
+# Points, below what is printed.
+_EQUAL = 0.05
+_R1 = "text-to-video R@1"
+
+
+def findings(content: StudyContent) -> list[str]:
+    """Say what the table shows: the best, what can be told apart, each axis, cost, failures."""
+    sentences = [_size(content)]
+    if any(variant.runs for variant in content.variants):
+        sentences += _best(content)
+    sentences += [*_distinguishable(content), *_resolution(content)]
+    sentences += [sentence for axis in content.axes for sentence in _axis(content, axis)]
+    sentences += [*_cost(content), *_failures(content)]
+    return sentences
+
+
+def variants_grid(content: StudyContent) -> Grid:
+    """Lay out what each variant is: its values on the axes and the settings it changes."""
+    rows = [
+        (
+            variant.name,
+            *(variant.axis_values.get(axis, NOTHING) for axis in content.axes),
+            "; ".join(f"{key} = {_setting(value)}" for key, value in variant.changes.items())
+            or "nothing",
+        )
+        for variant in content.variants
+    ]
+    return ("Variant", *content.axes, "Changed settings"), rows
+
+
+def runs_grid(content: StudyContent) -> Grid:
+    """Lay out every run, the failed ones included, in the study's order."""
+    metrics = (HEADLINE, "v2t.R@1")
+    header = ("Variant", "Seed", *map(metric_title, metrics), "Best epoch", "Seconds", "Status")
+    rows: list[tuple[str, ...]] = []
+    for variant in content.variants:
+        finished = {
+            run.seed: (
+                *(_number(run.metrics.get(name)) for name in metrics),
+                NOTHING if run.best_epoch is None else str(run.best_epoch),
+                _number(run.seconds),
+                "done",
+            )
+            for run in variant.runs
+        }
+        failed = {
+            seed: (NOTHING,) * (len(metrics) + 2) + (f"failed: {reason}",)
+            for seed, reason in variant.failures
+        }
+        every = {**finished, **failed}
+        rows += [(variant.name, str(seed), *every[seed]) for seed in sorted(every)]
+    return header, rows
+
+
+def outcomes_grid(content: StudyContent) -> Grid:
+    """Lay out the queries won and lost against the reference, text to video and back."""
+    header = ("Variant", "Direction", "Won", "Lost", "Both", "Neither")
+    rows: list[tuple[str, ...]] = []
+    for direction in DIRECTIONS:
+        queries = content.queries.get(direction)
+        if queries is None or content.reference not in queries.variants:
+            continue
+        place = {name: number for number, name in enumerate(queries.variants)}
+        for variant in content.ranked:
+            if variant.name in place and variant.name != content.reference:
+                counts = outcome_counts(queries, place[variant.name], place[content.reference])
+                words = DIRECTION_TITLES[direction]
+                rows.append((variant.name, words, *(f"{count:,}" for count in counts)))
+    return header, rows
+
+
+def study_notes(content: StudyContent) -> list[str]:
+    """Return the study's notes behind what its split means."""
+    notes = list(content.notes)
+    if content.split == "val":
+        notes.insert(
+            0,
+            "These are validation figures. Epochs were selected on the same split, and whoever "
+            "picks the best row selects on it once more: score the chosen row once on test.",
+        )
+    return notes
+
+
+def _size(content: StudyContent) -> str:
+    runs = sum(len(variant.runs) for variant in content.variants)
+    count = _count(len(content.variants), "variant")
+    return (
+        f"{count}, {_count(len(content.seeds), 'seed')} each: {_count(runs, 'finished run')}, "
+        f"shown on the {content.split_title}."
+    )
+
+
+def _best(content: StudyContent) -> list[str]:
+    best, reference = content.ranked[0], content.reference_variant
+    sentence = f"{_quoted(best)} ranks first by validation score: {_R1} {_described(best)}"
+    found = best.contrasts.get(HEADLINE)
+    if best.name == content.reference:
+        sentence += "; it is the reference."
+    elif found is None:
+        sentence += f". It cannot be compared with the reference {_quoted(reference)}."
+    else:
+        verdict = "" if found.distinguishable else f": {NOT_DISTINGUISHABLE}"
+        sentence += (
+            f", {format_change(found.points)} points against {_quoted(reference)}, 95 % interval "
+            f"{format_change(found.low)} to {format_change(found.high)}, "
+            f"p Holm {format_p(found.p_holm)}{verdict}."
+        )
+    finished = [variant for variant in content.ranked if variant.runs]
+    highest = max(finished, key=lambda variant: variant.mean[HEADLINE])
+    if highest.name == best.name:
+        return [sentence]
+    return [
+        sentence,
+        f"The highest mean {_R1} on the {content.split_title} is that of {_quoted(highest)}: "
+        f"{_described(highest)}.",
+    ]
+
+
+def _distinguishable(content: StudyContent) -> list[str]:
+    compared = content.compared
+    if not compared:
+        return []
+    told = [one for one in compared if one.contrasts[HEADLINE].distinguishable]
+    sentence = (
+        f"{len(told)} of {_count(len(compared), 'variant')} can be told from the reference "
+        f"{_quoted(content.reference_variant)} in {_R1}"
+    )
+    for word, sign in (("better", 1), ("worse", -1)):
+        names = [_quoted(one) for one in told if sign * one.contrasts[HEADLINE].points > 0]
+        if names:
+            more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+            sentence += f"; {word}: {', '.join(names[:_NAMED])}{more}"
+    return [f"{sentence}."]
+
+
+def _resolution(content: StudyContent) -> list[str]:
+    found = [variant.contrasts[HEADLINE] for variant in content.compared]
+    found = [one for one in found if one.half_width > 0]
+    if not found:
+        return []
+    widths, true = [one.half_width for one in found], [one.detectable for one in found]
+    return [
+        f"The smallest difference in {_R1} that this {content.split_title} could show with these "
+        f"runs is {_spread(widths)} before the adjustment for several comparisons; a true "
+        f"difference of {_spread(true)} is found four times of five."
+    ]
+
+
+def _axis(content: StudyContent, axis: str) -> list[str]:
+    """Compare the means of an axis' values: over all groups, or the first where some lack one."""
+    groups = axis_groups(content, axis)
+    complete = [
+        group
+        for group in groups
+        if group.values == groups[0].values and all(one.runs for one in group.variants)
+    ]
+    if len(complete) < len(groups):
+        groups = groups[:1]
+    if not groups or sum(bool(one.runs) for one in groups[0].variants) < 2:
+        return []
+    averages = {
+        value: fmean(group.variants[place].mean[HEADLINE] for group in groups)
+        for place, value in enumerate(groups[0].values)
+        if groups[0].variants[place].runs
+    }
+    if max(averages.values()) - min(averages.values()) < _EQUAL:
+        return [f"{axis}: the same {_R1} at every value ({fmean(averages.values()):.1f})."]
+    high = max(averages, key=lambda value: averages[value])
+    low = min(averages, key=lambda value: averages[value])
+    over = f", mean over {len(groups)} settings of the other axes" if len(groups) > 1 else ""
+    return [
+        f'{axis}: highest {_R1} at "{high}" ({averages[high]:.1f}), lowest at "{low}" '
+        f"({averages[low]:.1f}){over}."
+    ]
+
+
+def _cost(content: StudyContent) -> list[str]:
+    timed = [variant for variant in content.variants if variant.seconds is not None]
+    if len(timed) < 2:
+        return []
+    fast, slow = (
+        choose(timed, key=lambda variant: variant.seconds or 0.0) for choose in (min, max)
+    )
+    return [
+        f"A run took {seconds_cell(fast)} s ({_quoted(fast)}) to {seconds_cell(slow)} s "
+        f"({_quoted(slow)}) on average."
+    ]
+
+
+def _failures(content: StudyContent) -> list[str]:
+    failed = [one for one in content.variants if one.failures]
+    if not failed:
+        return []
+    total = sum(len(one.failures) for one in failed)
+    names = ", ".join(f"{len(one.failures)} of {_quoted(one)}" for one in failed)
+    verb = "is" if total == 1 else "are"
+    return [f"{_count(total, 'run')} failed and {verb} in no mean: {names}."]
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _quoted(variant: Variant) -> str:
+    return f'"{variant.name}"'
+
+
+def _described(variant: Variant) -> str:
+    return f"{mean_with_std(variant, HEADLINE)} (n = {len(variant.runs)})"
+
+
+def _spread(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    if low == high:
+        return f"{low} points"
+    return f"{median(values):.1f} points ({low} to {high}, by variant)"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else format_number(value)

@@ -1,0 +1,66 @@
+"""The report of a study as Markdown: the page's table, findings and grids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gare_cache.reports.pages.grids import escape_markdown, markdown_grid
+from gare_cache.studies.report.content import StudyContent
+from gare_cache.studies.report.findings import (
+    findings,
+    outcomes_grid,
+    runs_grid,
+    study_notes,
+    variants_grid,
+)
+from gare_cache.studies.report.table import study_markdown_table
+
+OUTCOMES_NOTE = (
+    "A query is won where more of the variant's runs find the true item first than of the "
+    "reference's, lost where fewer do; both: equally many and at least one; neither: none does. "
+    "Queries for which either has no features are left out."
+)
+
+
+def render_study_markdown(content: StudyContent) -> str:
+    """Render a study's report as GitHub-flavoured Markdown.
+
+    Args:
+        content: everything on the page.
+
+    Returns:
+        The document; sections that would be empty are left out.
+    """
+    question = f"{escape_markdown(content.question)}\n" if content.question else ""
+    sections = [
+        f"# {escape_markdown(content.heading)}\n",
+        question,
+        f"## Variants\n\n{study_markdown_table(content)}",
+        _bullets("Findings", findings(content)),
+        _bullets("Notes", study_notes(content)),
+        _grid("Queries won and lost", *outcomes_grid(content), num_left=2, below=OUTCOMES_NOTE),
+        _grid("What each variant is", *variants_grid(content), num_left=99),
+        _grid("Every run", *runs_grid(content), num_left=1),
+        _grid("How it was measured", ("Fact", "Value"), list(content.facts), num_left=2),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _bullets(title: str, sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    return f"## {title}\n\n" + "".join(f"* {escape_markdown(line)}\n" for line in sentences)
+
+
+def _grid(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    num_left: int,
+    below: str = "",
+) -> str:
+    if not rows:
+        return ""
+    words = f"\n{escape_markdown(below)}\n" if below else ""
+    return f"## {title}\n\n{markdown_grid(header, rows, num_left)}{words}"

@@ -1,0 +1,150 @@
+"""Which queries one variant wins from another, counted for every pair and packed for the page."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+from gare_cache.reports.pages.html import script_json
+from gare_cache.studies.report.content import QueryTable, StudyContent
+
+# Of the page as a whole about 10 MB; thumbnails have 5 MB of it.
+MOST_QUERY_BYTES = 3_500_000
+# Shares of up to 6, 8 or 10 seeds are whole numbers of it, and it fits 16 bits.
+HIT_STEPS = 60_000
+OUTCOMES = ("won", "lost", "both", "neither")
+
+
+@dataclass(frozen=True)
+class PackedQueries:
+    """What the page's script reads.
+
+    Attributes:
+        json: safe inside a ``script`` element.
+        num_shown: queries that the lists hold, by direction; the counts are over all.
+        num_queries: by direction.
+        video_ids: videos of the lists, the most wanted first.
+    """
+
+    json: Markup
+    num_shown: Mapping[str, int]
+    num_queries: Mapping[str, int]
+    video_ids: Sequence[str]
+
+
+def outcome_counts(queries: QueryTable, first: int, second: int) -> tuple[int, int, int, int]:
+    """Count the queries that variant ``first`` answers at rank 1 more often than ``second``.
+
+    A query is *won* where more of the first's runs find the true item first, *lost* where fewer
+    do, answered by *both* where equally many do and at least one, and by *neither* where none does.
+    Queries for which either has no features are left out.
+
+    Args:
+        queries: one direction.
+        first: row of the variant that wins or loses.
+        second: row of the other.
+
+    Returns:
+        Queries won, lost, answered by both, by neither; their sum is the number of queries
+        that both have features for.
+    """
+    ranked = ~np.isnan(queries.ranks[[first, second]]).any(axis=0)
+    ours, theirs = (_steps(queries.hits[place][ranked]) for place in (first, second))
+    equal = ours == theirs
+    return (
+        int((ours > theirs).sum()),
+        int((ours < theirs).sum()),
+        int((equal & (ours > 0)).sum()),
+        int((equal & (ours == 0)).sum()),
+    )
+
+
+def pack_queries(
+    content: StudyContent,
+    classes: Mapping[str, str],
+    most_bytes: int = MOST_QUERY_BYTES,
+) -> PackedQueries:
+    """Pack counts of all pairs and, within a budget, the queries on which variants differ most.
+
+    Args:
+        content: the study.
+        classes: CSS class by video id, of those with a thumbnail.
+        most_bytes: of packed queries, half of it for either direction.
+    """
+    directions: dict[str, object] = {}
+    shown: dict[str, int] = {}
+    wanted: list[str] = []
+    for direction, queries in content.queries.items():
+        rows = _within(queries, most_bytes // max(1, len(content.queries)))
+        shown[direction] = len(rows)
+        wanted += [queries.video_ids[row] for row in rows]
+        directions[direction] = _packed(queries, rows, classes)
+    names = next((queries.variants for queries in content.queries.values()), ())
+    first, second = default_pair(content)
+    packed = {
+        "variants": list(names),
+        "chosen": [first, second],
+        "steps": HIT_STEPS,
+        "directions": directions,
+    }
+    totals = {name: len(queries.texts) for name, queries in content.queries.items()}
+    return PackedQueries(script_json(packed), shown, totals, list(dict.fromkeys(wanted)))
+
+
+def default_pair(content: StudyContent) -> tuple[str, str]:
+    """Name the best variant that is not the reference, and the reference.
+
+    Where the reference has no finished run, the two best; an empty name where there is no other.
+    """
+    ranked = [variant.name for variant in content.ranked if variant.runs]
+    others = [name for name in ranked if name != content.reference]
+    if len(others) < len(ranked):
+        return (others or [""])[0], content.reference
+    first, second = [*others, "", ""][:2]
+    return first, second
+
+
+def _steps(hits: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    return np.rint(hits * HIT_STEPS).astype(np.int64)
+
+
+def _within(queries: QueryTable, most_bytes: int) -> list[int]:
+    """Choose as many queries as the budget allows, those with the most different answers first."""
+    if not queries.texts:
+        return []
+    ranks = np.where(np.isnan(queries.ranks), 0.0, queries.ranks)
+    order = np.lexsort((-np.ptp(ranks, axis=0), -np.ptp(_steps(queries.hits), axis=0)))
+    # Base64 of 2 bytes of hits and 4 of rank a variant.
+    of_variants = 8 * len(queries.variants)
+    kept: list[int] = []
+    spent = 0
+    for row in order.tolist():
+        spent += of_variants + len(json.dumps([queries.texts[row], queries.video_ids[row]])) + 8
+        if spent > most_bytes:
+            break
+        kept.append(row)
+    return kept
+
+
+def _packed(queries: QueryTable, rows: Sequence[int], classes: Mapping[str, str]) -> object:
+    places = range(len(queries.variants))
+    kept = list(rows)
+    return {
+        "queries": [
+            [queries.texts[row], queries.video_ids[row], classes.get(queries.video_ids[row], "")]
+            for row in rows
+        ],
+        "hits": [_base64(_steps(hits[kept]).astype("<u2")) for hits in queries.hits],
+        "ranks": [_base64(ranks[kept].astype("<f4")) for ranks in queries.ranks],
+        "counts": [[outcome_counts(queries, one, two) for two in places] for one in places],
+    }
+
+
+def _base64(values: npt.NDArray[np.generic]) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")

@@ -1,0 +1,120 @@
+"""One row of a study trained again, and compared with the run that is stored."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gare_cache.data.split import load_split
+from gare_cache.errors import ConfigError, GareCacheError
+from gare_cache.project.progress import say
+from gare_cache.studies.ablate import open_study
+from gare_cache.studies.runs import RunTask, execute, is_done, read_reason, read_run
+from gare_cache.studies.setting_keys import flat
+
+_SHOWN = 5
+
+
+class NotReproduced(GareCacheError, RuntimeError):
+    """A run that was trained again gave other weights or scores."""
+
+    exit_code: ClassVar[int] = 3
+
+
+def check_row(
+    study_file: Path,
+    *,
+    row: int = 1,
+    outputs: Path | None = None,
+    device: str = "auto",
+    settings: Sequence[str] = (),
+) -> list[str]:
+    """Train one row again in a temporary folder and compare weights and validation scores.
+
+    Args:
+        study_file: the study.
+        row: number of the variant in the plan, from 1; its first seed that is done is trained.
+        outputs: folder of the outputs.
+        device: where to train.
+        settings: ``setting=value`` each, changed in all variants.
+
+    Returns:
+        Lines that say what is equal.
+
+    Raises:
+        ConfigError: there is no such row, or none of its runs is done.
+        NotReproduced: weights or scores differ; with what else differs (versions, machine).
+    """
+    opened = open_study(study_file, outputs=outputs, device=device, settings=settings)
+    if not 1 <= row <= len(opened.variants):
+        raise ConfigError(f"--check {row}: the study has rows 1 to {len(opened.variants)}")
+    name = opened.variants[row - 1].name
+    stored = next((t for t in opened.tasks if t.variant == name and is_done(t)), None)
+    if stored is None:
+        raise ConfigError(
+            f"--check {row}: no run of {name!r} is done; run `gare-cache ablate {study_file}` first"
+        )
+    say(f"train {stored} again")
+    with tempfile.TemporaryDirectory(prefix="gare-cache-check-") as folder:
+        again = replace(stored, runs=Path(folder))
+        execute(again, load=load_split)
+        reason = read_reason(again)
+        if reason is not None:
+            raise NotReproduced(f"{stored} failed this time: {reason}")
+        differing = [*_weights(stored, again), *_scores(stored, again)]
+        elsewhere = _circumstances(stored, again)
+    if differing:
+        cause = "; ".join(elsewhere) or "versions, machine and device are the same"
+        raise NotReproduced(f"{stored} did not come out again: {'; '.join(differing)}. {cause}")
+    return [
+        f"{stored}: the weights are equal to the bit, and so are all validation ranks and scores",
+        *(f"although {line}" for line in elsewhere),
+    ]
+
+
+def _weights(stored: RunTask, again: RunTask) -> Iterator[str]:
+    ours, theirs = (load_file(t.folder / "run" / "head.safetensors") for t in (stored, again))
+    if ours.keys() != theirs.keys():
+        yield f"other tensors: {', '.join(sorted(ours.keys() ^ theirs.keys())[:_SHOWN])}"
+        return
+    differing = [name for name in ours if not _same_bits(ours[name], theirs[name])]
+    if differing:
+        largest = max(float((ours[n].double() - theirs[n].double()).abs().max()) for n in differing)
+        yield f"{len(differing)} of {len(ours)} tensors differ, by {largest:.2g} at most"
+
+
+def _same_bits(ours: Tensor, theirs: Tensor) -> bool:
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return False
+    return torch.equal(ours.flatten().view(torch.uint8), theirs.flatten().view(torch.uint8))
+
+
+def _scores(stored: RunTask, again: RunTask) -> Iterator[str]:
+    ours, theirs = (read_run(task, ("val",)).splits["val"] for task in (stored, again))
+    for key, value in ours.metrics.items():
+        if theirs.metrics[key] != value:
+            yield f"val {key} was {value:.4f} and is {theirs.metrics[key]:.4f}"
+    if not ours.ranks.equals(theirs.ranks):
+        yield "validation ranks differ"
+
+
+def _circumstances(stored: RunTask, again: RunTask) -> list[str]:
+    ours, theirs = (_record(task) for task in (stored, again))
+    return [
+        f"{name} was {ours.get(name)!r} and is {theirs.get(name)!r}"
+        for name in sorted({*ours, *theirs})
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def _record(task: RunTask) -> Mapping[str, Any]:
+    record = json.loads((task.folder / "run" / "record.json").read_text(encoding="utf-8"))
+    return flat({"device": record["device"], **record["provenance"]})

@@ -1,0 +1,278 @@
+"""One run of a study in its folder ``.gare/runs/<run key>/``: train, score, read.
+
+``run.json`` is written last, by rename: a run that has it is finished, or failed with its reason.
+Scores lie beside it, one folder a split and protocol, put in place by rename. A lock that the
+system frees with its process keeps two studies from training one run at the same time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gare_cache.code_identity import installed_code_digest
+from gare_cache.config import Params
+from gare_cache.data.split import SplitLoader
+from gare_cache.errors import EnvironmentFailure
+from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.scores import HEAD, normalised_method
+from gare_cache.files import canonical_digest, write_json
+from gare_cache.own import use_project
+from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import quiet
+from gare_cache.reproducibility import resolve_device
+from gare_cache.stages.evaluate import evaluate
+from gare_cache.stages.train import train
+from gare_cache.studies.expansion import row_normaliser
+from gare_cache.studies.peak_memory import peak_memory_bytes, reset_peak_memory
+from gare_cache.studies.results import RANK_COLUMNS, RunResult, SplitResult
+from gare_cache.studies.study import METRIC_KEYS
+from gare_cache.training.checkpoint import load_checkpoint
+
+_RECORD = "run.json"
+_FAILURE = "failure.json"
+_LOCK = "lock"
+# Settings of evaluate that change neither a rank nor a score.
+_WITHOUT_EFFECT_ON_RANKS = {"split", "resamples"}
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """What is to be done for one run.
+
+    Attributes:
+        project: the project's folder.
+        inputs: folder of the manifest and of features.json.
+        params: settings, with the run's seed.
+        run_key: identity of the training.
+        variant: row of the study.
+        device: where to train and score.
+        split: that is to be scored.
+        runs: folder of all runs; None is the project's.
+    """
+
+    project: Path
+    inputs: Path
+    params: Params
+    run_key: str
+    variant: str
+    device: str
+    split: str = "val"
+    runs: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return (self.runs or self.project / ".gare" / "runs") / self.run_key
+
+    @property
+    def scores(self) -> Path:
+        """Folder of the scores of ``split`` under these settings."""
+        return self.folder / f"{self.split}-{_scoring_key(self.params)}"
+
+    def __str__(self) -> str:
+        return f"{self.variant}, seed {self.params.train.seed}"
+
+
+def execute(task: RunTask, *, load: SplitLoader) -> None:
+    """Train a run unless it is, and score it unless it is; what fails is recorded as failed.
+
+    Args:
+        task: the run.
+        load: loads splits.
+
+    Raises:
+        EnvironmentFailure, OSError: the machine failed; the run is not to blame and is kept as
+            unfinished.
+    """
+    use_project(task.project)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    with _alone(task.folder):
+        if not (task.folder / _RECORD).is_file():
+            _recorded(task.folder / _RECORD, lambda: _train(task, load))
+        if read_reason(task) is None and not task.scores.is_dir():
+            _score(task, load)
+
+
+def forget_failure(task: RunTask) -> None:
+    """Take a failed run for one that was never tried."""
+    if _reason(task.folder / _RECORD) is not None:
+        shutil.rmtree(task.folder)
+    elif _reason(task.scores / _FAILURE) is not None:
+        shutil.rmtree(task.scores)
+
+
+def record_death(task: RunTask, reason: str) -> None:
+    """Record that the process of a run died."""
+    write_json(task.folder / _RECORD, {"reason": reason})
+
+
+def is_begun(task: RunTask) -> bool:
+    """Return whether there is something of a run."""
+    return (task.folder / "state").is_dir() or (task.folder / _RECORD).is_file()
+
+
+def is_done(task: RunTask) -> bool:
+    """Return whether a run is trained and scored on the task's split."""
+    return (task.scores / "metrics.json").is_file() and read_reason(task) is None
+
+
+def read_reason(task: RunTask) -> str | None:
+    """Return why a run failed; None for one that has not."""
+    return _reason(task.folder / _RECORD) or _reason(task.scores / _FAILURE)
+
+
+def read_seconds(task: RunTask) -> float | None:
+    """Return the seconds of a run's training; None where they are not known."""
+    if not (task.folder / _RECORD).is_file():
+        return None
+    seconds: float | None = _read_json(task.folder / _RECORD).get("seconds")
+    return seconds
+
+
+def read_run(task: RunTask, splits: tuple[str, ...]) -> RunResult:
+    """Read a run that is done or failed.
+
+    Args:
+        task: the run.
+        splits: whose scores are wanted; a failure on one of them is the run's.
+    """
+    settings = task.params.model_dump(exclude={"report": True, "evaluate": {"split"}})
+    features = _read_json(task.inputs / "features.json")
+    common = {
+        "variant": task.variant,
+        "seed": task.params.train.seed,
+        "run_key": task.run_key,
+        "settings": settings,
+        "extraction_id": features["extraction_id"],
+    }
+    tasks = {split: replace(task, split=split) for split in splits}
+    reason = next(filter(None, map(read_reason, tasks.values())), None)
+    if reason is not None:
+        return RunResult(**common, reason=reason)
+    record = _read_json(task.folder / _RECORD)
+    trained = _read_json(task.folder / "run" / "record.json")
+    log = (task.folder / "run" / "train_log.jsonl").read_text(encoding="utf-8")
+    return RunResult(
+        **common,
+        best_epoch=trained["best_epoch"],
+        validation_score=trained["validation_score"],
+        splits={split: _read_scores(t) for split, t in tasks.items()},
+        history=[json.loads(line) for line in log.splitlines()],
+        seconds=record["seconds"],
+        peak_memory_bytes=record["peak_memory_bytes"],
+        parameters=record["parameters"],
+        device=trained["device"],
+        scoring=record["scoring"],
+        provenance=trained["provenance"],
+    )
+
+
+def _train(task: RunTask, load: SplitLoader) -> dict[str, Any]:
+    space = Workspace(task.project, task.params, task.folder, inputs=task.inputs)
+    begun = any(space.state.glob("*/training.pt"))
+    device = resolve_device(task.device)
+    reset_peak_memory(device)
+    started = time.perf_counter()
+    train(space, device=task.device, load=load)
+    seconds = time.perf_counter() - started
+    head = load_checkpoint(space.run / "head.safetensors").head
+    shutil.rmtree(space.state)
+    return {
+        "reason": None,
+        "seconds": None if begun else seconds,
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "parameters": sum(parameter.numel() for parameter in head.parameters()),
+        "scoring": "exact" if head.exact else "dense",
+    }
+
+
+def _score(task: RunTask, load: SplitLoader) -> None:
+    settings = task.params.evaluate.model_copy(update={"split": task.split})
+    params = task.params.model_copy(update={"evaluate": settings})
+    space = Workspace(task.project, params, task.folder, inputs=task.inputs)
+    shutil.rmtree(space.evaluation, ignore_errors=True)
+    space.evaluation.mkdir()
+
+    def score() -> dict[str, Any]:
+        with quiet():
+            return evaluate(space, device=task.device, load=load)
+
+    _recorded(space.evaluation / "result.json", score)
+    failed = _reason(space.evaluation / "result.json")
+    for path in space.evaluation.iterdir():
+        if path.name not in ("metrics.json", "ranks.parquet"):
+            path.unlink()
+    if failed is not None:
+        write_json(space.evaluation / _FAILURE, {"reason": failed})
+    os.rename(space.evaluation, task.scores)
+
+
+def _recorded(path: Path, work: Callable[[], dict[str, Any]]) -> None:
+    """Write what work returns, or the reason for which it failed."""
+    try:
+        result = work()
+    except (OSError, EnvironmentFailure):
+        raise
+    except Exception as err:
+        known = type(err).__module__.startswith("gare_cache")
+        message = " ".join(str(err).split())
+        result = {
+            "reason": message if known else f"{type(err).__name__}: {message}",
+            "traceback": traceback.format_exc(),
+        }
+    write_json(path, result)
+
+
+def _read_scores(task: RunTask) -> SplitResult:
+    """Read the scores of the head, after the normaliser where the row has one."""
+    metrics = _read_json(task.scores / "metrics.json")
+    method, scores = HEAD, metrics["methods"][HEAD]
+    if row_normaliser(task.params) is not None:
+        row = metrics["normalisers"]["rows"][1]
+        method, scores = normalised_method(row["title"]), row
+    table = pq.read_table(task.scores / "ranks.parquet")
+    table = table.filter(pc.equal(table["method"], method)).select(RANK_COLUMNS.names)
+    return SplitResult(
+        metrics={key: scores[key[:3]][key[4:]] for key in METRIC_KEYS},
+        ranks=table.cast(RANK_COLUMNS),
+        gallery={direction: scores[direction]["items listed"] for direction in DIRECTIONS},
+        coverage=metrics["coverage"],
+    )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _scoring_key(params: Params) -> str:
+    settings = params.evaluate.model_dump(exclude=_WITHOUT_EFFECT_ON_RANKS)
+    return canonical_digest([settings, installed_code_digest(evaluate.__module__)])[:12]
+
+
+def _reason(path: Path) -> str | None:
+    reason: str | None = _read_json(path).get("reason") if path.is_file() else None
+    return reason
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,150 @@
+"""Runs of a study one after another, here or in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gare_cache.cache.reader import FeatureCache
+from gare_cache.data.split import FeatureSplit, SplitLoader, load_split
+from gare_cache.manifest import Manifest
+from gare_cache.project.progress import quiet
+from gare_cache.studies.runs import RunTask, execute, record_death
+
+# Training and validation split of two caches.
+_SPLITS_KEPT = 4
+
+
+class KeptSplits:
+    """Loads splits, and keeps those it loaded last for the next runs."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Any, ...], FeatureSplit] = OrderedDict()
+
+    def of(self, inputs: Path) -> SplitLoader:
+        """Return a loader for the manifest and features of a folder."""
+
+        def load(
+            cache: FeatureCache, manifest: Manifest, name: str, **options: Any
+        ) -> FeatureSplit:
+            key = (inputs, cache.content_digest, name, *sorted(options.items()))
+            if key not in self._kept:
+                if len(self._kept) == _SPLITS_KEPT:
+                    self._kept.popitem(last=False)
+                self._kept[key] = load_split(cache, manifest, name, **options)
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+        return load
+
+
+def run_all(tasks: Sequence[RunTask], *, jobs: int) -> Iterator[RunTask]:
+    """Do every task; yield each when it is finished or has failed.
+
+    Args:
+        tasks: in the order to begin them.
+        jobs: processes; 1 works in this one.
+    """
+    if jobs == 1:
+        yield from _run_here(tasks)
+    else:
+        yield from _run_in_processes(tasks, min(jobs, len(tasks)))
+
+
+def _run_here(tasks: Sequence[RunTask]) -> Iterator[RunTask]:
+    kept = KeptSplits()
+    threads = torch.get_num_threads()
+    for task in tasks:
+        # A run with train.threads 0 takes torch's choice, not the run's before it.
+        torch.set_num_threads(threads)
+        execute(task, load=kept.of(task.inputs))
+        yield task
+
+
+@dataclass(frozen=True, eq=False)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+
+
+def _run_in_processes(tasks: Sequence[RunTask], jobs: int) -> Iterator[RunTask]:
+    left = deque(tasks)
+    at_work: dict[Any, tuple[_Worker, RunTask]] = {}
+    workers: list[_Worker] = []
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+
+    def begin(worker: _Worker | None = None) -> None:
+        if worker is None:
+            worker = _start(threads)
+            workers.append(worker)
+        task = left.popleft()
+        worker.connection.send(task)
+        at_work[worker.connection] = (worker, task)
+
+    try:
+        for _ in range(jobs):
+            begin()
+        while at_work:
+            for connection in wait(list(at_work)):
+                worker, task = at_work.pop(connection)
+                alive: _Worker | None = worker
+                try:
+                    error = worker.connection.recv()
+                except EOFError:
+                    worker.process.join()
+                    record_death(task, f"its process died ({_cause(worker.process.exitcode)})")
+                    error, alive = None, None
+                if error is not None:
+                    raise error
+                yield task
+                if left:
+                    begin(alive)
+    finally:
+        for worker in workers:
+            worker.process.terminate()
+            worker.process.join()
+
+
+def _start(threads: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    connection, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, threads), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, connection)
+
+
+def _work(connection: Connection, threads: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the parent ends its own.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    kept = KeptSplits()
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            sys.exit()
+        torch.set_num_threads(threads)
+        try:
+            with quiet():
+                execute(task, load=kept.of(task.inputs))
+        except Exception as err:  # what is no run's fault ends the study, in the parent
+            connection.send(err)
+        else:
+            connection.send(None)
+
+
+def _cause(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"signal {signal.Signals(-exit_code).name}; out of memory?"
+    return f"exit code {exit_code}"

@@ -1,0 +1,33 @@
+"""Settings of the optimisation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+)
+
+from gare_cache.losses.settings import LossSettings
+from gare_cache.settings import Count, Fraction, NonNegative, Positive, Settings
+
+
+class TrainSettings(Settings):
+    """The optimisation."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0)] = 0
+    num_frames: Count = 12
+    frame_choice: Literal["even", "jittered"] = "even"
+    views: bool = False
+    epochs: Count = 5
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    optimizer: Literal["bert_adam", "adamw"] = "bert_adam"
+    learning_rate: Positive = 1e-4
+    logit_scale_learning_rate: NonNegative = 1e-7
+    weight_decay: NonNegative = 0.2
+    weight_decay_on: Literal["weights", "all_but_bias"] = "weights"
+    warmup: Fraction = 0.1
+    max_grad_norm: Positive = 1.0
+    reference_gather: bool = False
+    loss: LossSettings = LossSettings()

@@ -1,0 +1,210 @@
+"""Everything of a training before its first batch, and the identity it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gare_cache.cache.reader import FeatureCache
+from gare_cache.code_identity import installed_code_digest
+from gare_cache.data.frames import FrameChoice
+from gare_cache.data.split import FeatureSplit, SplitLoader
+from gare_cache.errors import CacheError, ConfigError
+from gare_cache.files import canonical_digest
+from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_from_encoder
+from gare_cache.heads.settings import HeadSettings
+from gare_cache.losses.objective import Objective
+from gare_cache.manifest import Manifest
+from gare_cache.own import own_digests
+from gare_cache.reproducibility import make_deterministic
+from gare_cache.training.distributed import Processes
+from gare_cache.training.loop import TrainingState, train_head
+from gare_cache.training.optimizers import build_optimizer
+from gare_cache.training.settings import TrainSettings
+
+# The whole of a training, from the settings to the saved head.
+_ENTRY = "gare_cache.stages.train"
+_FEATURES_IDENTITY = ("encoder_id", "extraction_id", "content_digest")
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """Everything of a training before its first batch."""
+
+    head: RetrievalHead
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    train_split: FeatureSplit
+    val_split: FeatureSplit
+    frame_choice: FrameChoice
+
+
+def set_up_training(
+    head_settings: HeadSettings,
+    settings: TrainSettings,
+    cache: FeatureCache,
+    manifest: Manifest,
+    *,
+    device: torch.device,
+    load: SplitLoader,
+) -> TrainingSetup:
+    """Seed everything, load the splits and build head, loss and optimiser.
+
+    Args:
+        head_settings: of the head to train.
+        settings: of the training.
+        cache: the features.
+        manifest: which videos and captions are whose split.
+        device: where to train.
+        load: has the arguments of ``gare_cache.data.split.load_split``.
+
+    Raises:
+        ConfigError: settings do not fit the data.
+        CacheError: the features are incomplete, or lack what the head compares.
+    """
+    make_deterministic(seed=settings.seed, threads=settings.threads)
+    num_frames = _num_frames(settings, cache)
+    choice = FrameChoice(num_frames, jittered=settings.frame_choice == "jittered")
+    head = new_head(head_settings, cache, num_frames=num_frames).to(device)
+    train_split = load(
+        cache,
+        manifest,
+        "train",
+        device=device,
+        num_frames=None if settings.views or choice.jittered else num_frames,
+        views=settings.views,
+        words=head.needs_words,
+    )
+    val_split = load(
+        cache, manifest, "val", device=device, num_frames=num_frames, words=head.needs_words
+    )
+    loss = settings.loss.model_dump(exclude_none=True, exclude={"false_negatives"})
+    objective = Objective(**loss).to(device)
+    optimizer = build_optimizer(
+        head,
+        objective,
+        name=settings.optimizer,
+        learning_rate=settings.learning_rate,
+        logit_scale_learning_rate=settings.logit_scale_learning_rate,
+        weight_decay=settings.weight_decay,
+        weight_decay_on=settings.weight_decay_on,
+    )
+    return TrainingSetup(head, objective, optimizer, train_split, val_split, choice)
+
+
+def train_prepared(
+    setup: TrainingSetup,
+    settings: TrainSettings,
+    *,
+    processes: Processes,
+    state_file: Path,
+    on_batch: Callable[[], None],
+    on_epoch: Callable[[TrainingState], None],
+) -> TrainingState:
+    """Run ``train_head`` on what ``set_up_training`` made."""
+    return train_head(
+        setup.head,
+        setup.objective,
+        setup.optimizer,
+        train=setup.train_split,
+        validation=setup.val_split,
+        frame_choice=setup.frame_choice,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        warmup=settings.warmup,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        state_file=state_file,
+        on_batch=on_batch,
+        on_epoch=on_epoch,
+        mask_false_negatives=settings.loss.false_negatives == "mask",
+        processes=processes,
+    )
+
+
+def new_head(settings: HeadSettings, cache: FeatureCache, *, num_frames: int) -> RetrievalHead:
+    """Build a head for a cache's features and start it from the encoder.
+
+    Raises:
+        ConfigError: the settings do not fit together.
+        CacheError: the head compares words, and the cache holds none.
+    """
+    pooling = None if settings.pooling is None else settings.pooling.model_dump(exclude_none=True)
+    head = build_head(
+        dim=cache.layout.dim,
+        max_frames=num_frames,
+        projection=settings.projection,
+        aggregator=settings.aggregator.model_dump(exclude_none=True),
+        interaction=settings.interaction.model_dump(exclude_none=True),
+        pooling=pooling,
+        gap=None if settings.gap is None else settings.gap.model_dump(),
+        reference_padding=settings.reference_padding,
+    )
+    if head.needs_words and not cache.layout.words:
+        raise CacheError(
+            f"this head compares the words of the captions, and {cache.folder} holds no word "
+            "tokens; set extract.word_tokens: true and run `gare-cache extract`, or take another "
+            "head: head.gap.context: frames, head.interaction.name: pooled (imported features have "
+            "no word tokens)"
+        )
+    initialise_from_encoder(head, cache.head_start())
+    return head
+
+
+def training_identity(
+    head: HeadSettings,
+    train: TrainSettings,
+    features: Mapping[str, Any],
+    listed: Mapping[str, str],
+    *,
+    num_processes: int = 1,
+) -> dict[str, Any]:
+    """Collect what decides a training: settings, features, what is listed, and the code.
+
+    Machine and versions are not in it; they decide the last bits alone and stand in the record.
+
+    Args:
+        head: settings of the head.
+        train: settings of the training.
+        features: content of ``features.json``.
+        listed: of ``listed_digests``.
+        num_processes: that train together; each draws its own dropout.
+    """
+    settings = {"head": head.model_dump(), "train": train.model_dump()}
+    return {
+        "settings": settings,
+        **{name: features[name] for name in _FEATURES_IDENTITY},
+        "data": dict(listed),
+        "processes": num_processes,
+        "source": installed_code_digest(_ENTRY),
+        "own": own_digests(settings),
+    }
+
+
+def listed_digests(manifest: Manifest) -> dict[str, str]:
+    """Return the digest of what is listed of each split that training sees."""
+    return {split: manifest.digest(split) for split in ("train", "val")}
+
+
+def run_key(identity: Mapping[str, Any]) -> str:
+    """Return the name of a training: the start of its identity's digest."""
+    return canonical_digest(identity)[:16]
+
+
+def _num_frames(settings: TrainSettings, cache: FeatureCache) -> int:
+    asked, cached = settings.num_frames, cache.layout.max_frames
+    if asked > cached:
+        raise ConfigError(
+            f"train.num_frames is {asked}, but {cache.folder} holds at most {cached} frames a "
+            f"video; set it to {cached} or less, or cache more (extract.max_frames_cached)"
+        )
+    if asked == cached and settings.frame_choice == "jittered":
+        raise ConfigError(
+            f"train.frame_choice is jittered, but train.num_frames and {cache.folder} both have "
+            f"{cached} frames a video, which leaves nothing to choose; lower train.num_frames"
+        )
+    return asked

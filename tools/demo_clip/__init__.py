@@ -1,0 +1,1 @@
+"""How the small CLIP of the demo was made; not part of the installed package."""
