@@ -19,9 +19,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from gare_cache.heads.gap import CONTEXTS, SIDES
 from gare_cache.heads.pairs import Words
 from gare_cache.heads.retrieval import RetrievalHead, build_head
+from gare_cache.heads.settings import CONTEXTS, SIDES
 
 DIM, NUM_FRAMES, NUM_WORDS, TEXT_BLOCK = 512, 12, 12, 20
 

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ValidationError,
-    model_validator,
-)
+from pydantic import model_validator
 
 from gare_cache.annotations.settings import DatasetSettings
 from gare_cache.encoders.settings import EncoderSettings, ExtractSettings
-from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.errors import ConfigError
 from gare_cache.evaluation.settings import EvaluateSettings
-from gare_cache.heads.combinations import (
-    same_for_all_videos,
-)
 from gare_cache.heads.settings import HeadSettings
-from gare_cache.losses.settings import REGULARISERS
-from gare_cache.own import is_own
 from gare_cache.reports.settings import ReportSettings
-from gare_cache.settings import Settings
+from gare_cache.settings import CustomSettings, Settings, parse_settings
 from gare_cache.training.settings import TrainSettings
 
 
@@ -50,13 +40,13 @@ class Params(Settings):
                 "extract.word_tokens: true"
             )
         loss, gap = self.train.loss, self.head.gap
-        active = [name for name in REGULARISERS if getattr(loss, name).weight > 0]
-        if gap is None and not is_own(self.head.interaction.name) and active:
+        active = [name for name, term in loss.regularisers.items() if term.weight > 0]
+        if gap is None and active and not isinstance(self.head.interaction, CustomSettings):
             raise ValueError(
                 "head.gap is null, so there is no increment to regularise; set "
                 f"{_weights(active)} to 0, or give head.gap its settings"
             )
-        if gap is not None and same_for_all_videos(gap.model_dump()):
+        if gap is not None and gap.same_for_all_videos:
             idle = [name for name in active if name in _of_a_text(gap.side, loss.ib.anchor)]
             if idle:
                 raise ValueError(
@@ -64,11 +54,6 @@ class Params(Settings):
                     "increment for all videos, so there is nothing to compare; set "
                     f"{_weights(idle)} to 0, or head.gap.query: gap"
                 )
-        if loss.trust_region.learned and loss.trust_region.weight == 0:
-            raise ValueError(
-                "train.loss.trust_region.learned is true at weight 0, where nothing is learned; "
-                "set train.loss.trust_region.weight, or learned: false"
-            )
         return self
 
 
@@ -106,37 +91,7 @@ def parse_params(values: dict[str, Any], *, where: str) -> Params:
     Raises:
         ConfigError: as ``load_params``.
     """
-    try:
-        return Params.model_validate(values)
-    except ValidationError as err:
-        faults = "; ".join(_fault(fault) for fault in err.errors())
-        raise ConfigError(f"{where}: {faults}") from err
-
-
-def _fault(fault: Any) -> str:
-    place = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "extra_forbidden":
-        *parents, name = fault["loc"]
-        section = ".".join(map(str, parents)) or "params"
-        return unknown_name(f"setting of {section}", str(name), _known_keys(parents))
-    message = re.sub(r"^Value error, ", "", fault["msg"])
-    if fault["type"] == "value_error":
-        return message
-    if fault["type"] == "missing":
-        return f"{place} is missing"
-    hint = ""
-    if isinstance(fault["input"], str) and "number" in message:
-        hint = " (YAML reads 1e-3 as text: write 0.001)"
-    return f"{place} is {fault['input']!r}: {message[0].lower()}{message[1:]}{hint}"
-
-
-def _known_keys(parents: list[Any]) -> Iterator[str]:
-    model: type[BaseModel] = Params
-    for name in parents:
-        annotation = model.model_fields[str(name)].annotation
-        options = getattr(annotation, "__args__", (annotation,))
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return iter(model.model_fields)
+    return parse_settings(Params, values, where=where)
 
 
 def resolve(project: Path, path: str) -> Path:

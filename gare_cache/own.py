@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import json
 import os
 import re
 import sys
@@ -151,41 +150,6 @@ def require_signature(
             f"{what} {path!r} has the signature {signature} and is called as ({call}): {err}; "
             "change its parameters or its options"
         ) from err
-
-
-def complete_own_settings(settings: Mapping[str, Any], *, what: str) -> dict[str, Any]:
-    """Check the settings of a user's own part and fill in the defaults.
-
-    Args:
-        settings: ``name``, an import path, and ``options``.
-        what: what it is to be, for the messages: ``"aggregator"``.
-
-    Returns:
-        ``name`` and ``options``.
-
-    Raises:
-        ConfigError: another setting than these two, or options that are no plain values by name.
-    """
-    name = settings["name"]
-    others = [key for key in settings if key not in ("name", "options")]
-    if others:
-        raise ConfigError(
-            f"{others[0]} is no setting of {what} {name!r}; what a part of your own needs goes "
-            f"into its options, such as options: {{{others[0]}: {settings[others[0]]!r}}}"
-        )
-    options = settings.get("options") or {}
-    if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
-        raise ConfigError(
-            f"options of {what} {name!r} are {options!r}; they must be a mapping of names to values"
-        )
-    try:
-        json.dumps(options, allow_nan=False)
-    except (TypeError, ValueError) as err:
-        raise ConfigError(
-            f"options of {what} {name!r} are {options!r}, which no run record can keep ({err}); "
-            "give numbers, texts, lists and mappings of these"
-        ) from err
-    return {"name": name, "options": dict(options)}
 
 
 def own_names(settings: Any) -> Iterator[str]:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,16 @@ import yaml
 from gare_cache.config import load_params, parse_params
 from gare_cache.errors import ConfigError
 from gare_cache.heads import settings as head_settings
-from gare_cache.heads.aggregators import AGGREGATOR_DEFAULTS, AGGREGATORS
-from gare_cache.heads.gap import GAP_DEFAULTS
+from gare_cache.heads.aggregators import AGGREGATORS
 from gare_cache.heads.interactions import INTERACTIONS
-from gare_cache.heads.pooling import POOLING_DEFAULTS, POOLINGS
+from gare_cache.heads.pooling import POOLINGS
+from gare_cache.heads.settings import HeadSettings, TransformerSettings
 from gare_cache.losses import settings as loss_settings
-from gare_cache.losses.contrastive import CONTRASTIVE, CONTRASTIVE_DEFAULTS
-from gare_cache.losses.objective import REGULARISERS, Objective
+from gare_cache.losses.contrastive import CONTRASTIVE
+from gare_cache.losses.objective import REGULARISERS
+from gare_cache.losses.settings import LossSettings
+from gare_cache.settings import NamedSettings
+from gare_cache.studies.setting_keys import flat, setting_names
 
 REPOSITORY = Path(__file__).parents[1]
 MINIMAL: dict[str, Any] = {
@@ -30,9 +35,16 @@ def parse(**sections: Any) -> Any:
 
 
 def test_the_repositorys_params_are_valid_and_name_every_key() -> None:
-    params = load_params(REPOSITORY / "params.yaml")
-    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    assert params.model_dump() == values
+    values = flat(yaml.safe_load((REPOSITORY / "params.yaml").read_text()))
+    read = flat(load_params(REPOSITORY / "params.yaml").model_dump())
+    assert _not_null(read) == _not_null(values)
+    sections = {key.rpartition(".")[0] for key in setting_names()}
+    keys = {key for key in setting_names() if key not in sections and ".views." not in key}
+    assert keys <= values.keys()
+
+
+def _not_null(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 @pytest.mark.parametrize(
@@ -73,6 +85,9 @@ def test_the_repositorys_params_are_valid_and_name_every_key() -> None:
             "set head.pooling.temperature: null",
         ),
         ({"head": {"pooling": {"heads": 2}}}, "set head.pooling.heads: null"),
+        ({"head": {"pooling": {"name": "max"}}}, "unknown head.pooling.name 'max'; known: cross"),
+        ({"head": {"pooling": {"name": "a:B"}}}, "unknown head.pooling.name 'a:B'; known: cross_"),
+        ({"head": {"aggregator": "lstm"}}, "head.aggregator is 'lstm'; it must be a mapping with"),
         ({"head": {"pooling": {"name": "mean", "dropout": 0.1}}}, "set head.pooling.dropout: null"),
         ({"head": {"pooling": None}}, "head.pooling is null, but the interaction 'pooled' needs"),
         ({"head": TOKEN_WISE | {"pooling": {}}, **WORDS}, "set head.pooling: null"),
@@ -143,29 +158,53 @@ def test_heads_that_compare_words() -> None:
     assert not parse().head.needs_word_tokens
 
 
-def test_the_names_are_those_of_the_registries() -> None:
-    assert head_settings.AGGREGATORS.keys() == AGGREGATORS.keys()
-    assert head_settings.INTERACTIONS.keys() == INTERACTIONS.keys()
-    assert head_settings.POOLINGS.keys() == POOLINGS.keys()
-    assert loss_settings.CONTRASTIVE.keys() == CONTRASTIVE.keys()
-    assert tuple(REGULARISERS) == loss_settings.REGULARISERS
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (head_settings.AGGREGATORS, AGGREGATORS),
+        (head_settings.INTERACTIONS, INTERACTIONS),
+        (head_settings.POOLINGS, POOLINGS),
+        (loss_settings.CONTRASTIVE, CONTRASTIVE),
+    ],
+)
+def test_every_part_has_settings_of_its_name(
+    settings: dict[str, type[NamedSettings]], parts: dict[str, Any]
+) -> None:
+    assert settings.keys() == parts.keys()
+    for name, settings_class in settings.items():
+        assert settings_class.model_validate({}).name == name
 
 
-def test_settings_and_defaults_are_those_of_the_registries() -> None:
-    for table, defaults in (
-        (head_settings.POOLINGS, POOLING_DEFAULTS),
-        (loss_settings.CONTRASTIVE, CONTRASTIVE_DEFAULTS),
-    ):
-        assert {name: set(keys) for name, keys in table.items()} == {
-            name: set(values) for name, values in defaults.items()
-        }
-    # The number of attention heads is the reference code's, D // 64.
-    aggregators = {name: {*keys} for name, keys in AGGREGATOR_DEFAULTS.items()}
-    aggregators["transformer"].remove("heads")
-    assert {name: {*keys} for name, keys in head_settings.AGGREGATORS.items()} == aggregators
-    assert parse().head.gap.model_dump() == GAP_DEFAULTS
-    loss = parse().train.loss.model_dump(exclude_none=True, exclude={"false_negatives"})
-    assert Objective().settings == loss
+def test_every_regulariser_has_settings() -> None:
+    assert LossSettings().regularisers.keys() == REGULARISERS.keys()
+
+
+@pytest.mark.parametrize("module", ["gare_cache.config", "gare_cache.studies.setting_keys"])
+def test_settings_are_free_of_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
+
+
+def test_a_null_setting_has_its_default() -> None:
+    null: dict[str, Any] = {"name": "transformer", "layers": None, "heads": None, "options": None}
+    assert parse(head={"aggregator": null}).head.aggregator == TransformerSettings()
+    assert parse(head={"aggregator": {"name": None}}).head == HeadSettings()
+
+
+def test_parts_of_every_name_are_written_and_read_again() -> None:
+    for name in AGGREGATORS:
+        head = parse(head={"aggregator": {"name": name}}).head
+        assert HeadSettings.model_validate(head.model_dump()) == head
+        assert HeadSettings.model_validate_json(head.model_dump_json()) == head
+
+
+def test_one_mistake_is_one_message() -> None:
+    with pytest.raises(ConfigError) as err:
+        parse(head={"aggregator": {"name": "transformer", "layers": 0, "heads": 0}})
+    assert str(err.value) == "params.yaml: " + "; ".join(
+        f"head.aggregator.{key} is 0: input should be greater than or equal to 1"
+        for key in ("layers", "heads")
+    )
 
 
 def test_settings_are_frozen() -> None:

@@ -40,6 +40,7 @@ def zero_shot_head(split: FeatureSplit) -> RetrievalHead:
         max_frames=split.frames.shape[1],
         aggregator={"name": "mean"},
         pooling={"name": "mean"},
+        gap=None,
     )
     return head.to(split.text.device).eval()
 

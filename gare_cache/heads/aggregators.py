@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.errors import ConfigError
 from gare_cache.heads.own_aggregator import build_own_aggregator
-from gare_cache.own import complete_own_settings, is_own
-from gare_cache.plain_settings import require_count, with_defaults
+from gare_cache.heads.settings import LstmSettings, MeanAggregatorSettings, TransformerSettings
+from gare_cache.settings import CustomSettings, NamedSettings
 
-INITS = ("encoder", "random")
 _PADDING_BIAS = -1e6
 _NORM_EPS = 1e-12
 
@@ -114,36 +112,30 @@ class TransformerAggregator(nn.Module):
     by the first text blocks and positions of the encoder (``initialise_from_encoder``).
     """
 
-    def __init__(
-        self, dim: int, *, max_frames: int, layers: int, heads: int | None, init: str
-    ) -> None:
+    def __init__(self, settings: TransformerSettings, *, dim: int, max_frames: int) -> None:
         """Build the blocks.
 
         Args:
+            settings: ``layers``: number of blocks; ``heads``: attention heads, None for D // 64,
+                at least 1; ``init``: what ``initialise_from_encoder`` does.
             dim: width D.
             max_frames: number of positions; more frames than that are an error.
-            layers: number of blocks.
-            heads: attention heads; None for D // 64, at least 1.
-            init: ``"encoder"`` or ``"random"``.
 
         Raises:
-            ConfigError: a value is out of range, or the heads do not divide the width.
+            ConfigError: the heads do not divide the width.
         """
         super().__init__()
-        require_count("aggregator.layers", layers)
-        require_count("max_frames", max_frames)
-        if init not in INITS:
-            raise ConfigError(unknown_name("aggregator.init", str(init), INITS))
-        self.heads = max(1, dim // 64) if heads is None else heads
-        require_count("aggregator.heads", self.heads)
+        self.heads = max(1, dim // 64) if settings.heads is None else settings.heads
         if dim % self.heads:
             raise ConfigError(
                 f"the transformer aggregator cannot split dim = {dim} into {self.heads} heads; "
-                "set aggregator.heads to a divisor of dim"
+                "set head.aggregator.heads to a divisor of dim"
             )
-        self.init = init
+        self.init = settings.init
         self.positional_embedding = nn.Parameter(torch.empty(max_frames, dim))
-        self.resblocks = nn.ModuleList(ResidualBlock(dim, self.heads) for _ in range(layers))
+        self.resblocks = nn.ModuleList(
+            ResidualBlock(dim, self.heads) for _ in range(settings.layers)
+        )
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.02)
@@ -195,76 +187,40 @@ class TransformerAggregator(nn.Module):
             if source is None:
                 raise ConfigError(
                     f"the encoder has no {key!r} to start the transformer aggregator from; "
-                    "use fewer aggregator.layers or set aggregator.init: random"
+                    "use fewer head.aggregator.layers or set head.aggregator.init: random"
                 )
             if name == "positional_embedding":
                 source = source[: target.shape[0]]
             if source.shape != target.shape:
                 raise ConfigError(
                     f"the encoder's {key!r} has shape {tuple(source.shape)}, the transformer "
-                    f"aggregator needs {tuple(target.shape)}; set aggregator.init: random"
+                    f"aggregator needs {tuple(target.shape)}; set head.aggregator.init: random"
                 )
             own[name] = source
         self.load_state_dict(own)
 
 
-def _mean(dim: int, max_frames: int) -> nn.Module:
+def _mean(settings: MeanAggregatorSettings, *, dim: int, max_frames: int) -> nn.Module:
     return MeanAggregator()
 
 
-def _lstm(dim: int, max_frames: int) -> nn.Module:
+def _lstm(settings: LstmSettings, *, dim: int, max_frames: int) -> nn.Module:
     return LstmAggregator(dim)
 
 
+# Name -> what builds it; ``settings.AGGREGATORS`` has the settings.
 AGGREGATORS: dict[str, Callable[..., nn.Module]] = {
     "mean": _mean,
     "lstm": _lstm,
     "transformer": TransformerAggregator,
 }
-AGGREGATOR_DEFAULTS: dict[str, dict[str, Any]] = {
-    "mean": {},
-    "lstm": {},
-    "transformer": {"layers": 4, "heads": None, "init": "encoder"},
-}
 
 
-def find_aggregator(name: str) -> Callable[..., nn.Module]:
-    """Look up what builds an aggregator: called as ``(dim, max_frames=F, **settings)``.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
-    if name not in AGGREGATORS:
-        raise ConfigError(unknown_name("aggregator", name, AGGREGATORS))
-    return AGGREGATORS[name]
-
-
-def complete_aggregator_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Check an aggregator's settings and fill in the defaults.
+def build_aggregator(settings: NamedSettings, *, dim: int, max_frames: int) -> nn.Module:
+    """Build an aggregator.
 
     Args:
-        settings: ``name`` and the settings of that aggregator; ``options`` of a class of one's own.
-
-    Returns:
-        All settings of that aggregator, ``name`` included.
-
-    Raises:
-        ConfigError: the name or a setting is unknown.
-    """
-    name = str(settings.get("name", "transformer"))
-    if is_own(name):
-        return complete_own_settings(settings, what="aggregator")
-    find_aggregator(name)
-    defaults = {"name": name, **AGGREGATOR_DEFAULTS[name]}
-    return with_defaults(f"aggregator {name!r}", settings, defaults)
-
-
-def build_aggregator(settings: Mapping[str, Any], *, dim: int, max_frames: int) -> nn.Module:
-    """Build an aggregator from plain values.
-
-    Args:
-        settings: ``name`` (a key of ``AGGREGATORS``) and its settings; the transformer has
-            ``layers``, ``heads`` (None for D // 64) and ``init`` (``encoder`` or ``random``).
+        settings: of a built-in one, or of a class of the user's own.
         dim: width D of the frames.
         max_frames: the most frames of a video.
 
@@ -272,10 +228,8 @@ def build_aggregator(settings: Mapping[str, Any], *, dim: int, max_frames: int) 
         A module (frames (V, F, D), mask (V, F)) -> (V, F, D).
 
     Raises:
-        ConfigError: the name or a setting is unknown or out of range.
+        ConfigError: the settings do not fit the width, or the user's class cannot be built.
     """
-    complete = complete_aggregator_settings(settings)
-    if is_own(complete["name"]):
-        return build_own_aggregator(complete, dim=dim, max_frames=max_frames)
-    constructor = find_aggregator(complete.pop("name"))
-    return constructor(dim, max_frames=max_frames, **complete)
+    if isinstance(settings, CustomSettings):
+        return build_own_aggregator(settings, dim=dim, max_frames=max_frames)
+    return AGGREGATORS[settings.name](settings, dim=dim, max_frames=max_frames)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.errors import ConfigError
 from gare_cache.heads.masking import masked_softmax
-from gare_cache.plain_settings import require_count
+from gare_cache.heads.settings import LinearInit
 
 NORM_EPS = 1e-5
-INITS = ("normal", "identity")
 # The letter of a pair's owner of the context: rows are texts, columns are videos.
 OWNERS = {"text": "t", "video": "v"}
 
@@ -35,17 +34,14 @@ class CrossAttentionLayer(nn.Module):
             dim: width D.
             heads: attention heads, a divisor of D.
             dropout: probability in [0, 1), active in training mode only.
-            what: whose settings these are, for messages: ``"gap"``.
+            what: whose settings these are, for the message: ``"head.gap"``.
 
         Raises:
-            ConfigError: a value is out of range.
+            ConfigError: the heads do not divide the width.
         """
         super().__init__()
-        require_count(f"{what}.heads", heads)
         if dim % heads:
             raise ConfigError(f"{what}.heads is {heads}; it must divide dim = {dim}")
-        if not 0.0 <= dropout < 1.0:
-            raise ConfigError(f"{what}.dropout is {dropout!r}; it must be in [0, 1)")
         self.heads = heads
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.query_proj = nn.Linear(dim, dim)
@@ -84,19 +80,13 @@ class CrossAttentionLayer(nn.Module):
         return out
 
 
-def initialise(module: nn.Module, init: str, *, what: str) -> None:
+def initialise(module: nn.Module, init: LinearInit) -> None:
     """Set every Linear: ``normal``: N(0, 0.02), ``identity``: the identity; biases 0.
 
     Args:
         module: changed in place.
         init: ``normal`` or ``identity``.
-        what: whose setting this is, for the message.
-
-    Raises:
-        ConfigError: another name.
     """
-    if init not in INITS:
-        raise ConfigError(unknown_name(f"{what}.init", str(init), INITS))
     for linear in module.modules():
         if isinstance(linear, nn.Linear):
             if init == "identity":

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
-from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.errors import ConfigError
 from gare_cache.heads.cross_attention import CrossAttentionLayer, initialise
 from gare_cache.heads.masking import mean_pool
 from gare_cache.heads.pairs import Words
-from gare_cache.plain_settings import require_count, with_defaults
-
-SIDES = ("text", "video")
-CONTEXTS = ("frames", "words")
-QUERIES = ("gap", "text")
-ETAS = (1, -1)
-GAP_DEFAULTS: dict[str, Any] = {
-    "side": "text",
-    "context": "frames",
-    "query": "gap",
-    "eta": 1,
-    "layers": 1,
-    "heads": 1,
-    "dropout": 0.3,
-    "init": "normal",
-}
+from gare_cache.heads.settings import GapSettings
 
 
 class GapModule(nn.Module):
@@ -41,62 +25,37 @@ class GapModule(nn.Module):
     one layer is chained; the reference code gives every layer the gap and keeps the last alone.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        side: str = "text",
-        context: str = "frames",
-        query: str = "gap",
-        eta: int = 1,
-        layers: int = 1,
-        heads: int = 1,
-        dropout: float = 0.3,
-        init: str = "normal",
-        reference_padding: bool = False,
-    ) -> None:
+    def __init__(self, dim: int, settings: GapSettings, *, reference_padding: bool = False) -> None:
         """Build the module.
 
         Args:
             dim: width D.
-            side: which item the increment corrects: ``"text"`` or ``"video"``.
-            context: the keys and values: ``"frames"`` of the video or ``"words"`` of the text.
-            query: ``"gap"``, or ``"text"`` for psi without a gap.
-            eta: sign of the gap, 1 or -1.
-            layers: number of layers.
-            heads: attention heads of a layer, a divisor of D.
-            dropout: probability in [0, 1), active in training mode only.
-            init: ``"normal"``: every Linear N(0, 0.02), bias 0, as the published numbers were
-                trained; ``"identity"``: every Linear the identity, bias 0.
+            settings: ``side``: which item the increment corrects; ``context``: the keys and
+                values, frames of the video or words of the text; ``query``: the gap, or the text
+                for psi without a gap; ``eta``: sign of the gap; ``init``: ``normal``: every Linear
+                N(0, 0.02), bias 0, as the published numbers were trained, or ``identity``: every
+                Linear the identity, bias 0.
             reference_padding: count padded frames in the mean and attend to them, as GARE's
                 reference code does. Padded words are never attended to.
 
         Raises:
-            ConfigError: a value is out of range or unknown.
+            ConfigError: the attention heads do not divide the width.
         """
         super().__init__()
-        for what, value, known in (
-            ("side", side, SIDES),
-            ("context", context, CONTEXTS),
-            ("query", query, QUERIES),
-        ):
-            if value not in known:
-                raise ConfigError(unknown_name(f"gap.{what}", str(value), known))
-        if isinstance(eta, bool) or eta not in ETAS:
-            raise ConfigError(f"gap.eta is {eta!r}; it must be 1 or -1")
-        require_count("gap.layers", layers)
-        self.side = side
-        self.context = context
-        self.query = query
-        self.eta = eta
-        self.heads = heads
+        self.side = settings.side
+        self.context = settings.context
+        self.query = settings.query
+        self.eta = settings.eta
+        self.heads = settings.heads
         self.reference_padding = reference_padding
         self.layers = nn.ModuleList(
-            CrossAttentionLayer(dim, heads=heads, dropout=dropout, what="gap")
-            for _ in range(layers)
+            CrossAttentionLayer(
+                dim, heads=settings.heads, dropout=settings.dropout, what="head.gap"
+            )
+            for _ in range(settings.layers)
         )
         self.mean_proj = nn.Linear(dim, dim)
-        initialise(self, init, what="gap")
+        initialise(self, settings.init)
 
     @property
     def owner(self) -> str:
@@ -162,12 +121,3 @@ class GapModule(nn.Module):
         if words is None:
             raise ConfigError("gap.context is words, and no word tokens were given")
         return words
-
-
-def complete_gap_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a gap module's settings and fill in the defaults.
-
-    Raises:
-        ConfigError: a setting is unknown.
-    """
-    return with_defaults("gap", settings, GAP_DEFAULTS)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor, nn
 
 from gare_cache.heads.own_parts import build_own_module, require_result
 from gare_cache.own import call_own, require_signature
+from gare_cache.settings import CustomSettings
 
 
 class OwnAggregator(nn.Module):
@@ -49,13 +47,11 @@ class OwnAggregator(nn.Module):
         )
 
 
-def build_own_aggregator(
-    settings: Mapping[str, Any], *, dim: int, max_frames: int
-) -> OwnAggregator:
+def build_own_aggregator(settings: CustomSettings, *, dim: int, max_frames: int) -> OwnAggregator:
     """Build a user's aggregator ``MyAggregator(dim=D, max_frames=F, **options)``.
 
     Args:
-        settings: ``name`` and ``options``, complete.
+        settings: import path and options.
         dim: width D of the frames.
         max_frames: the most frames of a video.
 
@@ -63,4 +59,4 @@ def build_own_aggregator(
         ConfigError: it cannot be imported or built.
     """
     module = build_own_module(settings, what="aggregator", dim=dim, max_frames=max_frames)
-    return OwnAggregator(module, settings["name"])
+    return OwnAggregator(module, settings.name)

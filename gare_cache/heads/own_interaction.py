@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor, nn
 
 from gare_cache.errors import ConfigError, unknown_name
-from gare_cache.heads.gap import SIDES
 from gare_cache.heads.own_parts import build_own_module, require_result
 from gare_cache.heads.pairs import PairScores, Words
+from gare_cache.heads.settings import SIDES
 from gare_cache.own import call_own, require_signature
-from gare_cache.plain_settings import require_count
+from gare_cache.settings import CustomSettings
 
 # What a module that does not say is taken to keep of a pair, times (F + W) D.
 _COPIES = 4
@@ -105,21 +102,20 @@ class OwnInteraction(nn.Module):
             return _COPIES * (num_frames + num_words) * dim
         what = f"pair_elements of {self._what}"
         elements = call_own(estimate, what, num_frames, num_words, dim)
-        require_count(what, elements)
-        return int(elements)
+        if isinstance(elements, bool) or not isinstance(elements, int) or elements < 1:
+            raise ConfigError(f"{what} is {elements!r}; it must be a whole number of at least 1")
+        return elements
 
     @property
     def _what(self) -> str:
         return f"interaction {self.name!r}"
 
 
-def build_own_interaction(
-    settings: Mapping[str, Any], *, dim: int, max_frames: int
-) -> OwnInteraction:
+def build_own_interaction(settings: CustomSettings, *, dim: int, max_frames: int) -> OwnInteraction:
     """Build a user's interaction ``MyHead(dim=D, max_frames=F, **options)``.
 
     Args:
-        settings: ``name`` and ``options``, complete.
+        settings: import path and options.
         dim: width D of the features.
         max_frames: the most frames of a video.
 
@@ -127,4 +123,4 @@ def build_own_interaction(
         ConfigError: it cannot be imported or built.
     """
     module = build_own_module(settings, what="interaction", dim=dim, max_frames=max_frames)
-    return OwnInteraction(module, settings["name"])
+    return OwnInteraction(module, settings.name)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from gare_cache.errors import ConfigError
 from gare_cache.own import call_own, import_own, require_signature
+from gare_cache.settings import CustomSettings
 
 
 def build_own_module(
-    settings: Mapping[str, Any], *, what: str, dim: int, max_frames: int
+    settings: CustomSettings, *, what: str, dim: int, max_frames: int
 ) -> nn.Module:
     """Import a user's class and call it as ``MyPart(dim=D, max_frames=F, **options)``.
 
@@ -20,7 +20,7 @@ def build_own_module(
         ConfigError: it cannot be imported or called so, it fails, or what it makes is no
             ``nn.Module``.
     """
-    name, options = settings["name"], settings["options"]
+    name, options = settings.name, settings.options
     constructor = import_own(name, what=what)
     require_signature(constructor, name, what=what, keywords=("dim", "max_frames"), options=options)
     given = {"dim": dim, "max_frames": max_frames, **options}

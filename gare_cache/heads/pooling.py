@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.heads.cross_attention import CrossAttentionLayer, initialise
 from gare_cache.heads.masking import masked_softmax, mean_pool
-from gare_cache.plain_settings import with_defaults
+from gare_cache.heads.settings import (
+    CrossAttentionSettings,
+    MeanPoolingSettings,
+    TextConditionedSettings,
+)
+from gare_cache.settings import NamedSettings
 
 
 class Pooling(Protocol):
@@ -51,12 +55,8 @@ class TextConditionedPooling:
     without renormalising, as in the reference code: same direction, another length.
     """
 
-    temperature: float = 3.0
+    temperature: float
     reference_padding: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ConfigError(f"pooling.temperature is {self.temperature!r}; it must be above 0")
 
     def slots(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the frames (V, F, D) and their mask (V, F)."""
@@ -79,20 +79,21 @@ class CrossAttentionPooling(nn.Module):
     dropout 0.3 on the last one, 1 head. Different: padded frames are not attended to.
     """
 
-    def __init__(self, dim: int, *, heads: int = 1, dropout: float = 0.3) -> None:
+    def __init__(self, dim: int, settings: CrossAttentionSettings) -> None:
         """Build the pooling.
 
         Args:
             dim: width D.
-            heads: attention heads, a divisor of D.
-            dropout: probability in [0, 1), active in training mode only.
+            settings: ``heads``, a divisor of D, and ``dropout``, active in training mode only.
 
         Raises:
-            ConfigError: a value is out of range.
+            ConfigError: the heads do not divide the width.
         """
         super().__init__()
-        self.layer = CrossAttentionLayer(dim, heads=heads, dropout=dropout, what="pooling")
-        initialise(self, "identity", what="pooling")
+        self.layer = CrossAttentionLayer(
+            dim, heads=settings.heads, dropout=settings.dropout, what="head.pooling"
+        )
+        initialise(self, "identity")
 
     def forward(self, text: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
         """Pool: text (T, D), frames (V, F, D), mask (V, F) -> (T, V, D)."""
@@ -100,29 +101,27 @@ class CrossAttentionPooling(nn.Module):
         return pooled
 
 
-def _mean(dim: int, *, reference_padding: bool) -> Pooling:
+def _mean(settings: MeanPoolingSettings, *, dim: int, reference_padding: bool) -> Pooling:
     return MeanPooling(reference_padding)
 
 
-def _text_conditioned(dim: int, *, reference_padding: bool, temperature: float) -> Pooling:
-    return TextConditionedPooling(temperature, reference_padding)
+def _text_conditioned(
+    settings: TextConditionedSettings, *, dim: int, reference_padding: bool
+) -> Pooling:
+    return TextConditionedPooling(settings.temperature, reference_padding)
 
 
 def _cross_attention(
-    dim: int, *, reference_padding: bool, heads: int, dropout: float
+    settings: CrossAttentionSettings, *, dim: int, reference_padding: bool
 ) -> CrossAttentionPooling:
-    return CrossAttentionPooling(dim, heads=heads, dropout=dropout)
+    return CrossAttentionPooling(dim, settings)
 
 
+# Name -> what builds it; ``settings.POOLINGS`` has the settings.
 POOLINGS: dict[str, Callable[..., Pooling | CrossAttentionPooling]] = {
     "mean": _mean,
     "text_conditioned": _text_conditioned,
     "cross_attention": _cross_attention,
-}
-POOLING_DEFAULTS: dict[str, dict[str, Any]] = {
-    "mean": {},
-    "text_conditioned": {"temperature": 3.0},
-    "cross_attention": {"heads": 1, "dropout": 0.3},
 }
 
 
@@ -143,68 +142,18 @@ def pool(pooling: Pooling, text: Tensor, frames: Tensor, mask: Tensor) -> tuple[
     return torch.einsum("tvp,vpd->tvd", weights, slots), weights
 
 
-def text_conditioned_pool(
-    text: Tensor,
-    frames: Tensor,
-    mask: Tensor,
-    *,
-    temperature: float = 3.0,
-    reference_padding: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Mix the frames of each video by their product with each text.
-
-    p_ij = sum_k w_ijk f_jk with w of ``TextConditionedPooling``.
-
-    Args:
-        text: (T, D).
-        frames: (V, F, D).
-        mask: (V, F) bool, True on real frames.
-        temperature: divides the products before the softmax, above 0.
-        reference_padding: the padding rule of GARE's reference code.
-
-    Returns:
-        The pooled videos (T, V, D) and the weights (T, V, F); both 0 for a video without a
-        real frame.
-
-    Raises:
-        ConfigError: the temperature is not above 0.
-    """
-    return pool(TextConditionedPooling(temperature, reference_padding), text, frames, mask)
-
-
-def complete_pooling_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a pooling's settings and fill in the defaults.
-
-    Args:
-        settings: ``name`` and the settings of that pooling.
-
-    Returns:
-        All settings of that pooling, ``name`` included.
-
-    Raises:
-        ConfigError: the name or a setting is unknown.
-    """
-    name = str(settings.get("name", "text_conditioned"))
-    if name not in POOLINGS:
-        raise ConfigError(unknown_name("pooling", name, POOLINGS))
-    defaults = {"name": name, **POOLING_DEFAULTS[name]}
-    return with_defaults(f"pooling {name!r}", settings, defaults)
-
-
 def build_pooling(
-    settings: Mapping[str, Any], *, dim: int, reference_padding: bool = False
+    settings: NamedSettings, *, dim: int, reference_padding: bool = False
 ) -> Pooling | CrossAttentionPooling:
-    """Build a pooling from plain values.
+    """Build a pooling.
 
     Args:
-        settings: ``name`` (a key of ``POOLINGS``) and its settings; ``text_conditioned`` has
-            ``temperature``, ``cross_attention`` has ``heads`` and ``dropout``.
+        settings: of a class of ``settings.POOLINGS``.
         dim: width D.
         reference_padding: the padding rule of GARE's reference code, which has no cross-attention.
 
     Raises:
-        ConfigError: the name or a setting is unknown or out of range.
+        ConfigError: the settings do not fit the width.
     """
-    complete = complete_pooling_settings(settings)
-    constructor = POOLINGS[complete.pop("name")]
-    return constructor(dim, reference_padding=reference_padding, **complete)
+    constructor = POOLINGS[settings.name]
+    return constructor(settings, dim=dim, reference_padding=reference_padding)

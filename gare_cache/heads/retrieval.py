@@ -8,21 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pydantic import FiniteFloat
 from torch import Tensor, nn
 
-from gare_cache.errors import ConfigError, unknown_name
-from gare_cache.heads.aggregators import (
-    TransformerAggregator,
-    build_aggregator,
-    complete_aggregator_settings,
-)
-from gare_cache.heads.combinations import POOLED, require_effect
+from gare_cache.errors import ConfigError
+from gare_cache.heads.aggregators import TransformerAggregator, build_aggregator
 from gare_cache.heads.dense import DenseScorer
-from gare_cache.heads.gap import complete_gap_settings
-from gare_cache.heads.interactions import build_interaction, complete_interaction_settings
+from gare_cache.heads.interactions import build_interaction
 from gare_cache.heads.pairs import PairScores, PairVectors, Words
 from gare_cache.heads.pooled import PooledInteraction
-from gare_cache.heads.pooling import complete_pooling_settings
 from gare_cache.heads.scoring import (
     DEFAULT_BLOCK_BYTES,
     Scorer,
@@ -30,10 +24,18 @@ from gare_cache.heads.scoring import (
     blocks,
     evaluating,
 )
-from gare_cache.plain_settings import require_count
+from gare_cache.heads.settings import HeadSettings
+from gare_cache.settings import Count, Settings, parse_settings
 
-PROJECTIONS = ("none", "linear")
 MAX_SCALE = 100.0
+
+
+class _Start(Settings):
+    """What a head is built for and starts from; not part of params.yaml."""
+
+    dim: Count
+    max_frames: Count
+    logit_scale_init: FiniteFloat
 
 
 class ResidualLinear(nn.Module):
@@ -297,81 +299,48 @@ class RetrievalHead(nn.Module):
 
 
 def build_head(
+    settings: HeadSettings | None = None,
     *,
     dim: int,
     max_frames: int,
-    projection: str = "none",
-    aggregator: Mapping[str, Any] | None = None,
-    interaction: Mapping[str, Any] | None = None,
-    pooling: Mapping[str, Any] | None = None,
-    gap: Mapping[str, Any] | None = None,
-    reference_padding: bool = False,
     logit_scale_init: float = math.log(MAX_SCALE),
+    **values: Any,
 ) -> RetrievalHead:
-    """Build a head from plain values.
+    """Build a head from its settings, or from the same as plain values.
+
+    ``build_head(dim=512, max_frames=12, pooling={"name": "mean"}, gap=None)`` is short for
+    ``HeadSettings`` of these values, which has the defaults of all others.
 
     Args:
+        settings: of the head; None where ``values`` are given.
         dim: width D of the features.
         max_frames: the most frames of a video.
-        projection: ``none``, or ``linear``: one residual linear layer, zero at the start so that
-            it begins as zero shot, on the sentence features and another on the frames. The
-            project's own addition for frozen features; not part of GARE.
-        aggregator: ``name`` (``mean``, ``lstm``, ``transformer``) and its settings; None for the
-            transformer with 4 layers.
-        interaction: ``name`` (``pooled``, ``token_wise``); None for pooled.
-        pooling: of ``pooled``: ``name`` (``mean``, ``text_conditioned``, ``cross_attention``) and
-            its settings; None for text_conditioned at temperature 3.
-        gap: of ``pooled``: settings of the gap module, see ``GapModule``; None for a head
-            without one.
-        reference_padding: count padded frames where GARE's reference code does: in the mean, in
-            the gap module's attention and in the softmax of the pooling.
         logit_scale_init: log of the scale at the start.
+        values: of fields of ``HeadSettings``.
 
     Returns:
         The head, in training mode, with random weights where it has any.
 
     Raises:
-        ConfigError: a name or setting is unknown, out of range or without effect.
+        ConfigError: a name or setting is unknown, out of range or without effect, or both
+            ``settings`` and ``values`` are given.
     """
-    require_count("dim", dim)
-    require_count("max_frames", max_frames)
-    if projection not in PROJECTIONS:
-        raise ConfigError(unknown_name("projection", str(projection), PROJECTIONS))
-    if not math.isfinite(logit_scale_init):
-        raise ConfigError(f"logit_scale_init is {logit_scale_init!r}; it must be finite")
-    settings: dict[str, Any] = {
-        "dim": dim,
-        "max_frames": max_frames,
-        "projection": projection,
-        "aggregator": complete_aggregator_settings(aggregator or {}),
-        "interaction": complete_interaction_settings(interaction or {}),
-        "pooling": None if pooling is None else complete_pooling_settings(pooling),
-        "gap": None if gap is None else complete_gap_settings(gap),
-        "reference_padding": reference_padding,
-        "logit_scale_init": logit_scale_init,
-    }
-    name = settings["interaction"]["name"]
-    require_effect(
-        projection=projection,
-        aggregator=settings["aggregator"]["name"],
-        interaction=name,
-        pooling=settings["pooling"],
-        gap=settings["gap"],
-        reference_padding=reference_padding,
-    )
-    parts: dict[str, Any] = {}
-    if name == POOLED:
-        settings["pooling"] = settings["pooling"] or complete_pooling_settings({})
-        parts = {key: settings[key] for key in ("pooling", "gap", "reference_padding")}
-    project = ResidualLinear if projection == "linear" else _identity
+    size = {"dim": dim, "max_frames": max_frames}
+    start = parse_settings(_Start, {**size, "logit_scale_init": logit_scale_init})
+    if settings is None:
+        settings = parse_settings(HeadSettings, values, section="head")
+    elif values:
+        raise ConfigError(
+            f"build_head is given settings and {next(iter(values))!r} beside them; make it part of "
+            "the settings"
+        )
+    project = ResidualLinear if settings.projection == "linear" else _identity
     return RetrievalHead(
         text_projection=project(dim),
         frame_projection=project(dim),
-        aggregator=build_aggregator(settings["aggregator"], dim=dim, max_frames=max_frames),
-        interaction=build_interaction(
-            settings["interaction"], dim=dim, max_frames=max_frames, **parts
-        ),
-        settings=settings,
+        aggregator=build_aggregator(settings.aggregator, dim=dim, max_frames=max_frames),
+        interaction=build_interaction(settings, dim=dim, max_frames=max_frames),
+        settings={**start.model_dump(), **settings.model_dump()},
     )
 
 

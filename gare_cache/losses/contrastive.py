@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.losses.logits import pair_logits
 from gare_cache.losses.ncl import ncl
 from gare_cache.losses.own_loss import build_own_loss
-from gare_cache.own import complete_own_settings, is_own
-from gare_cache.plain_settings import require_bool, require_whole, with_defaults
+from gare_cache.settings import CustomSettings, NamedSettings, arguments
 
 ContrastiveLoss = Callable[..., Tensor]
 
@@ -50,60 +47,22 @@ def info_nce(
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
+# Name -> loss, called with the settings of ``settings.CONTRASTIVE`` by name.
 CONTRASTIVE: dict[str, ContrastiveLoss] = {"info_nce": info_nce, "ncl": ncl}
-CONTRASTIVE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "info_nce": {},
-    "ncl": {"iterations": 4, "detach_biases": False},
-}
 
 
-def complete_contrastive_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a contrastive loss's settings and fill in the defaults.
-
-    Args:
-        settings: ``name`` and the settings of that loss; of an import path, ``options``.
-
-    Returns:
-        All settings of that loss, ``name`` included.
-
-    Raises:
-        ConfigError: the name or a setting is unknown, or a value is out of range.
-    """
-    name = str(settings.get("name", "info_nce"))
-    if is_own(name):
-        return complete_own_settings(settings, what="loss")
-    _, own_defaults = _named(name)
-    defaults = {"name": name, **own_defaults}
-    complete = with_defaults(f"contrastive loss {name!r}", settings, defaults)
-    if "iterations" in complete:
-        require_whole("contrastive.iterations", complete["iterations"])
-    if "detach_biases" in complete:
-        require_bool("contrastive.detach_biases", complete["detach_biases"])
-    return complete
-
-
-def build_contrastive(settings: Mapping[str, Any]) -> ContrastiveLoss:
+def build_contrastive(settings: NamedSettings) -> ContrastiveLoss:
     """Bind a contrastive loss to its settings.
 
     Args:
-        settings: as for ``complete_contrastive_settings``.
+        settings: of a built-in loss, or of a function of the user's own.
 
     Returns:
         A function (similarity (B, B), scale, positives=None or (B, B) bool) -> scalar.
 
     Raises:
-        ConfigError: as ``complete_contrastive_settings``, or a user's loss cannot be imported or
-            called.
+        ConfigError: a user's loss cannot be imported or called.
     """
-    complete = complete_contrastive_settings(settings)
-    if is_own(complete["name"]):
-        return build_own_loss(complete)
-    loss, _ = _named(complete.pop("name"))
-    return functools.partial(loss, **complete)
-
-
-def _named(name: str) -> tuple[ContrastiveLoss, dict[str, Any]]:
-    """Return a loss and the defaults of its settings."""
-    if name not in CONTRASTIVE:
-        raise ConfigError(unknown_name("contrastive loss", name, CONTRASTIVE))
-    return CONTRASTIVE[name], CONTRASTIVE_DEFAULTS[name]
+    if isinstance(settings, CustomSettings):
+        return build_own_loss(settings)
+    return functools.partial(CONTRASTIVE[settings.name], **arguments(settings))

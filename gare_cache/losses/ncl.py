@@ -16,8 +16,8 @@ def ncl(
     scale: Tensor | float,
     *,
     positives: Tensor | None = None,
-    iterations: int = 4,
-    detach_biases: bool = False,
+    iterations: int,
+    detach_biases: bool,
 ) -> Tensor:
     """Average the cross-entropies of the batch's normalised retrieval probabilities.
 
@@ -43,8 +43,7 @@ def ncl(
         Scalar.
 
     Raises:
-        ConfigError: the similarity is not square or not finite, ``positives`` do not fit, or
-            ``iterations`` is negative.
+        ConfigError: the similarity is not square or not finite, or ``positives`` do not fit.
     """
     broken = int((~similarity.isfinite()).any(dim=-1).sum())
     if broken:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from gare_cache.errors import ConfigError
 from gare_cache.own import call_own, import_own, require_signature
+from gare_cache.settings import CustomSettings
 
 
-def build_own_loss(settings: Mapping[str, Any]) -> Callable[..., Tensor]:
+def build_own_loss(settings: CustomSettings) -> Callable[..., Tensor]:
     """Import a user's loss and bind it to its options.
 
     Args:
-        settings: ``name``, an import path, and ``options``, complete.
+        settings: import path and options.
 
     Returns:
         A function (similarity (B, B), scale, *, positives=None or (B, B) bool) -> scalar that
@@ -25,7 +26,7 @@ def build_own_loss(settings: Mapping[str, Any]) -> Callable[..., Tensor]:
     Raises:
         ConfigError: it cannot be imported or called so.
     """
-    name, options = settings["name"], settings["options"]
+    name, options = settings.name, settings.options
     function = import_own(name, what="loss")
     require_signature(
         function,

@@ -29,16 +29,16 @@ def sinkhorn_biases(
     Args:
         logits: S (N, M), rows and columns of any kind, scaled. -inf leaves a pair out.
         column_targets: c (M,), above 0, summing to N; None for N / M each.
-        iterations: n.
+        iterations: n, 0 or above.
 
     Returns:
         a (N,) and b (M,), differentiable in ``logits``.
 
     Raises:
         ConfigError: ``logits`` is no matrix, holds NaN or +inf, or has a row or column of -inf
-            alone; the targets do not fit; n is negative.
+            alone; the targets do not fit.
     """
-    _check(logits, iterations)
+    _check(logits)
     num_rows, num_columns = logits.shape
     if column_targets is None:
         column_targets = logits.new_full((num_columns,), num_rows / num_columns)
@@ -53,7 +53,7 @@ def sinkhorn_biases(
     return row_bias, column_bias
 
 
-def _check(logits: Tensor, iterations: int) -> None:
+def _check(logits: Tensor) -> None:
     if logits.dim() != 2 or 0 in logits.shape:
         raise ConfigError(f"the logits have shape {tuple(logits.shape)}; Sinkhorn needs a matrix")
     wrong = (logits.isnan() | logits.isposinf()).any(dim=1)
@@ -68,8 +68,6 @@ def _check(logits: Tensor, iterations: int) -> None:
             "a row or column of the logits is -inf alone, so it has no pair to give its "
             "probability to; leave out fewer pairs"
         )
-    if iterations < 0:
-        raise ConfigError(f"iterations is {iterations}; it must be 0 or above")
 
 
 def _check_targets(targets: Tensor, num_rows: int, num_columns: int) -> None:

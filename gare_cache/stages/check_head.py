@@ -28,13 +28,19 @@ class ContractBroken(GareCacheError, ValueError):
 
 def _interaction(name: str, options: Mapping[str, Any], aggregator: str) -> dict[str, Any]:
     return {
-        "interaction": {"name": name, "options": options},
+        "interaction": {"name": name, "options": dict(options)},
         "aggregator": {"name": aggregator},
+        "pooling": None,
+        "gap": None,
     }
 
 
 def _aggregator(name: str, options: Mapping[str, Any], aggregator: str) -> dict[str, Any]:
-    return {"aggregator": {"name": name, "options": options}, "pooling": {"name": "mean"}}
+    return {
+        "aggregator": {"name": name, "options": dict(options)},
+        "pooling": {"name": "mean"},
+        "gap": None,
+    }
 
 
 ROLES: dict[str, Callable[[str, Mapping[str, Any], str], dict[str, Any]]] = {

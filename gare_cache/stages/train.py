@@ -20,12 +20,11 @@ from gare_cache.project.progress import progress, say
 from gare_cache.reproducibility import provenance, resolve_device
 from gare_cache.training.checkpoint import save_checkpoint
 from gare_cache.training.distributed import Processes, own_device, process_group
-from gare_cache.training.loop import TrainingState
+from gare_cache.training.loop import TrainingState, train_head
 from gare_cache.training.setup import (
     listed_digests,
     run_key,
     set_up_training,
-    train_prepared,
     training_identity,
 )
 
@@ -85,7 +84,7 @@ def _train(
     first = processes.rank == 0
     shown = progress("train", settings.epochs * steps) if first else nullcontext(lambda _: None)
     with shown as advance:
-        state = train_prepared(
+        state = train_head(
             setup,
             settings,
             processes=processes,

@@ -21,8 +21,8 @@ from gare_cache.reproducibility import resolve_device
 from gare_cache.studies.runs import RunTask
 from gare_cache.studies.workers import KeptSplits
 from gare_cache.training.distributed import Processes
-from gare_cache.training.loop import validation_scores
-from gare_cache.training.setup import set_up_training, train_prepared
+from gare_cache.training.loop import train_head, validation_scores
+from gare_cache.training.setup import set_up_training
 
 _BATCHES = 5
 
@@ -87,7 +87,7 @@ def _trial(task: RunTask, kept: KeptSplits) -> float:
         epochs = settings.epochs
         times.append(time.perf_counter())
         with suppress(_Enough):
-            train_prepared(
+            train_head(
                 setup,
                 settings,
                 processes=Processes(),

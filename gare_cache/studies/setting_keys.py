@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
-
 from gare_cache.config import Params
 from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.settings import Settings, nested_settings
 
 
 def setting_names() -> list[str]:
@@ -98,14 +97,14 @@ def _parents(key: str) -> Iterator[str]:
         yield key
 
 
-def _names(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]]:
+def _names(model: type[Settings], prefix: str = "") -> Iterator[tuple[str, bool]]:
     """Yield every dotted name, and whether any mapping may stand there."""
     for name, field in model.model_fields.items():
         options = _options(field.annotation)
         yield f"{prefix}{name}", any((get_origin(o) or o) is dict for o in options)
-        for inner in options:
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                yield from _names(inner, f"{prefix}{name}.")
+        nested = nested_settings(field.annotation, field.metadata)
+        below = [pair for inner in nested for pair in _names(inner, f"{prefix}{name}.")]
+        yield from dict(below).items()  # classes that may stand in one place share names
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

@@ -23,6 +23,28 @@ from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.losses.objective import Objective
 from gare_cache.training.distributed import Processes
 from gare_cache.training.optimizers import set_learning_rate, warmup_cosine
+from gare_cache.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """Everything of a training before its first batch, all on one device.
+
+    Attributes:
+        head: the head to train.
+        objective: the loss.
+        optimizer: over the parameters of head and objective, with ``base_lr`` in every group.
+        train_split: pairs to learn from.
+        val_split: videos to select by.
+        frame_choice: which of the train split's frames a batch shows.
+    """
+
+    head: RetrievalHead
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    train_split: FeatureSplit
+    val_split: FeatureSplit
+    frame_choice: FrameChoice
 
 
 @dataclass(frozen=True)
@@ -62,22 +84,12 @@ class TrainingState:
 
 
 def train_head(
-    head: RetrievalHead,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
+    setup: TrainingSetup,
+    settings: TrainSettings,
     *,
-    train: FeatureSplit,
-    validation: FeatureSplit,
-    frame_choice: FrameChoice,
-    epochs: int,
-    batch_size: int,
-    warmup: float,
-    max_grad_norm: float,
-    seed: int,
     state_file: Path,
     on_batch: Callable[[], None],
     on_epoch: Callable[[TrainingState], None],
-    mask_false_negatives: bool = False,
     processes: Processes = Processes(),  # noqa: B008 - frozen
 ) -> TrainingState:
     """Train a head; the weights of the best epoch end in it.
@@ -87,22 +99,14 @@ def train_head(
     one caption a video; of equal epochs the first.
 
     Args:
-        head: changed in place, on the device of the splits.
-        objective: the loss.
-        optimizer: over the parameters of head and objective, with ``base_lr`` in every group.
-        train: pairs to learn from.
-        validation: videos to select by.
-        frame_choice: which of the train split's frames a batch shows.
-        epochs: passes over the captions.
-        batch_size: pairs a batch.
-        warmup: share of the updates in which the learning rate rises.
-        max_grad_norm: bound of the gradient's norm over all parameters together.
-        seed: of the order of the pairs.
+        setup: head, objective and optimiser are changed in place.
+        settings: ``epochs``, ``batch_size``, ``warmup``, ``max_grad_norm``, ``seed`` (of the order
+            of the pairs) and ``loss.false_negatives``: ``mask`` leaves pairs off the diagonal whose
+            text describes the video out of the contrastive loss (``Positives.among``); ``keep``
+            counts them as negatives. The others are what ``setup`` was made with.
         state_file: where the state is kept between epochs; the first process writes it.
         on_batch: called after every update, also for those of a resumed run's past epochs.
         on_epoch: called after every epoch of this call.
-        mask_false_negatives: leave pairs off the diagonal whose text describes the video out of
-            the contrastive loss (``Positives.among``); else they count as negatives.
         processes: those that train this head together, all with the same other arguments.
 
     Returns:
@@ -112,57 +116,34 @@ def train_head(
         ConfigError: the split is smaller than a batch, the processes cannot share one, or the loss
             is no longer finite.
     """
-    processes.require_shares(batch_size)
-    processes.start(head, objective, seed=seed)
-    positives = positives_of(train) if mask_false_negatives else None
-    generator = torch.Generator().manual_seed(seed)
-    steps = num_batches(len(train.text), batch_size)
-    state = (
-        _restore(state_file, head, objective, optimizer, generator=generator, processes=processes)
-        or TrainingState()
-    )
+    head, objective = setup.head, setup.objective
+    processes.require_shares(settings.batch_size)
+    processes.start(head, objective, seed=settings.seed)
+    mask = settings.loss.false_negatives == "mask"
+    positives = positives_of(setup.train_split) if mask else None
+    generator = torch.Generator().manual_seed(settings.seed)
+    num_texts = len(setup.train_split.text)
+    steps = num_batches(num_texts, settings.batch_size)
+    total = settings.epochs * steps
+    state = _restore(state_file, setup, generator, processes) or TrainingState()
     for _ in range(state.epoch * steps):
         on_batch()
-    one_caption = validation.one_caption_per_video()
-    while state.epoch < epochs:
+    one_caption = setup.val_split.one_caption_per_video()
+    while state.epoch < settings.epochs:
+        done = state.epoch * steps
         losses = _train_epoch(
-            head,
-            objective,
-            optimizer,
-            split=train,
-            batches=list(epoch_batches(len(train.text), batch_size, generator)),
-            frame_choice=frame_choice,
+            setup,
+            batches=list(epoch_batches(num_texts, settings.batch_size, generator)),
+            factors=[warmup_cosine(done + i, total, warmup=settings.warmup) for i in range(steps)],
             positives=positives,
-            processes=processes,
+            max_grad_norm=settings.max_grad_norm,
             generator=generator,
-            factors=[
-                warmup_cosine(state.epoch * steps + i, epochs * steps, warmup=warmup)
-                for i in range(steps)
-            ],
-            max_grad_norm=max_grad_norm,
+            processes=processes,
             on_batch=on_batch,
         )
         state.epoch += 1
-        scores = validation_scores(head, one_caption)
-        rate = float(optimizer.param_groups[0]["lr"])
-        scale = float(head.scale.detach())
-        state.history.append(
-            EpochRecord(
-                state.epoch,
-                losses,
-                scores,
-                rate,
-                scale,
-                radius=objective.learned_radius,
-                increment=increment_figures(head, one_caption),
-            )
-        )
-        if scores["score"] > state.best_score:
-            state.best_epoch, state.best_score = state.epoch, scores["score"]
-            state.best_weights = {k: v.detach().clone() for k, v in head.state_dict().items()}
-        _save(
-            state_file, state, head, objective, optimizer, generator=generator, processes=processes
-        )
+        _record_epoch(state, setup, losses, one_caption)
+        _save(state_file, state, setup, generator, processes)
         on_epoch(state)
     head.load_state_dict(state.best_weights)
     return state
@@ -178,41 +159,56 @@ def validation_scores(head: RetrievalHead, split: FeatureSplit) -> dict[str, flo
     return {"t2v R@1": t2v, "v2t R@1": v2t, "score": (t2v + v2t) / 2}
 
 
+def _record_epoch(
+    state: TrainingState,
+    setup: TrainingSetup,
+    losses: Mapping[str, float],
+    one_caption: FeatureSplit,
+) -> None:
+    head = setup.head
+    scores = validation_scores(head, one_caption)
+    state.history.append(
+        EpochRecord(
+            state.epoch,
+            losses,
+            scores,
+            learning_rate=float(setup.optimizer.param_groups[0]["lr"]),
+            scale=float(head.scale.detach()),
+            radius=setup.objective.learned_radius,
+            increment=increment_figures(head, one_caption),
+        )
+    )
+    if scores["score"] > state.best_score:
+        state.best_epoch, state.best_score = state.epoch, scores["score"]
+        state.best_weights = {k: v.detach().clone() for k, v in head.state_dict().items()}
+
+
 def _train_epoch(
-    head: RetrievalHead,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
+    setup: TrainingSetup,
     *,
-    split: FeatureSplit,
     batches: list[Tensor],
-    frame_choice: FrameChoice,
-    positives: Positives | None,
-    processes: Processes,
-    generator: torch.Generator,
     factors: list[float],
+    positives: Positives | None,
     max_grad_norm: float,
+    generator: torch.Generator,
+    processes: Processes,
     on_batch: Callable[[], None],
 ) -> dict[str, float]:
+    head, objective, split = setup.head, setup.objective, setup.train_split
     head.train()
     sums: dict[str, Tensor] = {}
     for batch, factor in zip(batches, factors, strict=True):
-        set_learning_rate(optimizer, factor)
+        set_learning_rate(setup.optimizer, factor)
         batch = batch.to(split.text.device)
-        frames = training_frames(split, split.video_of_text[batch], frame_choice, generator)
+        videos = split.video_of_text[batch]
+        frames = training_frames(split, videos, setup.frame_choice, generator)
         own = processes.own(batch)
         scores = processes.gather(head(split.text[own], *frames, split.words_of(own)))
         known = None if positives is None else positives.among(batch)
         loss = objective(
             scores.similarity, scores.delta, head.scale, positives=known, side=head.side
         )
-        _update(
-            head,
-            objective,
-            optimizer,
-            loss.total,
-            max_grad_norm=max_grad_norm,
-            processes=processes,
-        )
+        _update(setup, loss.total, max_grad_norm=max_grad_norm, processes=processes)
         terms = {"total": loss.total.detach(), **loss.terms}
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value
@@ -225,40 +221,32 @@ def _train_epoch(
 
 
 def _update(
-    head: RetrievalHead,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    loss: Tensor,
-    *,
-    max_grad_norm: float,
-    processes: Processes,
+    setup: TrainingSetup, loss: Tensor, *, max_grad_norm: float, processes: Processes
 ) -> None:
-    optimizer.zero_grad(set_to_none=True)
+    head, objective = setup.head, setup.objective
+    setup.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     processes.sum_gradients(head, objective)
     nn.utils.clip_grad_norm_([*head.parameters(), *objective.parameters()], max_grad_norm)
-    optimizer.step()
+    setup.optimizer.step()
     head.limit_scale()
 
 
 def _save(
     path: Path,
     state: TrainingState,
-    head: RetrievalHead,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    *,
+    setup: TrainingSetup,
     generator: torch.Generator,
     processes: Processes,
 ) -> None:
-    random_states = processes.collect(_random_state(head.logit_scale.device))
+    random_states = processes.collect(_random_state(setup.head.logit_scale.device))
     if processes.rank > 0:
         return
     saved = {
         "state": {**vars(state), "history": [vars(record) for record in state.history]},
-        "head": head.state_dict(),
-        "objective": objective.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "head": setup.head.state_dict(),
+        "objective": setup.objective.state_dict(),
+        "optimizer": setup.optimizer.state_dict(),
         "order": generator.get_state(),
         "random": random_states,
     }
@@ -267,25 +255,19 @@ def _save(
 
 
 def _restore(
-    path: Path,
-    head: RetrievalHead,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    *,
-    generator: torch.Generator,
-    processes: Processes,
+    path: Path, setup: TrainingSetup, generator: torch.Generator, processes: Processes
 ) -> TrainingState | None:
     if not path.exists():
         return None
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    head.load_state_dict(saved["head"])
-    objective.load_state_dict(saved["objective"])
-    optimizer.load_state_dict(saved["optimizer"])
+    setup.head.load_state_dict(saved["head"])
+    setup.objective.load_state_dict(saved["objective"])
+    setup.optimizer.load_state_dict(saved["optimizer"])
     generator.set_state(saved["order"])
     own = saved["random"][processes.rank]
     torch.set_rng_state(own["torch"])
     if own["cuda"] is not None:
-        torch.cuda.set_rng_state(own["cuda"], head.logit_scale.device)
+        torch.cuda.set_rng_state(own["cuda"], setup.head.logit_scale.device)
     history = [EpochRecord(**record) for record in saved["state"].pop("history")]
     return TrainingState(history=history, **saved["state"])
 

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gare_cache.errors import ConfigError, unknown_name
-
-WEIGHT_DECAY_RULES = ("weights", "all_but_bias")
+from gare_cache.training.settings import TrainSettings
 
 
 class BertAdam(torch.optim.Optimizer):
@@ -82,53 +80,36 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def build_optimizer(
-    head: nn.Module,
-    objective: nn.Module | None = None,
-    *,
-    name: str,
-    learning_rate: float,
-    logit_scale_learning_rate: float,
-    weight_decay: float,
-    weight_decay_on: str,
+    head: nn.Module, objective: nn.Module, settings: TrainSettings
 ) -> torch.optim.Optimizer:
     """Build an optimiser with a group for the logit scale and weight decay by rule.
 
     Args:
-        head: its trained parameters.
+        head: its parameters but the logit scale are trained at ``learning_rate``; the logit scale
+            at its own rate, and it is never decayed.
         objective: its parameters, if any, are trained at ``learning_rate`` and never decayed.
-        name: ``bert_adam`` or ``adamw`` (betas .9, .98 and eps 1e-6 in both).
-        learning_rate: of everything but the logit scale.
-        logit_scale_learning_rate: of the logit scale, which is never decayed.
-        weight_decay: coefficient.
-        weight_decay_on: ``weights`` leaves out biases and LayerNorms; ``all_but_bias`` leaves out
-            names with ``bias`` only, as the reference code does.
-
-    Raises:
-        ConfigError: an unknown name or rule.
+        settings: ``optimizer`` (betas .9, .98 and eps 1e-6 in both), the learning rates,
+            ``weight_decay`` and ``weight_decay_on``: ``weights`` leaves out biases and LayerNorms;
+            ``all_but_bias`` leaves out names with ``bias`` only, as the reference code does.
     """
-    if name not in OPTIMIZERS:
-        raise ConfigError(unknown_name("optimizer", name, OPTIMIZERS))
-    if weight_decay_on not in WEIGHT_DECAY_RULES:
-        raise ConfigError(
-            unknown_name("train.weight_decay_on", weight_decay_on, WEIGHT_DECAY_RULES)
-        )
     decayed, plain, scale = [], [], []
     for path, parameter in head.named_parameters():
         if path == "logit_scale":
             scale.append(parameter)
-        elif _is_decayed(path, parameter, weight_decay_on):
+        elif _is_decayed(path, parameter, settings.weight_decay_on):
             decayed.append(parameter)
         else:
             plain.append(parameter)
-    of_loss = [] if objective is None else list(objective.parameters())
+    of_loss = list(objective.parameters())
+    rate, decay = settings.learning_rate, settings.weight_decay
     groups = [
-        {"params": decayed, "lr": learning_rate, "weight_decay": weight_decay},
-        {"params": plain, "lr": learning_rate, "weight_decay": 0.0},
-        {"params": scale, "lr": logit_scale_learning_rate, "weight_decay": 0.0},
-        {"params": of_loss, "lr": learning_rate, "weight_decay": 0.0},
+        {"params": decayed, "lr": rate, "weight_decay": decay},
+        {"params": plain, "lr": rate, "weight_decay": 0.0},
+        {"params": scale, "lr": settings.logit_scale_learning_rate, "weight_decay": 0.0},
+        {"params": of_loss, "lr": rate, "weight_decay": 0.0},
     ]
     used = [{**group, "base_lr": group["lr"]} for group in groups if group["params"]]
-    return OPTIMIZERS[name](used, betas=(0.9, 0.98), eps=1e-6)
+    return OPTIMIZERS[settings.optimizer](used, betas=(0.9, 0.98), eps=1e-6)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

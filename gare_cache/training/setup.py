@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ import torch
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.code_identity import installed_code_digest
 from gare_cache.data.frames import FrameChoice
-from gare_cache.data.split import FeatureSplit, SplitLoader
+from gare_cache.data.split import SplitLoader
 from gare_cache.errors import CacheError, ConfigError
 from gare_cache.files import canonical_digest
 from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_from_encoder
@@ -21,26 +19,13 @@ from gare_cache.losses.objective import Objective
 from gare_cache.manifest import Manifest
 from gare_cache.own import own_digests
 from gare_cache.reproducibility import make_deterministic
-from gare_cache.training.distributed import Processes
-from gare_cache.training.loop import TrainingState, train_head
+from gare_cache.training.loop import TrainingSetup
 from gare_cache.training.optimizers import build_optimizer
 from gare_cache.training.settings import TrainSettings
 
 # The whole of a training, from the settings to the saved head.
 _ENTRY = "gare_cache.stages.train"
 _FEATURES_IDENTITY = ("encoder_id", "extraction_id", "content_digest")
-
-
-@dataclass(frozen=True)
-class TrainingSetup:
-    """Everything of a training before its first batch."""
-
-    head: RetrievalHead
-    objective: Objective
-    optimizer: torch.optim.Optimizer
-    train_split: FeatureSplit
-    val_split: FeatureSplit
-    frame_choice: FrameChoice
 
 
 def set_up_training(
@@ -82,48 +67,9 @@ def set_up_training(
     val_split = load(
         cache, manifest, "val", device=device, num_frames=num_frames, words=head.needs_words
     )
-    loss = settings.loss.model_dump(exclude_none=True, exclude={"false_negatives"})
-    objective = Objective(**loss).to(device)
-    optimizer = build_optimizer(
-        head,
-        objective,
-        name=settings.optimizer,
-        learning_rate=settings.learning_rate,
-        logit_scale_learning_rate=settings.logit_scale_learning_rate,
-        weight_decay=settings.weight_decay,
-        weight_decay_on=settings.weight_decay_on,
-    )
+    objective = Objective(settings.loss).to(device)
+    optimizer = build_optimizer(head, objective, settings)
     return TrainingSetup(head, objective, optimizer, train_split, val_split, choice)
-
-
-def train_prepared(
-    setup: TrainingSetup,
-    settings: TrainSettings,
-    *,
-    processes: Processes,
-    state_file: Path,
-    on_batch: Callable[[], None],
-    on_epoch: Callable[[TrainingState], None],
-) -> TrainingState:
-    """Run ``train_head`` on what ``set_up_training`` made."""
-    return train_head(
-        setup.head,
-        setup.objective,
-        setup.optimizer,
-        train=setup.train_split,
-        validation=setup.val_split,
-        frame_choice=setup.frame_choice,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        warmup=settings.warmup,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        state_file=state_file,
-        on_batch=on_batch,
-        on_epoch=on_epoch,
-        mask_false_negatives=settings.loss.false_negatives == "mask",
-        processes=processes,
-    )
 
 
 def new_head(settings: HeadSettings, cache: FeatureCache, *, num_frames: int) -> RetrievalHead:
@@ -133,17 +79,7 @@ def new_head(settings: HeadSettings, cache: FeatureCache, *, num_frames: int) ->
         ConfigError: the settings do not fit together.
         CacheError: the head compares words, and the cache holds none.
     """
-    pooling = None if settings.pooling is None else settings.pooling.model_dump(exclude_none=True)
-    head = build_head(
-        dim=cache.layout.dim,
-        max_frames=num_frames,
-        projection=settings.projection,
-        aggregator=settings.aggregator.model_dump(exclude_none=True),
-        interaction=settings.interaction.model_dump(exclude_none=True),
-        pooling=pooling,
-        gap=None if settings.gap is None else settings.gap.model_dump(),
-        reference_padding=settings.reference_padding,
-    )
+    head = build_head(settings, dim=cache.layout.dim, max_frames=num_frames)
     if head.needs_words and not cache.layout.words:
         raise CacheError(
             f"this head compares the words of the captions, and {cache.folder} holds no word "

@@ -1,12 +1,12 @@
-"""Heads that every contract is checked on: settings of ``build_head`` beside dim and max_frames."""
+"""Heads that every contract is checked on: values for ``plain_head`` beside dim and max_frames."""
 
 from itertools import product
 from typing import Any
 
 from gare_cache.heads.aggregators import AGGREGATORS
-from gare_cache.heads.gap import CONTEXTS, SIDES
 from gare_cache.heads.interactions import INTERACTIONS
 from gare_cache.heads.pooling import POOLINGS
+from gare_cache.heads.settings import CONTEXTS, SIDES
 
 _MEAN = {"aggregator": {"name": "mean"}}
 

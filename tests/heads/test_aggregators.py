@@ -2,10 +2,16 @@ import pytest
 import torch
 
 from gare_cache.errors import ConfigError
-from gare_cache.heads.aggregators import AGGREGATORS, build_aggregator
+from gare_cache.heads.aggregators import AGGREGATORS
+from gare_cache.heads.retrieval import build_head
+from tests.plain_head import plain_head
 
 SETTINGS = [{"name": name} for name in AGGREGATORS]
 ids = list(AGGREGATORS)
+
+
+def build_aggregator(settings, *, dim, max_frames):
+    return plain_head(dim=dim, max_frames=max_frames, aggregator=settings).aggregator
 
 
 def test_transformer_matches_the_reference(reference):
@@ -95,18 +101,22 @@ def test_gradcheck_of_the_transformer(inputs):
 @pytest.mark.parametrize(
     ("settings", "dim", "message"),
     [
-        ({"name": "lstn"}, 16, "unknown aggregator 'lstn'; did you mean 'lstm'"),
-        ({"name": "lstm", "layers": 2}, 16, "unknown setting 'layers' of aggregator 'lstm'; known"),
-        ({"name": "transformer", "layer": 2}, 16, "known: heads, init, layers, name"),
-        ({"name": "transformer", "layers": 0}, 16, "aggregator.layers is 0"),
-        ({"name": "transformer", "heads": 0}, 16, "aggregator.heads is 0"),
-        ({"name": "transformer", "init": "clip"}, 16, "unknown aggregator.init 'clip'"),
+        ({"name": "lstn"}, 16, "unknown head.aggregator.name 'lstn'; did you mean 'lstm'"),
+        (
+            {"name": "lstm", "layers": 2},
+            16,
+            "head.aggregator.layers is 2, but aggregator 'lstm' has no such setting; set",
+        ),
+        ({"name": "transformer", "layer": 2}, 16, "'layer'; did you mean 'layers'"),
+        ({"name": "transformer", "layers": 0}, 16, "head.aggregator.layers is 0: input should be"),
+        ({"name": "transformer", "heads": 0}, 16, "head.aggregator.heads is 0: input should be"),
+        ({"name": "transformer", "init": "clip"}, 16, "head.aggregator.init is 'clip': input shou"),
         ({"name": "transformer"}, 200, "cannot split dim = 200 into 3 heads"),
     ],
 )
 def test_errors(settings, dim, message):
     with pytest.raises(ConfigError, match=message):
-        build_aggregator(settings, dim=dim, max_frames=6)
+        build_head(dim=dim, max_frames=6, aggregator=settings)
 
 
 def test_more_frames_than_positions_is_an_error(inputs):

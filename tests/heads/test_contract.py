@@ -14,6 +14,7 @@ from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.heads.pairs import Words
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from tests.heads.table import HEADS
+from tests.plain_head import plain_head
 
 DIM, MAX_FRAMES, MORE_FRAMES = 16, 6, 8
 
@@ -21,7 +22,7 @@ DIM, MAX_FRAMES, MORE_FRAMES = 16, 6, 8
 def build(settings: dict[str, Any], dtype: torch.dtype = torch.float64) -> RetrievalHead:
     """A head in training mode whose every weight is random, so that every part has a say."""
     torch.manual_seed(0)
-    head = build_head(dim=DIM, max_frames=MORE_FRAMES, **settings)
+    head = plain_head(dim=DIM, max_frames=MORE_FRAMES, **settings)
     with torch.no_grad():
         for name, parameter in head.named_parameters():
             if name != "logit_scale":

@@ -4,12 +4,9 @@ import pytest
 import torch
 
 from gare_cache.errors import ConfigError
-from gare_cache.heads.gap import (
-    CONTEXTS,
-    GAP_DEFAULTS,
-    GapModule,
-    complete_gap_settings,
-)
+from gare_cache.heads.gap import GapModule
+from gare_cache.heads.retrieval import build_head
+from gare_cache.heads.settings import CONTEXTS, GapSettings
 from tests.heads import slow
 
 # How the query is made, by name.
@@ -18,6 +15,10 @@ QUERIES = {
     "negated": {"eta": -1},
     "text": {"query": "text"},
 }
+
+
+def make_psi(dim, reference_padding=False, **settings):
+    return GapModule(dim, GapSettings(**settings), reference_padding=reference_padding)
 
 
 @pytest.mark.parametrize("reference_padding", [False, True])
@@ -29,7 +30,7 @@ QUERIES = {
 def test_matches_the_loop(inputs, random_words, context, heads, layers, query, reference_padding):
     text, frames, mask = inputs(num_texts=3, num_videos=4, num_frames=4, dim=8)
     tokens, real = random_words(num_texts=3, num_words=5, dim=8)
-    psi = GapModule(
+    psi = make_psi(
         8,
         context=context,
         heads=heads,
@@ -47,24 +48,24 @@ def test_matches_the_loop(inputs, random_words, context, heads, layers, query, r
 
 
 def test_512_dimensions_have_the_published_number_of_parameters():
-    assert sum(p.numel() for p in GapModule(512).parameters()) == 1_579_008
+    assert sum(p.numel() for p in make_psi(512).parameters()) == 1_579_008
 
 
 def test_a_second_layer_has_its_own_norms_and_projections_and_one_mean_projection():
-    one, two = (sum(p.numel() for p in GapModule(8, layers=n).parameters()) for n in (1, 2))
+    one, two = (sum(p.numel() for p in make_psi(8, layers=n).parameters()) for n in (1, 2))
     assert two - one == 5 * (64 + 8) + 3 * 16
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_every_parameter_gets_a_gradient(inputs, random_words, context):
-    psi = GapModule(16, layers=2, context=context).double()
+    psi = make_psi(16, layers=2, context=context).double()
     psi(*inputs(), random_words()).square().sum().backward()
     assert all(p.grad is not None for p in psi.parameters())
 
 
 def test_padding_and_frame_order_change_nothing(inputs):
     text, frames, mask = inputs()
-    psi = _randomise(GapModule(16, heads=2))
+    psi = _randomise(make_psi(16, heads=2))
     expected = psi(text, frames, mask, None)
     padded = torch.cat([frames, torch.full_like(frames[:, :3], 5.0)], dim=1)
     padded_mask = torch.nn.functional.pad(mask, (0, 3))
@@ -80,7 +81,7 @@ def test_padded_words_change_nothing_even_with_reference_padding(
 ):
     text, frames, mask = inputs()
     tokens, real = random_words()
-    psi = _randomise(GapModule(16, context="words", reference_padding=reference_padding))
+    psi = _randomise(make_psi(16, context="words", reference_padding=reference_padding))
     expected = psi(text, frames, mask, (tokens, real))
     padded = torch.cat([tokens, torch.full_like(tokens[:, :3], 5.0)], dim=1)
     padded_real = torch.nn.functional.pad(real, (0, 3))
@@ -90,17 +91,17 @@ def test_padded_words_change_nothing_even_with_reference_padding(
 
 def test_dropout_acts_in_training_only(inputs):
     text, frames, mask = inputs()
-    psi = GapModule(16, dropout=0.3, layers=2).double()
+    psi = make_psi(16, dropout=0.3, layers=2).double()
     assert not torch.equal(psi(text, frames, mask, None), psi(text, frames, mask, None))
     psi.eval()
     assert torch.equal(psi(text, frames, mask, None), psi(text, frames, mask, None))
-    still = GapModule(16, dropout=0.0).double()
+    still = make_psi(16, dropout=0.0).double()
     assert torch.equal(still(text, frames, mask, None), still(text, frames, mask, None))
 
 
 def test_inits():
     torch.manual_seed(0)
-    normal, identity = GapModule(128), GapModule(128, init="identity", layers=2)
+    normal, identity = make_psi(128), make_psi(128, init="identity", layers=2)
     assert abs(normal.layers[0].linear1.weight.std().item() - 0.02) < 1e-3
     for layer in identity.layers:
         assert torch.equal(layer.out_proj.weight, torch.eye(128))
@@ -115,7 +116,7 @@ def test_without_a_real_token_values_and_gradients_are_finite(inputs, random_wor
     real[1] = False
     frames.requires_grad_()
     tokens.requires_grad_()
-    psi = GapModule(16, context=context).double()
+    psi = make_psi(16, context=context).double()
     delta = psi(text, frames, mask, (tokens, real))
     delta.norm(dim=-1).sum().backward()
     assert delta.isfinite().all()
@@ -128,7 +129,7 @@ def test_without_a_real_token_values_and_gradients_are_finite(inputs, random_wor
 def test_gradcheck(inputs, random_words, context, layers, query):
     text, frames, mask = inputs(num_texts=2, num_videos=2, num_frames=3, dim=4)
     tokens, real = random_words(num_texts=2, num_words=3, dim=4)
-    psi = GapModule(4, heads=2, dropout=0.0, context=context, layers=layers, **QUERIES[query])
+    psi = make_psi(4, heads=2, dropout=0.0, context=context, layers=layers, **QUERIES[query])
     _randomise(psi)
     mask[0] = False
 
@@ -140,34 +141,29 @@ def test_gradcheck(inputs, random_words, context, layers, query):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("settings", "message"),
     [
-        ({"heads": 3}, "gap.heads is 3; it must divide dim = 16"),
-        ({"heads": 0}, "gap.heads is 0"),
-        ({"heads": True}, "gap.heads is True"),
-        ({"layers": 0}, "gap.layers is 0"),
-        ({"dropout": 1.0}, r"gap.dropout is 1.0; it must be in \[0, 1\)"),
-        ({"init": "zeros"}, "unknown gap.init 'zeros'"),
-        ({"side": "videos"}, "unknown gap.side 'videos'; did you mean 'video'"),
-        ({"context": "word"}, "unknown gap.context 'word'; did you mean 'words'"),
-        ({"query": "none"}, "unknown gap.query 'none'; known: gap, text"),
-        ({"eta": 0}, "gap.eta is 0; it must be 1 or -1"),
+        ({"heads": 3}, "head.gap.heads is 3; it must divide dim = 16"),
+        ({"heads": 0}, "head.gap.heads is 0: input should be greater than or equal to 1"),
+        ({"heads": True}, "head.gap.heads is True: input should be a valid integer"),
+        ({"layers": 0}, "head.gap.layers is 0"),
+        ({"dropout": 1.0}, "head.gap.dropout is 1.0: input should be less than 1"),
+        ({"init": "zeros"}, "head.gap.init is 'zeros': input should be 'normal' or 'identity'"),
+        ({"side": "videos"}, "head.gap.side is 'videos': input should be 'text' or 'video'"),
+        ({"context": "word"}, "head.gap.context is 'word': input should be 'frames' or 'words'"),
+        ({"query": "none"}, "head.gap.query is 'none': input should be 'gap' or 'text'"),
+        ({"eta": 0}, "head.gap.eta is 0: input should be 1 or -1"),
+        ({"depth": 2}, "unknown setting of head.gap 'depth'; known: context, dropout, eta, heads"),
     ],
 )
-def test_errors(arguments, message):
+def test_errors(settings, message):
     with pytest.raises(ConfigError, match=message):
-        GapModule(16, **arguments)
+        build_head(dim=16, max_frames=2, gap=settings)
 
 
 def test_words_are_asked_for(inputs):
     with pytest.raises(ConfigError, match=r"gap.context is words, and no word tokens were given"):
-        GapModule(16, context="words").double()(*inputs(), None)
-
-
-def test_unknown_setting_lists_the_known_ones():
-    known = ", ".join(sorted(GAP_DEFAULTS))
-    with pytest.raises(ConfigError, match=f"'depth' of gap; known: {known}"):
-        complete_gap_settings({"depth": 2})
+        make_psi(16, context="words").double()(*inputs(), None)
 
 
 def _randomise(psi):

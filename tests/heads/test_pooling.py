@@ -5,11 +5,27 @@ from gare_cache.errors import ConfigError
 from gare_cache.heads.masking import masked_softmax, mean_pool
 from gare_cache.heads.pooling import (
     CrossAttentionPooling,
+    TextConditionedPooling,
     build_pooling,
     pool,
-    text_conditioned_pool,
+)
+from gare_cache.heads.retrieval import build_head
+from gare_cache.heads.settings import (
+    CrossAttentionSettings,
+    MeanPoolingSettings,
+    TextConditionedSettings,
 )
 from tests.heads import slow
+
+
+def text_conditioned_pool(text, frames, mask, reference_padding=False, **settings):
+    settings = TextConditionedSettings(**settings)
+    pooling = TextConditionedPooling(settings.temperature, reference_padding)
+    return pool(pooling, text, frames, mask)
+
+
+def x_pool(dim, **settings):
+    return CrossAttentionPooling(dim, CrossAttentionSettings(**settings))
 
 
 def test_mean_pool_by_hand():
@@ -76,14 +92,14 @@ def test_masked_softmax_by_hand():
 
 def test_mean_pooling_is_the_same_for_every_text(inputs):
     text, frames, mask = inputs()
-    pooled, _ = pool(build_pooling({"name": "mean"}, dim=16), text, frames, mask)
+    pooled, _ = pool(build_pooling(MeanPoolingSettings(), dim=16), text, frames, mask)
     torch.testing.assert_close(pooled, mean_pool(frames, mask)[None])
 
 
 @pytest.mark.parametrize("heads", [1, 4])
 def test_cross_attention_matches_the_loop(inputs, heads):
     text, frames, mask = inputs()
-    pooling = CrossAttentionPooling(16, heads=heads).double().eval()
+    pooling = x_pool(16, heads=heads).double().eval()
     for parameter in pooling.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, dtype=torch.float64)
     pooled = pooling(text, frames, mask)
@@ -97,7 +113,7 @@ def test_cross_attention_starts_at_the_identity(inputs):
     """Identity projections: a softmax of normalised products over normalised frames, LN twice."""
     text, frames, mask = inputs()
     norm = torch.nn.LayerNorm(16).double()
-    pooled = CrossAttentionPooling(16).double().eval()(text, frames, mask)
+    pooled = x_pool(16).double().eval()(text, frames, mask)
     products = torch.einsum("td,vfd->tvf", norm(text), norm(frames)) / 4
     weights = masked_softmax(products, mask)
     attended = norm(torch.einsum("tvf,vfd->tvd", weights, norm(frames)))
@@ -105,18 +121,18 @@ def test_cross_attention_starts_at_the_identity(inputs):
 
 
 def test_cross_attention_drops_out_in_training_only(inputs):
-    pooling = CrossAttentionPooling(16, dropout=0.3).double()
+    pooling = x_pool(16, dropout=0.3).double()
     assert not torch.equal(pooling(*inputs()), pooling(*inputs()))
     pooling.eval()
     assert torch.equal(pooling(*inputs()), pooling(*inputs()))
-    still = CrossAttentionPooling(16, dropout=0.0).double()
+    still = x_pool(16, dropout=0.0).double()
     assert torch.equal(still(*inputs()), still(*inputs()))
 
 
 def test_gradcheck_of_cross_attention(inputs):
     text, frames, mask = inputs(num_texts=2, num_videos=2, num_frames=3, dim=4)
     mask[0] = False
-    pooling = CrossAttentionPooling(4, heads=2, dropout=0.0).double()
+    pooling = x_pool(4, heads=2, dropout=0.0).double()
     arguments = (text.requires_grad_(), frames.requires_grad_())
     assert torch.autograd.gradcheck(lambda t, f: pooling(t, f, mask), arguments, fast_mode=True)
 
@@ -124,16 +140,25 @@ def test_gradcheck_of_cross_attention(inputs):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "max"}, "unknown pooling 'max'"),
-        ({"name": "mean", "temperature": 1.0}, "'temperature' of pooling 'mean'; known: name"),
-        ({"name": "text_conditioned", "temp": 1.0}, "known: name, temperature"),
-        ({"temperature": 0.0}, "pooling.temperature is 0.0; it must be above 0"),
-        ({"temperature": float("nan")}, "pooling.temperature is nan"),
+        ({"name": "max"}, "unknown head.pooling.name 'max'; known: cross_attention, mean, text"),
+        (
+            {"name": "mean", "temperature": 1.0},
+            "head.pooling.temperature is 1.0, but pooling 'mean' has no such setting; set",
+        ),
+        (
+            {"name": "text_conditioned", "temp": 1.0},
+            "unknown setting of head.pooling 'temp'; known: dropout, heads, name, temperature",
+        ),
+        ({"temperature": 0.0}, "head.pooling.temperature is 0.0: input should be greater than 0"),
+        ({"temperature": float("nan")}, "head.pooling.temperature is nan"),
         ({"name": "cross_attention", "heads": 3}, "pooling.heads is 3; it must divide dim = 16"),
-        ({"name": "cross_attention", "dropout": 1.0}, "pooling.dropout is 1.0; it must be in"),
-        ({"name": "cross_attention", "temperature": 1.0}, "known: dropout, heads, name"),
+        ({"name": "cross_attention", "dropout": 1.0}, "pooling.dropout is 1.0: input should be le"),
+        (
+            {"name": "cross_attention", "temperature": 1.0},
+            "set head.pooling.temperature: null",
+        ),
     ],
 )
 def test_errors(settings, message):
     with pytest.raises(ConfigError, match=message):
-        build_pooling(settings, dim=16)
+        build_head(dim=16, max_frames=2, pooling=settings)

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -5,6 +6,8 @@ import torch
 
 from gare_cache.errors import ConfigError
 from gare_cache.heads.retrieval import build_head, initialise_from_encoder
+from gare_cache.heads.settings import HeadSettings, LstmSettings
+from tests.plain_head import plain_head
 
 TOKEN_WISE = {"interaction": {"name": "token_wise"}}
 BASE = {"dim": 16, "max_frames": 6, "aggregator": {"name": "mean"}}
@@ -31,7 +34,7 @@ PADDED = [
 
 def _build(settings, seed=0):
     torch.manual_seed(seed)
-    return build_head(**settings).double()
+    return plain_head(**settings).double()
 
 
 @pytest.fixture(params=HEADS.values(), ids=HEADS.keys())
@@ -145,10 +148,10 @@ def test_linear_projection_starts_at_zero_shot_and_learns(inputs):
 
 
 def test_scale_is_limited_to_100_and_can_come_down():
-    head = build_head(**BASE, logit_scale_init=math.log(20.0))
+    head = plain_head(**BASE, logit_scale_init=math.log(20.0))
     head.limit_scale()
     assert head.scale.item() == pytest.approx(20.0)
-    high = build_head(**BASE, logit_scale_init=5.0)
+    high = plain_head(**BASE, logit_scale_init=5.0)
     high.limit_scale()
     assert high.scale.item() == pytest.approx(100.0)
     high.scale.backward()
@@ -157,7 +160,7 @@ def test_scale_is_limited_to_100_and_can_come_down():
 
 def test_half_precision_features_are_computed_in_the_heads_dtype(inputs):
     text, frames, mask = inputs(dtype=torch.float32)
-    head = build_head(**GAP).eval()
+    head = plain_head(**GAP).eval()
     text, frames = text.half(), frames.half()
     expected = head.similarity(text.float(), frames.float(), mask)
     assert torch.equal(head.similarity(text, frames, mask), expected)
@@ -167,7 +170,7 @@ def test_half_precision_features_are_computed_in_the_heads_dtype(inputs):
 def test_autocast_stays_finite_without_real_frames(settings, inputs):
     text, frames, mask = inputs(dtype=torch.float32)
     mask[0] = False
-    head = build_head(**settings)
+    head = plain_head(**settings)
     frames.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         scores = head(text, frames, mask).similarity
@@ -178,7 +181,7 @@ def test_autocast_stays_finite_without_real_frames(settings, inputs):
 
 
 def _encoder_state(dim=16, context=8, layers=4):
-    donor = build_head(
+    donor = plain_head(
         dim=dim, max_frames=context, aggregator={"name": "transformer", "layers": layers}
     )
     weights = donor.aggregator.state_dict()
@@ -189,7 +192,7 @@ def _encoder_state(dim=16, context=8, layers=4):
 
 def test_transformer_starts_from_the_encoder():
     state = _encoder_state()
-    head = build_head(dim=16, max_frames=6, aggregator={"name": "transformer", "layers": 2})
+    head = plain_head(dim=16, max_frames=6, aggregator={"name": "transformer", "layers": 2})
     initialise_from_encoder(head, state)
     assert head.logit_scale.item() == 3.5
     own = head.aggregator.state_dict()
@@ -203,7 +206,7 @@ def test_transformer_starts_from_the_encoder():
     "aggregator", [{"name": "transformer", "init": "random"}, {"name": "mean"}]
 )
 def test_other_aggregators_take_the_logit_scale_only(aggregator):
-    head = build_head(dim=16, max_frames=6, aggregator=aggregator)
+    head = plain_head(dim=16, max_frames=6, aggregator=aggregator)
     before = {k: v.clone() for k, v in head.aggregator.state_dict().items()}
     initialise_from_encoder(head, _encoder_state())
     assert head.logit_scale.item() == 3.5
@@ -217,12 +220,12 @@ def test_other_aggregators_take_the_logit_scale_only(aggregator):
     [
         (
             _encoder_state(dim=32),
-            r"has shape \(8, 32\)|has shape .*32.*set aggregator.init: random",
+            r"has shape \(8, 32\)|has shape .*32.*set head.aggregator.init: random",
         ),
         (_encoder_state(context=4), r"shape \(4, 16\).*needs \(6, 16\).*init: random"),
         (
             _encoder_state(layers=3),
-            r"no 'text.transformer.resblocks.3.*set aggregator.init: random",
+            r"no 'text.transformer.resblocks.3.*set head.aggregator.init: random",
         ),
         ({"logit_scale": torch.tensor(1.0)}, "no 'text.positional_embedding'.*init: random"),
         ({}, "no 'logit_scale'"),
@@ -230,7 +233,7 @@ def test_other_aggregators_take_the_logit_scale_only(aggregator):
     ids=["width", "context", "layers", "no_blocks", "empty"],
 )
 def test_an_encoder_that_does_not_fit_is_an_error_and_changes_nothing(state, message):
-    head = build_head(dim=16, max_frames=6)
+    head = plain_head(dim=16, max_frames=6)
     before = {k: v.clone() for k, v in head.state_dict().items()}
     with pytest.raises(ConfigError, match=message):
         initialise_from_encoder(head, state)
@@ -240,16 +243,17 @@ def test_an_encoder_that_does_not_fit_is_an_error_and_changes_nothing(state, mes
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dim": 0}, "dim is 0; it must be a whole number"),
+        ({"dim": 0}, "dim is 0: input should be greater than or equal to 1"),
         ({"max_frames": 1.5}, "max_frames is 1.5"),
-        ({"projection": "mlp"}, "unknown projection 'mlp'; known: linear, none"),
-        ({"aggregator": {"name": "gru"}}, "unknown aggregator 'gru'"),
-        ({"pooling": {"name": "max"}}, "unknown pooling 'max'"),
-        ({"gap": {"head": 1}}, "unknown setting 'head' of gap; known: context, dropout, eta, "),
+        ({"projection": "mlp"}, "head.projection is 'mlp': input should be 'none' or 'linear'"),
+        ({"aggregator": {"name": "gru"}}, "unknown head.aggregator.name 'gru'"),
+        ({"pooling": {"name": "max"}}, "unknown head.pooling.name 'max'"),
+        ({"gap": {"head": 1}}, "unknown setting of head.gap 'head'; did you mean 'heads'"),
+        ({"poolings": {}}, "unknown setting of head 'poolings'; did you mean 'pooling'"),
         ({"gap": {"query": "text", "eta": -1}}, "head.gap.query: text there is none; set head.gap"),
-        ({"interaction": {"name": "wti"}}, "unknown interaction 'wti'; known: pooled, token_wise"),
-        ({"interaction": {"name": "pooled", "options": {}}}, "'options' of interaction 'pooled'"),
-        ({"aggregator": {"name": "mean", "options": {}}}, "'options' of aggregator 'mean'"),
+        ({"interaction": {"name": "wti"}}, "unknown head.interaction.name 'wti'; known: pooled"),
+        ({"interaction": {"name": "pooled", "options": {}}}, "set head.interaction.options: null"),
+        ({"aggregator": {"name": "mean", "options": {}}}, "set head.aggregator.options: null"),
         (
             {**TOKEN_WISE, "pooling": {"name": "mean"}},
             "head.pooling belongs to the interaction 'pooled'.*set head.pooling: null",
@@ -275,11 +279,23 @@ def test_an_encoder_that_does_not_fit_is_an_error_and_changes_nothing(state, mes
 )
 def test_settings_errors(change, message):
     with pytest.raises(ConfigError, match=message):
-        build_head(**{**BASE, **change})
+        plain_head(**{**BASE, **change})
+
+
+def test_settings_are_typed_or_plain_values_and_rebuild_the_head():
+    settings = HeadSettings(aggregator=LstmSettings(), projection="linear")
+    typed = build_head(settings, dim=16, max_frames=6)
+    plain = build_head(dim=16, max_frames=6, aggregator={"name": "lstm"}, projection="linear")
+    again = build_head(**json.loads(json.dumps(typed.settings)))
+    assert typed.settings == plain.settings == again.settings
+    sizes = {"dim": 16, "max_frames": 6, "logit_scale_init": math.log(100.0)}
+    assert typed.settings == {**sizes, **settings.model_dump()}
+    with pytest.raises(ConfigError, match=r"given settings and 'gap' beside them"):
+        build_head(settings, dim=16, max_frames=6, gap=None)
 
 
 def test_heads_that_do_not_pool_have_no_vectors(inputs, random_words):
-    head = build_head(**BASE, **TOKEN_WISE).double()
+    head = plain_head(**BASE, **TOKEN_WISE).double()
     with pytest.raises(ConfigError, match=r"'token_wise' does not pool a video to one vector"):
         head.vectors(*inputs(), random_words())
     with pytest.raises(ConfigError, match=r"compares the word tokens.*none were given"):
@@ -288,7 +304,7 @@ def test_heads_that_do_not_pool_have_no_vectors(inputs, random_words):
 
 def test_input_errors(inputs):
     text, frames, mask = inputs(dtype=torch.float32)
-    head = build_head(**BASE)
+    head = plain_head(**BASE)
     with pytest.raises(ConfigError, match=r"text features have shape \(5, 15\).*D = 16"):
         head(text[:, 1:], frames, mask)
     with pytest.raises(ConfigError, match=r"frame features have shape \(4, 16\)"):

@@ -6,12 +6,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gare_cache.errors import ConfigError
 from gare_cache.heads.exact import text_basis, video_basis
-from gare_cache.heads.gap import CONTEXTS, SIDES
 from gare_cache.heads.increment_basis import exact_increment
 from gare_cache.heads.pooling import build_pooling
-from gare_cache.heads.retrieval import build_head
 from gare_cache.heads.scoring import Footprint, block_shape, pair_cosine
+from gare_cache.heads.settings import CONTEXTS, SIDES, MeanPoolingSettings
 from tests.heads import slow
+from tests.plain_head import plain_head
 
 CASES = ["similarity_7x5", "similarity_10x10", "similarity_9x9_heads4", "similarity_4x4"]
 ARCHITECTURES = [
@@ -37,13 +37,13 @@ DENSE = {
 
 def _head(dim, pooling=None, gap=None, reference_padding=False, dtype=None, seed=0, **settings):
     torch.manual_seed(seed)
-    head = build_head(
+    head = plain_head(
         dim=dim,
         max_frames=12,
         aggregator={"name": "mean"},
-        pooling=pooling,
         gap=gap,
         reference_padding=reference_padding,
+        **({} if pooling is None else {"pooling": pooling}),
         **settings,
     )
     for parameter in head.parameters():
@@ -97,7 +97,7 @@ def test_exact_equals_dense_in_float32_on_features_like_clips(inputs, random_wor
     text = 0.3 * text + 0.25 * common
     tokens = 0.3 * text[:, None] + 0.1 * common + 0.05 * tokens
     frames = 0.25 * common.flip(0) + 0.3 * frames[:, :1] + 0.03 * frames
-    head = build_head(
+    head = plain_head(
         dim=512,
         max_frames=12,
         aggregator={"name": "mean"},
@@ -293,5 +293,5 @@ def test_the_aggregator_sees_every_video_once(inputs, random_words):
 
 def test_basis_of_the_mean_has_one_slot(inputs):
     _, frames, mask = inputs()
-    pooling = build_pooling({"name": "mean"}, dim=16)
+    pooling = build_pooling(MeanPoolingSettings(), dim=16)
     assert video_basis(frames, mask, pooling, None).slots.shape == (4, 1, 16)

@@ -6,12 +6,9 @@ import pytest
 import torch
 
 from gare_cache.errors import ConfigError
-from gare_cache.losses.contrastive import (
-    build_contrastive,
-    complete_contrastive_settings,
-    info_nce,
-)
-from gare_cache.losses.ncl import ncl
+from gare_cache.losses.contrastive import build_contrastive, info_nce
+from gare_cache.losses.settings import InfoNceSettings, NclSettings
+from tests.losses.terms import ncl
 
 
 def _loop(similarity, scale, positives=None):
@@ -105,33 +102,11 @@ def test_where_everything_is_masked_there_is_nothing_to_learn(similarity):
 
 
 def test_losses_by_name(similarity):
-    assert torch.equal(build_contrastive({})(similarity, 9.0), info_nce(similarity, 9.0))
-    built = build_contrastive({"name": "ncl", "iterations": 1, "detach_biases": True})
+    assert torch.equal(
+        build_contrastive(InfoNceSettings())(similarity, 9.0), info_nce(similarity, 9.0)
+    )
+    built = build_contrastive(NclSettings(iterations=1, detach_biases=True))
     wanted = ncl(similarity, 9.0, iterations=1, detach_biases=True)
     assert torch.equal(built(similarity, 9.0), wanted)
     positives = torch.ones(5, 5, dtype=torch.bool)
     assert built(similarity, 9.0, positives=positives).item() == 0.0
-
-
-def test_settings_are_completed():
-    assert complete_contrastive_settings({}) == {"name": "info_nce"}
-    ncl_settings = {"name": "ncl", "iterations": 4, "detach_biases": False}
-    assert complete_contrastive_settings({"name": "ncl"}) == ncl_settings
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "nlc"}, "unknown contrastive loss 'nlc'; did you mean 'ncl'"),
-        (
-            {"name": "info_nce", "iterations": 4},
-            "unknown setting 'iterations' of contrastive loss 'info_nce'; known: name",
-        ),
-        ({"name": "ncl", "iterations": 1.5}, "contrastive.iterations is 1.5; it must be a whole"),
-        ({"name": "ncl", "iterations": -1}, "contrastive.iterations is -1"),
-        ({"name": "ncl", "detach_biases": 1}, "contrastive.detach_biases is 1; it must be true"),
-    ],
-)
-def test_settings_errors(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        build_contrastive(settings)

@@ -6,15 +6,16 @@ import torch
 from gare_cache.errors import ConfigError
 from gare_cache.losses import objective as objective_module
 from gare_cache.losses.contrastive import info_nce
-from gare_cache.losses.increment import (
+from gare_cache.losses.objective import REGULARISERS, Objective
+from gare_cache.losses.settings import DirectionSettings, LossSettings
+from tests.losses.terms import (
     direction_diversity,
     information_bottleneck,
+    ncl,
     norm_spread,
     orthogonality,
     trust_region,
 )
-from gare_cache.losses.ncl import ncl
-from gare_cache.losses.objective import Objective
 
 OFF = {"ib": {"weight": 0}, "eps": {"weight": 0}, "dir": {"weight": 0}}
 
@@ -79,7 +80,7 @@ def test_positives_reach_the_contrastive_loss(batch):
 
 def test_the_regularisers_are_added_to_ncl(batch):
     similarity, _, scale = batch
-    difference = Objective({"name": "ncl"})(*batch).total - Objective()(*batch).total
+    difference = Objective(contrastive={"name": "ncl"})(*batch).total - Objective()(*batch).total
     torch.testing.assert_close(difference, ncl(similarity, scale) - info_nce(similarity, scale))
 
 
@@ -139,24 +140,15 @@ def test_one_pair_is_too_few(batch):
         Objective()(similarity[:1, :1], delta[:1, :1], scale)
 
 
-def test_settings_are_complete_and_rebuild_the_objective(batch):
+def test_settings_are_typed_or_plain_values_and_rebuild_the_objective(batch):
     made = Objective(dir={"alpha": 3.0})
-    assert made.settings == {
-        "contrastive": {"name": "info_nce"},
-        "ib": {
-            "weight": 1e-4,
-            "reduction": "sum",
-            "anchor": "video",
-            "prior_sigma": 1.0,
-            "normalise": False,
-        },
-        "eps": {"weight": 0.01, "bound": 0.5, "form": "clamp"},
-        "dir": {"weight": 0.01, "alpha": 3.0},
-        "orthogonality": {"weight": 0.0},
-        "trust_region": {"weight": 0.0, "radius": 1.0, "learned": False},
-    }
-    rebuilt = Objective(**json.loads(json.dumps(made.settings)))
-    assert torch.equal(rebuilt(*batch).total, made(*batch).total)
+    assert made.settings == LossSettings(dir=DirectionSettings(alpha=3.0))
+    plain = json.loads(made.settings.model_dump_json())
+    assert list(plain) == ["contrastive", "false_negatives", *REGULARISERS]
+    for rebuilt in (Objective(**plain), Objective(made.settings)):
+        assert torch.equal(rebuilt(*batch).total, made(*batch).total)
+    with pytest.raises(ConfigError, match=r"given settings and 'ib' beside them"):
+        Objective(made.settings, ib={})
 
 
 def test_gradient_reaches_similarity_delta_and_scale(batch):
@@ -173,23 +165,30 @@ def test_gradient_reaches_similarity_delta_and_scale(batch):
     [
         (
             {"contrastive": {"name": "infonce"}},
-            "unknown contrastive loss 'infonce'; did you mean 'info_nce'",
+            "unknown train.loss.contrastive.name 'infonce'; did you mean 'info_nce'",
         ),
-        ({"ib": {"beta": 1.0}}, "unknown setting 'beta' of ib; known: anchor, normalise"),
-        ({"eps": {"lambda": 1.0}}, "unknown setting 'lambda' of eps; known: bound, form, weight"),
-        ({"ib": {"weight": -1.0}}, "ib.weight is -1.0; it must be a finite number, 0 or above"),
-        ({"ib": {"weight": "1e-4"}}, "ib.weight is '1e-4'"),
-        ({"dir": {"weight": float("nan")}}, "dir.weight is nan"),
-        ({"ib": {"reduction": "max"}}, "unknown ib.reduction 'max'; known: mean, sum"),
-        ({"eps": {"bound": 0.0}}, "eps.bound is 0.0; it must be a finite number above 0"),
-        ({"dir": {"alpha": True}}, "dir.alpha is True"),
-        ({"ib": {"anchor": "both"}}, "unknown ib.anchor 'both'; known: text, video"),
-        ({"ib": {"prior_sigma": 0}}, "ib.prior_sigma is 0; it must be a finite number above 0"),
-        ({"ib": {"normalise": 1}}, "ib.normalise is 1; it must be true or false"),
-        ({"eps": {"form": "hard"}}, "unknown eps.form 'hard'; known: clamp, smooth"),
-        ({"orthogonality": {"weight": -1}}, "orthogonality.weight is -1"),
-        ({"trust_region": {"radius": 0.0}}, "trust_region.radius is 0.0"),
-        ({"trust_region": {"learned": True}}, "trust_region.learned is true at .*weight 0"),
+        (
+            {"contrastive": {"name": "info_nce", "iterations": 4}},
+            "contrastive.iterations is 4, but contrastive 'info_nce' has no such setting; set",
+        ),
+        ({"contrastive": {"name": "ncl", "iterations": 1.5}}, "iterations is 1.5: input should be"),
+        ({"contrastive": {"name": "ncl", "iterations": -1}}, "iterations is -1: input should be"),
+        ({"contrastive": {"name": "ncl", "detach_biases": 1}}, "detach_biases is 1: input should"),
+        ({"ib": {"beta": 1.0}}, "unknown setting of train.loss.ib 'beta'; known: anchor, normal"),
+        ({"eps": {"lambda": 1.0}}, "of train.loss.eps 'lambda'; known: bound, form, weight"),
+        ({"ib": {"weight": -1.0}}, "train.loss.ib.weight is -1.0: input should be greater than or"),
+        ({"ib": {"weight": "1e-4"}}, "train.loss.ib.weight is '1e-4': .* write 0.001"),
+        ({"dir": {"weight": float("nan")}}, "train.loss.dir.weight is nan: input should be a fin"),
+        ({"ib": {"reduction": "max"}}, "ib.reduction is 'max': input should be 'sum' or 'mean'"),
+        ({"eps": {"bound": 0.0}}, "train.loss.eps.bound is 0.0: input should be greater than 0"),
+        ({"dir": {"alpha": True}}, "train.loss.dir.alpha is True: input should be a valid number"),
+        ({"ib": {"anchor": "both"}}, "ib.anchor is 'both': input should be 'text' or 'video'"),
+        ({"ib": {"prior_sigma": 0}}, "ib.prior_sigma is 0: input should be greater than 0"),
+        ({"ib": {"normalise": 1}}, "train.loss.ib.normalise is 1: input should be a valid boolean"),
+        ({"eps": {"form": "hard"}}, "eps.form is 'hard': input should be 'clamp' or 'smooth'"),
+        ({"orthogonality": {"weight": -1}}, "train.loss.orthogonality.weight is -1"),
+        ({"trust_region": {"radius": 0.0}}, "train.loss.trust_region.radius is 0.0"),
+        ({"trust_region": {"learned": True}}, "trust_region.learned is true at weight 0, where"),
         ({"trust_region": {"weight": 1.0, "learned": "yes"}}, "trust_region.learned is 'yes'"),
     ],
 )

@@ -10,10 +10,10 @@ from gare_cache.encoders.loading import ModelSource, _quick_gelu
 from gare_cache.encoders.open_clip_import import import_open_clip
 from gare_cache.errors import ConfigError
 from gare_cache.heads.settings import (
-    AggregatorSettings,
     GapSettings,
-    InteractionSettings,
-    PoolingSettings,
+    PooledSettings,
+    TextConditionedSettings,
+    TransformerSettings,
 )
 from gare_cache.losses.settings import LossSettings
 from gare_cache.presets import ENCODERS, PRESETS, STUDIES, project_files
@@ -64,9 +64,9 @@ def test_msrvtt_1ka_is_what_gare_published() -> None:
     assert (params.extract.sampler, params.train.num_frames) == ("fps_then_uniform", 12)
     head = params.head
     assert head.projection == "none"
-    assert head.aggregator == AggregatorSettings(name="transformer", layers=4, init="encoder")
-    assert head.interaction == InteractionSettings(name="pooled")
-    assert head.pooling == PoolingSettings(name="text_conditioned", temperature=3.0)
+    assert head.aggregator == TransformerSettings(layers=4, heads=None, init="encoder")
+    assert head.interaction == PooledSettings()
+    assert head.pooling == TextConditionedSettings(temperature=3.0)
     assert head.gap == GapSettings(heads=1, dropout=0.3, init="normal")
     assert (head.gap.side, head.gap.context, head.gap.query) == ("text", "frames", "gap")
     assert (head.gap.eta, head.gap.layers) == (1, 1)

@@ -23,7 +23,8 @@ from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.heads.aggregators import AGGREGATORS
 from gare_cache.heads.interactions import INTERACTIONS
 from gare_cache.heads.pooling import POOLINGS
-from gare_cache.heads.retrieval import PROJECTIONS, RetrievalHead, build_head
+from gare_cache.heads.retrieval import RetrievalHead, build_head
+from gare_cache.heads.settings import PROJECTIONS
 from gare_cache.stages import canary
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare

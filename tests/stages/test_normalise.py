@@ -22,7 +22,6 @@ from gare_cache.evaluation.metrics import (
 )
 from gare_cache.evaluation.normalisers.scored_split import normalise_scored, plan_normalisers
 from gare_cache.evaluation.settings import EvaluateSettings
-from gare_cache.heads.retrieval import build_head
 from gare_cache.manifest import read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
@@ -33,6 +32,7 @@ from gare_cache.stages.report import report
 from gare_cache.stages.train import train
 from gare_cache.training.checkpoint import load_checkpoint
 from tests.evaluation.normalisers.test_banks import make_split
+from tests.plain_head import plain_head
 from tests.tiny import make_project, params, workspace
 
 ALL = [
@@ -209,7 +209,7 @@ def test_test_has_no_part_in_the_choice() -> None:
         name: make_split(name, num_videos=12, captions=2, seed=seed)
         for seed, name in enumerate(("train", "val", "test"))
     }
-    head = build_head(
+    head = plain_head(
         dim=16, max_frames=3, aggregator={"name": "mean"}, pooling={"name": "mean"}
     ).eval()
     settings = EvaluateSettings(

@@ -446,7 +446,7 @@ def test_a_trial_that_fails_in_any_way_stops_no_study(
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("of a head of one's own, in its backward pass")
 
-    monkeypatch.setattr(ablate_estimate, "train_prepared", broken)
+    monkeypatch.setattr(ablate_estimate, "train_head", broken)
     study = write_study(extracted, "trial", seeds=[7])
     code, plan, err = command(study, "--dry-run")
     assert code == 0, err

@@ -16,29 +16,34 @@ from torch.multiprocessing.spawn import spawn
 
 from gare_cache.data.frames import FrameChoice
 from gare_cache.errors import ConfigError, EnvironmentFailure
-from gare_cache.heads.retrieval import RetrievalHead, build_head
+from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.losses.objective import Objective
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
 from gare_cache.training.distributed import Processes, is_first_process, own_device, process_group
-from gare_cache.training.loop import TrainingState, train_head
+from gare_cache.training.loop import TrainingSetup, TrainingState, train_head
+from gare_cache.training.settings import TrainSettings
+from tests.plain_head import plain_head
 from tests.tiny import change_params, workspace
 from tests.training.test_loop import DIM, TRAIN, VAL
 
 BATCH = 16
 OFF: dict[str, Any] = {"weight": 0.0}
 LEARNED = {"weight": 0.1, "radius": 0.5, "learned": True}
-# Name -> arguments of the objective, and whether false negatives are masked.
-OBJECTIVES: dict[str, tuple[dict[str, Any], bool]] = {
-    "info_nce": ({"trust_region": LEARNED, "orthogonality": {"weight": 0.1}}, False),
-    "ncl": ({"contrastive": {"name": "ncl"}, "trust_region": LEARNED}, True),
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "info_nce": {"trust_region": LEARNED, "orthogonality": {"weight": 0.1}},
+    "ncl": {
+        "contrastive": {"name": "ncl"},
+        "trust_region": LEARNED,
+        "false_negatives": "mask",
+    },
 }
 
 
 def new_head(*, dropout: float = 0.0, gap: bool = True) -> RetrievalHead:
     torch.manual_seed(0)
-    head = build_head(
+    head = plain_head(
         dim=DIM,
         max_frames=5,
         projection="linear",
@@ -58,30 +63,21 @@ def run(
     stop_after: int | None = None,
 ) -> dict[str, Tensor]:
     """Train in float64 by plain gradient steps, so that nothing hides or magnifies a difference."""
-    arguments, masked = OBJECTIVES[objective]
-    head, loss = new_head(dropout=dropout), Objective(**arguments).double()
+    head, loss = new_head(dropout=dropout), Objective(**OBJECTIVES[objective]).double()
     parameters = [*head.parameters(), *loss.parameters()]
 
     def on_epoch(state: TrainingState) -> None:
         if state.epoch == stop_after:
             raise KeyboardInterrupt
 
+    optimizer = torch.optim.SGD([{"params": parameters, "lr": 0.01, "base_lr": 0.01}])
+    choice = FrameChoice(3, jittered=True)
     state = train_head(
-        head,
-        loss,
-        torch.optim.SGD([{"params": parameters, "lr": 0.01, "base_lr": 0.01}]),
-        train=TRAIN,
-        validation=VAL,
-        frame_choice=FrameChoice(3, jittered=True),
-        epochs=2,
-        batch_size=BATCH,
-        warmup=0.1,
-        max_grad_norm=1.0,
-        seed=0,
+        TrainingSetup(head, loss, optimizer, TRAIN, VAL, choice),
+        TrainSettings(epochs=2, batch_size=BATCH, loss=loss.settings),
         state_file=state_file,
         on_batch=lambda: None,
         on_epoch=on_epoch,
-        mask_false_negatives=masked,
         processes=processes,
     )
     found = {name: value.detach().clone() for name, value in head.state_dict().items()}
@@ -128,9 +124,9 @@ def worker(rank: int, folder: Path, port: int) -> None:
             found["resumed"] = run("info_nce", folder / "parts.pt", processes, dropout=0.3)
         reference = Processes(processes.rank, processes.count, reference_gather=True)
         found["reference gradients"] = gradients(reference)
-        head = build_head(dim=DIM, max_frames=5, aggregator={"name": "mean"})
+        head = plain_head(dim=DIM, max_frames=5, aggregator={"name": "mean"})
         torch.manual_seed(rank)
-        other = build_head(dim=DIM, max_frames=5, aggregator={"name": "lstm"})
+        other = plain_head(dim=DIM, max_frames=5, aggregator={"name": "lstm"})
         processes.start(other, Objective(), seed=0)
         found["started"] = dict(other.state_dict())
         for key, call in {

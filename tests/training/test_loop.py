@@ -12,8 +12,9 @@ from gare_cache.evaluation.increment import increment_figures
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.losses.objective import Objective
 from gare_cache.training.checkpoint import load_checkpoint, require_encoder, save_checkpoint
-from gare_cache.training.loop import TrainingState, train_head, validation_scores
+from gare_cache.training.loop import TrainingSetup, TrainingState, train_head, validation_scores
 from gare_cache.training.optimizers import build_optimizer
+from gare_cache.training.settings import TrainSettings
 
 DIM = 64
 EVEN = FrameChoice(5, jittered=False)
@@ -50,32 +51,24 @@ def run(
     torch.manual_seed(seed)
     head = build_head(dim=DIM, max_frames=5, projection="linear", gap={"dropout": 0.3})
     objective = objective or Objective()
-    optimizer = build_optimizer(
-        head,
-        objective,
-        name="adamw",
+    settings = TrainSettings(
+        optimizer="adamw",
         learning_rate=0.003,
         logit_scale_learning_rate=0.001,
         weight_decay=0.1,
-        weight_decay_on="weights",
+        epochs=epochs,
+        batch_size=16,
+        seed=seed,
     )
+    optimizer = build_optimizer(head, objective, settings)
 
     def on_epoch(state: TrainingState) -> None:
         if state.epoch == stop_after:
             raise KeyboardInterrupt
 
     state = train_head(
-        head,
-        objective,
-        optimizer,
-        train=TRAIN,
-        validation=VAL,
-        frame_choice=choice,
-        epochs=epochs,
-        batch_size=16,
-        warmup=0.1,
-        max_grad_norm=1.0,
-        seed=seed,
+        TrainingSetup(head, objective, optimizer, TRAIN, VAL, choice),
+        settings,
         state_file=state_file,
         on_batch=lambda: None,
         on_epoch=on_epoch,
@@ -138,7 +131,9 @@ def test_a_learned_radius_is_trained_logged_and_restored_to_the_bit(tmp_path: Pa
 
 
 def test_ncl_learns(tmp_path: Path) -> None:
-    _, state = run(tmp_path / "state.pt", epochs=6, objective=Objective({"name": "ncl"}))
+    _, state = run(
+        tmp_path / "state.pt", epochs=6, objective=Objective(contrastive={"name": "ncl"})
+    )
     assert state.best_score > 3 * 100 / 30  # chance is 1 of 30 videos
 
 
@@ -179,19 +174,12 @@ def test_a_diverging_loss_is_an_error(tmp_path: Path) -> None:
     torch.manual_seed(0)
     head = build_head(dim=DIM, max_frames=5, gap=None, aggregator={"name": "lstm"})
     zero: dict[str, Any] = {"weight": 0}
+    objective = Objective(ib=zero, eps=zero, dir=zero)
+    optimizer = torch.optim.SGD([{"params": head.parameters(), "lr": 0.1, "base_lr": 0.1}])
     with pytest.raises(ConfigError, match=r"no longer finite"):
         train_head(
-            head,
-            Objective(ib=zero, eps=zero, dir=zero),
-            torch.optim.SGD([{"params": head.parameters(), "lr": 0.1, "base_lr": 0.1}]),
-            train=broken,
-            validation=VAL,
-            frame_choice=EVEN,
-            epochs=1,
-            batch_size=16,
-            warmup=0.1,
-            max_grad_norm=1.0,
-            seed=0,
+            TrainingSetup(head, objective, optimizer, broken, VAL, EVEN),
+            TrainSettings(epochs=1, batch_size=16),
             state_file=tmp_path / "state.pt",
             on_batch=lambda: None,
             on_epoch=lambda state: None,

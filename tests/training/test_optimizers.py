@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,12 +10,15 @@ from torch import nn
 from gare_cache.errors import ConfigError
 from gare_cache.heads.retrieval import build_head
 from gare_cache.losses.objective import Objective
+from gare_cache.settings import parse_settings
 from gare_cache.training.optimizers import (
+    OPTIMIZERS,
     BertAdam,
     build_optimizer,
     set_learning_rate,
     warmup_cosine,
 )
+from gare_cache.training.settings import TrainSettings
 
 
 def test_bert_adam_follows_the_reference(fixtures_dir: Path) -> None:
@@ -56,16 +60,15 @@ def test_the_schedule() -> None:
     assert warmup_cosine(0, 100, warmup=0) == 1
 
 
+def settings(optimizer: str, rule: str) -> TrainSettings:
+    rates = {"learning_rate": 0.1, "logit_scale_learning_rate": 0.2}
+    others = {"optimizer": optimizer, "weight_decay": 0.3, "weight_decay_on": rule}
+    return parse_settings(TrainSettings, {**rates, **others}, section="train")
+
+
 def groups_by_name(rule: str) -> dict[str, tuple[float, float]]:
     head = build_head(dim=64, max_frames=4, projection="linear", gap={})
-    optimizer = build_optimizer(
-        head,
-        name="adamw",
-        learning_rate=0.1,
-        logit_scale_learning_rate=0.2,
-        weight_decay=0.3,
-        weight_decay_on=rule,
-    )
+    optimizer = build_optimizer(head, Objective(), settings("adamw", rule))
     names = {id(parameter): name for name, parameter in head.named_parameters()}
     return {
         names[id(parameter)]: (group["base_lr"], group["weight_decay"])
@@ -92,25 +95,19 @@ def test_parameter_groups() -> None:
 def test_a_learned_radius_is_never_decayed() -> None:
     head = build_head(dim=64, max_frames=4, aggregator={"name": "mean"}, gap=None)
     objective = Objective(trust_region={"weight": 1.0, "learned": True})
-    optimizer = build_optimizer(
-        head,
-        objective,
-        name="bert_adam",
-        learning_rate=0.1,
-        logit_scale_learning_rate=0.2,
-        weight_decay=0.3,
-        weight_decay_on="all_but_bias",
-    )
+    optimizer = build_optimizer(head, objective, settings("bert_adam", "all_but_bias"))
     scale, radius = optimizer.param_groups
     assert scale["params"] == [head.logit_scale]
     assert radius["params"] == [objective.log_radius]
     assert (radius["base_lr"], radius["weight_decay"]) == (0.1, 0.0)
 
 
-def test_unknown_names() -> None:
-    head = build_head(dim=64, max_frames=4)
-    options = {"learning_rate": 1.0, "logit_scale_learning_rate": 1.0, "weight_decay": 0.0}
-    with pytest.raises(ConfigError, match="unknown optimizer 'adam'; did you mean 'adamw'"):
-        build_optimizer(head, name="adam", weight_decay_on="weights", **options)
-    with pytest.raises(ConfigError, match=r"unknown train.weight_decay_on 'all'"):
-        build_optimizer(head, name="adamw", weight_decay_on="all", **options)
+def test_the_names_are_those_of_the_settings() -> None:
+    names = get_args(TrainSettings.model_fields["optimizer"].annotation)
+    assert set(names) == OPTIMIZERS.keys()
+    with pytest.raises(
+        ConfigError, match=r"train.optimizer is 'adam': input should be 'bert_adam'"
+    ):
+        settings("adam", "weights")
+    with pytest.raises(ConfigError, match=r"train.weight_decay_on is 'all': input should be"):
+        settings("adamw", "all")

@@ -4,6 +4,7 @@ import torch
 from gare_cache.evaluation.contract import checks as contract
 from gare_cache.evaluation.contract.rows import ContractRow, as_values, random_inputs
 from gare_cache.heads.retrieval import RetrievalHead, build_head
+from tests.plain_head import plain_head
 
 MODULE = "tests.own_modules"
 SHAPES, FINITE, GRADIENTS = "shapes and dtype", "finite scores", "finite gradients"
@@ -25,7 +26,7 @@ def rows_of(head: RetrievalHead) -> dict[str, ContractRow]:
 def own_head(name: str) -> RetrievalHead:
     torch.manual_seed(0)
     interaction = {"name": f"{MODULE}:{name}"}
-    return build_head(dim=32, max_frames=6, aggregator={"name": "mean"}, interaction=interaction)
+    return plain_head(dim=32, max_frames=6, aggregator={"name": "mean"}, interaction=interaction)
 
 
 def failing(head: RetrievalHead) -> list[str]:
@@ -49,7 +50,7 @@ def test_a_head_that_reads_words() -> None:
 def test_a_head_of_the_package_keeps_to_it_in_either_precision(dtype: torch.dtype) -> None:
     """tests/heads/test_contract.py has all of them."""
     torch.manual_seed(0)
-    head = build_head(dim=64, max_frames=6, projection="linear", gap={}).to(dtype)
+    head = plain_head(dim=64, max_frames=6, projection="linear", gap={}).to(dtype)
     rows = contract.check_contract(head, lambda **settings: build_head(**settings).to(dtype))
     assert [row.name for row in rows] == ALL
     assert [row.seen for row in rows if not row.passed] == []
@@ -102,7 +103,7 @@ def test_dropout_in_evaluation_spoils_every_comparison_and_is_named() -> None:
     ],
 )
 def test_aggregators(name: str, expected: list[str]) -> None:
-    head = build_head(
+    head = plain_head(
         dim=32,
         max_frames=6,
         aggregator={"name": f"{MODULE}:{name}"},
@@ -138,7 +139,7 @@ def test_a_head_is_left_as_it_was_and_the_outcome_repeats() -> None:
 
 
 def test_a_head_without_weights_has_nothing_to_learn() -> None:
-    head = build_head(dim=8, max_frames=1, aggregator={"name": "mean"}, pooling={"name": "mean"})
+    head = plain_head(dim=8, max_frames=1, aggregator={"name": "mean"}, pooling={"name": "mean"})
     found = rows_of(head)
     assert found[LEARNS].seen == "it has no weights to train"
     assert all(row.passed for row in found.values())
