@@ -10,37 +10,40 @@ from gare_cache.heads.gap import GapModule
 from gare_cache.heads.own_interaction import build_own_interaction
 from gare_cache.heads.pooled import PooledInteraction
 from gare_cache.heads.pooling import build_pooling
-from gare_cache.heads.settings import HeadSettings
+from gare_cache.heads.settings import HeadSettings, PooledSettings, TokenWiseSettings
 from gare_cache.heads.token_wise import TokenWiseInteraction
 from gare_cache.settings import CustomSettings
 
 
-def _pooled(settings: HeadSettings, *, dim: int, max_frames: int) -> nn.Module:
-    assert settings.pooling is not None  # HeadSettings sees to it
-    padding = settings.reference_padding
-    pooling = build_pooling(settings.pooling, dim=dim, reference_padding=padding)
-    if settings.gap is None:
+def _pooled(
+    settings: PooledSettings, *, head: HeadSettings, dim: int, max_frames: int
+) -> nn.Module:
+    assert head.pooling is not None  # HeadSettings sees to it
+    padding = head.reference_padding
+    pooling = build_pooling(head.pooling, dim=dim, reference_padding=padding)
+    if head.gap is None:
         return PooledInteraction(pooling, None)
-    return PooledInteraction(pooling, GapModule(dim, settings.gap, reference_padding=padding))
+    return PooledInteraction(pooling, GapModule(dim, head.gap, reference_padding=padding))
 
 
-def _token_wise(settings: HeadSettings, *, dim: int, max_frames: int) -> nn.Module:
+def _token_wise(
+    settings: TokenWiseSettings, *, head: HeadSettings, dim: int, max_frames: int
+) -> nn.Module:
     return TokenWiseInteraction(dim)
 
 
-# Name -> what builds it, from the settings of the whole head; ``settings.INTERACTIONS`` has those
-# of the interaction, which are ``settings.interaction`` here.
+# Name -> what builds it; ``settings.INTERACTIONS`` has the settings.
 INTERACTIONS: dict[str, Callable[..., nn.Module]] = {
     "pooled": _pooled,
     "token_wise": _token_wise,
 }
 
 
-def build_interaction(settings: HeadSettings, *, dim: int, max_frames: int) -> nn.Module:
+def build_interaction(head: HeadSettings, *, dim: int, max_frames: int) -> nn.Module:
     """Build the interaction of a head.
 
     Args:
-        settings: of the whole head: ``pooling``, ``gap`` and ``reference_padding`` are parts of the
+        head: settings of the head; ``pooling``, ``gap`` and ``reference_padding`` are parts of the
             interaction ``pooled``.
         dim: width D.
         max_frames: the most frames of a video.
@@ -52,7 +55,8 @@ def build_interaction(settings: HeadSettings, *, dim: int, max_frames: int) -> n
     Raises:
         ConfigError: the settings do not fit the width, or the user's class cannot be built.
     """
-    interaction = settings.interaction
-    if isinstance(interaction, CustomSettings):
-        return build_own_interaction(interaction, dim=dim, max_frames=max_frames)
-    return INTERACTIONS[interaction.name](settings, dim=dim, max_frames=max_frames)
+    settings = head.interaction
+    if isinstance(settings, CustomSettings):
+        return build_own_interaction(settings, dim=dim, max_frames=max_frames)
+    constructor = INTERACTIONS[settings.name]
+    return constructor(settings, head=head, dim=dim, max_frames=max_frames)

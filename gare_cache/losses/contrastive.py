@@ -48,7 +48,10 @@ def info_nce(
 
 
 # Name -> loss, called with the settings of ``settings.CONTRASTIVE`` by name.
-CONTRASTIVE: dict[str, ContrastiveLoss] = {"info_nce": info_nce, "ncl": ncl}
+CONTRASTIVE: dict[str, ContrastiveLoss] = {
+    "info_nce": info_nce,
+    "ncl": ncl,
+}
 
 
 def build_contrastive(settings: NamedSettings) -> ContrastiveLoss:

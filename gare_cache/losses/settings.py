@@ -24,7 +24,10 @@ class NclSettings(NamedSettings):
 
 
 # Name -> class of its settings; ``contrastive.CONTRASTIVE`` has the losses.
-CONTRASTIVE: dict[str, type[NamedSettings]] = {"info_nce": InfoNceSettings, "ncl": NclSettings}
+CONTRASTIVE: dict[str, type[NamedSettings]] = {
+    "info_nce": InfoNceSettings,
+    "ncl": NclSettings,
+}
 ContrastiveSettings = Annotated[
     NamedSettings, ByName("train.loss.contrastive", CONTRASTIVE, default="info_nce")
 ]
