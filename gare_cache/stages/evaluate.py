@@ -33,8 +33,6 @@ from gare_cache.own import own_digests
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
-from gare_cache.project.progress import say
-from gare_cache.reports.scores import describe_scores
 from gare_cache.reproducibility import resolve_device
 from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_encoder
 
@@ -131,10 +129,6 @@ def evaluate(
     write_parquet(folder / "retrieved.parquet", retrieved_table(retrieved, similarities, split))
     with replacing(folder / "similarity.npy") as partial, partial.open("wb") as file:
         np.save(file, similarities[HEAD])
-    for line in describe_scores(result):
-        say(line)
-    if settings.split == ledger.TEST:
-        say(str(ledger_count(workspace)))
     return result.to_json()
 
 

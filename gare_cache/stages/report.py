@@ -33,6 +33,7 @@ from gare_cache.reports.run_content import (
     result_rows,
     run_facts,
 )
+from gare_cache.reports.scores import describe_scores
 from gare_cache.reports.tables import latex_table, markdown_table
 from gare_cache.stages.evaluate import ledger_count
 
@@ -102,6 +103,17 @@ def report(workspace: Workspace) -> str:
         workspace.report / "table.tex", latex_table([*content.rows, *content.alternative_rows])
     )
     return table
+
+
+def score_lines(workspace: Workspace) -> list[str]:
+    """Return what ``evaluate`` wrote as lines for a terminal.
+
+    Raises:
+        ConfigError: nothing was evaluated, or by an older version.
+    """
+    result = _read_result(workspace.evaluation / "metrics.json")
+    counted = [str(ledger_count(workspace))] if result.split == ledger.TEST else []
+    return [*describe_scores(result), *counted]
 
 
 def _read_json(path: Path, stage: str) -> dict[str, Any]:
