@@ -3,8 +3,8 @@
     python benchmarks/same_bytes.py make CHECKOUT FOLDER     # once with each version
     python benchmarks/same_bytes.py compare FOLDER FOLDER
 
-``make`` draws a small demo, runs the pipeline on it with a normaliser and a diagnosis, and a study
-of three rows and two seeds, all with the code of CHECKOUT. ``compare`` holds every output against
+``make`` draws a small demo, runs the pipeline on it with a normaliser and a diagnosis, and two
+small studies, all with the code of CHECKOUT. ``compare`` holds every output against
 the other's: tensors, tables, JSON, pages. What names a run and where it came from is masked: run
 keys, digests of code and checkpoints, provenance, times of day, measured seconds and memory.
 """
@@ -26,23 +26,38 @@ import pyarrow.parquet as pq
 import yaml
 from safetensors import safe_open
 
-STUDY = {
-    "title": "Three rows",
-    "base": "params.yaml",
-    "axes": {
-        "loss": {
-            "InfoNCE": {
-                "head.gap": None,
-                "train.loss.ib.weight": 0.0,
-                "train.loss.eps.weight": 0.0,
-                "train.loss.dir.weight": 0.0,
-            },
-            "GARE": None,
-            "GARE, mean": {"head.aggregator": {"name": "mean"}},
-        }
+# One axis; and a grid with a row whose runs fail, published numbers and one seed.
+STUDIES: dict[str, dict[str, Any]] = {
+    "three": {
+        "title": "Three rows",
+        "base": "params.yaml",
+        "axes": {
+            "loss": {
+                "InfoNCE": {
+                    "head.gap": None,
+                    "train.loss.ib.weight": 0.0,
+                    "train.loss.eps.weight": 0.0,
+                    "train.loss.dir.weight": 0.0,
+                },
+                "GARE": None,
+                "GARE, mean": {"head.aggregator": {"name": "mean"}},
+            }
+        },
+        "seeds": [0, 1],
+        "reference": "InfoNCE",
     },
-    "seeds": [0, 1],
-    "reference": "InfoNCE",
+    "grid": {
+        "question": "Does either matter?",
+        "base": "params.yaml",
+        "axes": {"train.loss.ib.weight": [0.0, 0.001], "train.num_frames": [4, 8, 99]},
+        "seeds": [0],
+        "reference": "weight=0.0, num_frames=4",
+        "published": {
+            "source": "nobody",
+            "note": "Made up.",
+            "rows": {"weight=0.0, num_frames=8": {"t2v.R@1": 12.5}},
+        },
+    },
 }
 COMMANDS = ("prepare", "extract", "train", "evaluate", "diagnose", "report")
 MASKED_KEYS = {"run_key", "source", "provenance", "checkpoint", "time", "revision", "mtime_ns"}
@@ -59,12 +74,14 @@ def make(checkout: Path, folder: Path) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     for command in COMMANDS:
         run(command)
-    (folder / "three.yaml").write_text(yaml.safe_dump(STUDY))
-    run("ablate", "three.yaml")
+    for name, study in STUDIES.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(study))
+        run("ablate", f"{name}.yaml")
     for path in (folder / ".gare" / "runs").glob("*/run.json"):  # what no two runs share
         record = json.loads(path.read_text()) | {"seconds": 1.0, "peak_memory_bytes": 100_000_000}
         path.write_text(json.dumps(record))
-    run("ablate", "three.yaml")
+    for name in STUDIES:
+        run("ablate", f"{name}.yaml")
 
 
 def compare(before: Path, after: Path) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gare_cache.evaluation.metrics import RECALL_AT, QueryRanks, retrieval_metrics
 
@@ -45,6 +47,51 @@ class ListedQueries:
         """(N,) a number for the video of each query, equal where the video is."""
         number = {id_: place for place, id_ in enumerate(dict.fromkeys(self.video_ids))}
         return np.array([number[id_] for id_ in self.video_ids], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class DirectionRanks:
+    """Ranks of the queries that count in one direction; (Q,) each.
+
+    Attributes:
+        query_ids: in the order of the table.
+        video_ids: each query's own video.
+        ranks: a query without features that counts has the complete gallery ahead of it.
+    """
+
+    query_ids: npt.NDArray[np.str_]
+    video_ids: npt.NDArray[np.str_]
+    ranks: QueryRanks
+
+    def hits_by_query(self) -> dict[str, tuple[float, str]]:
+        """Return each query's hit at 1 and its video."""
+        hits = self.ranks.hits(1).tolist()
+        pairs = zip(hits, self.video_ids.tolist(), strict=True)
+        return dict(zip(self.query_ids.tolist(), pairs, strict=True))
+
+
+def counted_ranks(table: pa.Table, direction: str, *, num_items: int, rule: str) -> DirectionRanks:
+    """Read the ranks that count under one rule from rows of ``ranks.parquet``.
+
+    Args:
+        table: rows of one method: ``direction``, ``query_id``, ``video_id``, ``ahead`` and
+            ``ties``, null in the last two where a query has no features.
+        direction: ``t2v`` or ``v2t``.
+        num_items: items of the complete gallery.
+        rule: one of ``MISSING_RULES``.
+    """
+    part = table.filter(pc.equal(table["direction"], direction))
+    if rule == "drop":
+        part = part.filter(pc.is_valid(part["ahead"]))
+    behind = max(num_items, *RECALL_AT)  # a miss at every K, also where K exceeds the gallery
+    return DirectionRanks(
+        np.array(part["query_id"].to_pylist(), dtype=str),
+        np.array(part["video_id"].to_pylist(), dtype=str),
+        QueryRanks(
+            pc.fill_null(part["ahead"], behind).to_numpy(),
+            pc.fill_null(part["ties"], 0).to_numpy(),
+        ),
+    )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from gare_cache.evaluation.comparison.differences import (
     mcnemar_exact,
 )
 from gare_cache.evaluation.comparison.finished_runs import (
-    DirectionRanks,
     FinishedRun,
     NotComparable,
     read_finished_run,
@@ -30,6 +29,7 @@ from gare_cache.evaluation.comparison.finished_runs import (
     require_seeds_of_one_method,
 )
 from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.missing import DirectionRanks
 from gare_cache.evaluation.significance import Values
 from gare_cache.files import replacing, write_json, write_parquet
 from gare_cache.reports.pages.grids import DIRECTION_TITLES, format_rank

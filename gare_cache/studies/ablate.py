@@ -20,12 +20,13 @@ from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress, say
 from gare_cache.reproducibility import resolve_device
-from gare_cache.studies.document import study_document, study_notes
 from gare_cache.studies.estimate import trial_seconds
 from gare_cache.studies.expansion import Variant, expand
 from gare_cache.studies.features import VariantFeatures, inputs_folder, open_all_features
 from gare_cache.studies.plan import PlannedRun, State
-from gare_cache.studies.report.write import study_report
+from gare_cache.studies.report.query_table import query_tables
+from gare_cache.studies.report.write import write_study_report
+from gare_cache.studies.result import StudyResult, study_notes
 from gare_cache.studies.results import DONE, RunResult, history_table, ranks_table, runs_table
 from gare_cache.studies.runs import (
     RunTask,
@@ -37,7 +38,7 @@ from gare_cache.studies.runs import (
     read_seconds,
 )
 from gare_cache.studies.study import Study, read_study, with_settings
-from gare_cache.studies.table import study_table
+from gare_cache.studies.table import study_rows
 from gare_cache.studies.text import plan_lines, table_lines
 from gare_cache.studies.workers import run_all
 from gare_cache.training.setup import run_key, training_identity
@@ -251,39 +252,40 @@ def _write_results(opened: OpenStudy, split: str) -> list[str]:
     runs = [read_run(task, splits) for task in known]
     runs.sort(key=lambda run: (order.index(run.variant), study.seeds.index(run.seed)))
     protocol = variants[0].params.evaluate
-    rows = study_table(
-        order,
+    published = None if study.published is None else study.published.rows
+    rows = study_rows(
+        variants,
         runs,
         reference=study.reference,
         split=split,
         missing=protocol.missing,
         resamples=protocol.resamples,
+        published=published,
     )
     done = [run for run in runs if run.status == DONE]
     coverage = done[0].splits[split].coverage if done else None
-    notes = study_notes(study, variants, runs, rows)
-    scored = _ledger_text(opened) if split == ledger.TEST else None
-    document = study_document(
+    result = StudyResult(
         study,
-        variants,
+        split,
         rows,
-        split=split,
-        notes=notes,
+        protocol={**protocol.model_dump(exclude={"split"}), "coverage": coverage},
+        notes=study_notes(study, variants, runs, rows),
         record=_record(opened, done),
-        ledger=scored,
-        coverage=coverage,
+        ledger=_ledger_text(opened) if split == ledger.TEST else None,
     )
+    ranks = ranks_table(runs)
     write_parquet(opened.folder / "runs.parquet", runs_table(runs))
-    write_parquet(opened.folder / "ranks.parquet", ranks_table(runs))
+    write_parquet(opened.folder / "ranks.parquet", ranks)
     write_parquet(opened.folder / "history.parquet", history_table(runs))
-    write_json(opened.folder / "study.json", document)
+    write_json(opened.folder / "study.json", result.to_json())
     if done:
         captions, pictures = _shown(opened, split)
-        study_report(opened.folder, captions=captions, pictures=pictures)
+        queries = query_tables(ranks, split, order, captions)
+        write_study_report(opened.folder, result, queries=queries, pictures=pictures)
     return [
-        *table_lines(study, rows, split=split, coverage=coverage),
-        *(f"note: {note}" for note in notes),
-        *filter(None, (scored,)),
+        *table_lines(result),
+        *(f"note: {note}" for note in result.notes),
+        *filter(None, (result.ledger,)),
         f"{opened.folder / 'report.html' if done else opened.folder}",
     ]
 

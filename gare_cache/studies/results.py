@@ -87,6 +87,11 @@ class RunResult:
         """``done`` or ``failed``."""
         return DONE if self.reason is None else FAILED
 
+    def curve(self, name: str) -> dict[int, float]:
+        """Return a figure of the training log by epoch: ``val.score``, ``loss.total``."""
+        rows = map(_epoch_row, self.history)
+        return {row["epoch"]: row[name] for row in rows if row.get(name) is not None}
+
 
 def runs_table(runs: Sequence[RunResult]) -> pa.Table:
     """Lay out one row a run: what it was, its settings by dotted key, its scores and cost."""

@@ -1,24 +1,26 @@
-"""Runs -> the table of a study: means, spreads, and paired differences to the reference row."""
+"""Runs -> the rows of a study: means, spreads, and paired differences to the reference row."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gare_cache.evaluation.comparison.differences import (
-    LEVEL,
     Difference,
+    adjusted,
     compare_runs,
     compare_seeds,
-    holm,
 )
-from gare_cache.evaluation.metrics import DIRECTIONS, RECALL_AT, QueryRanks
-from gare_cache.studies.results import DONE, RunResult, SplitResult
+from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.missing import counted_ranks
+from gare_cache.studies.expansion import Variant
+from gare_cache.studies.results import DONE, RunResult
 from gare_cache.studies.study import METRIC_KEYS
 
 _BOOTSTRAP_SEED = 0
@@ -30,67 +32,72 @@ Values = npt.NDArray[np.float64]
 Videos = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class RowDifference:
-    """A row's R@1 minus the reference row's.
+@dataclass(frozen=True, eq=False)
+class StudyRow:
+    """A variant of a study over its runs.
 
     Attributes:
-        found: in points, with its interval and p.
-        p_holm: p adjusted for all differences of the table (Holm).
-        queries: that both rows answer; the difference is over these.
-    """
-
-    found: Difference
-    p_holm: float
-    queries: int
-
-    @property
-    def distinguishable(self) -> bool:
-        """Whether the adjusted p is at most 0.05."""
-        return self.p_holm <= LEVEL
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A variant over its seeds.
-
-    Attributes:
-        variant: its name.
+        name: as printed.
+        axis_values: ``{axis: value}`` of the axes it has a value on.
+        changes: ``{dotted setting: value}`` against the base settings.
+        runs: the finished ones, in the order of their seeds.
+        failures: (seed, reason) of the others.
         rank: by validation score, 1 is best; None without a finished run.
-        n: seeds that are done.
-        failed: reasons of those that failed.
         validation_score: mean over seeds; None without a finished run.
-        mean: of ``METRIC_KEYS`` on the table's split; empty without a finished run.
-        std: sample standard deviation over seeds; None below two.
-        difference: by ``t2v.R@1`` and ``v2t.R@1``; None for the reference row, and where either
-            row has no finished run or they share queries of less than two videos.
+        mean: of ``METRIC_KEYS`` on the study's split; empty without a finished run.
+        std: sample standard deviation over seeds; empty below two.
+        differences: R@1 minus the reference row's, by ``t2v.R@1`` and ``v2t.R@1``; empty for the
+            reference, and where either row has no finished run or they share queries of less than
+            two videos.
         seconds: mean of one training; None where none is known.
-        peak_memory_bytes: the most of one training.
-        parameters: trained ones.
+        peak_memory_bytes: the most of one training; None where the device does not tell.
+        parameters: number of trained parameters.
+        published: numbers of a paper, by metric.
     """
 
-    variant: str
-    rank: int | None
-    n: int
-    failed: tuple[str, ...]
-    validation_score: float | None
-    mean: Mapping[str, float]
-    std: Mapping[str, float] | None
-    difference: Mapping[str, RowDifference] | None
-    seconds: float | None
-    peak_memory_bytes: int | None
-    parameters: int | None
+    name: str
+    axis_values: Mapping[str, str]
+    changes: Mapping[str, Any]
+    runs: Sequence[RunResult] = ()
+    failures: Sequence[tuple[int, str]] = ()
+    rank: int | None = None
+    validation_score: float | None = None
+    mean: Mapping[str, float] = field(default_factory=dict)
+    std: Mapping[str, float] = field(default_factory=dict)
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    parameters: int | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as study.json holds it."""
+        return {
+            "variant": self.name,
+            "rank": self.rank,
+            "n": len(self.runs),
+            "failed": [f"seed {seed}: {reason}" for seed, reason in self.failures],
+            "validation_score": self.validation_score,
+            "mean": dict(self.mean),
+            "std": dict(self.std) or None,
+            "difference": {key: _json(value) for key, value in self.differences.items()} or None,
+            "seconds": self.seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "parameters": self.parameters,
+            "published": dict(self.published) or None,
+        }
 
 
-def study_table(
-    variants: Sequence[str],
+def study_rows(
+    variants: Sequence[Variant],
     runs: Sequence[RunResult],
     *,
     reference: str,
     split: str,
     missing: str,
     resamples: int,
-) -> list[TableRow]:
+    published: Mapping[str, Mapping[str, float]] | None = None,
+) -> list[StudyRow]:
     """Summarise every variant and compare it with the reference.
 
     With one run on both sides a paired bootstrap over videos compares them, else Student's t over
@@ -99,30 +106,37 @@ def study_table(
     difference. p is Holm-adjusted over both directions of all rows.
 
     Args:
-        variants: names, in the order of the study.
+        variants: of the study, in its order.
         runs: finished and failed runs; one that is done has scores on ``split``.
         reference: name of the row to compare with.
-        split: the split that the table shows.
+        split: the split that the rows show.
         missing: ``drop`` queries without features, or ``count_as_miss``.
         resamples: of the bootstrap.
+        published: numbers to stand beside the measured ones, by variant and metric.
 
     Returns:
-        The rows, best validation score first; rows without a finished run last.
+        The rows, in the order of the variants.
     """
-    done = {name: [r for r in runs if r.variant == name and r.status == DONE] for name in variants}
+    done = {
+        v.name: [run for run in runs if run.variant == v.name and run.status == DONE]
+        for v in variants
+    }
     differences = _differences(done, reference, split, missing, resamples)
     rows = [
-        _row(name, [r for r in runs if r.variant == name], done[name], split, differences.get(name))
-        for name in variants
+        dataclasses.replace(
+            _row(variant, [run for run in runs if run.variant == variant.name], split),
+            differences=differences.get(variant.name, {}),
+            published=(published or {}).get(variant.name, {}),
+        )
+        for variant in variants
     ]
-    order = sorted(rows, key=lambda row: (row.n == 0, -(row.validation_score or 0.0)))
-    return [
-        dataclasses.replace(row, rank=place if row.n else None)
-        for place, row in enumerate(order, start=1)
-    ]
+    finished = [row for row in rows if row.runs]
+    best_first = sorted(finished, key=lambda row: -(row.validation_score or 0.0))
+    rank = {row.name: place for place, row in enumerate(best_first, start=1)}
+    return [dataclasses.replace(row, rank=rank.get(row.name)) for row in rows]
 
 
-def smallest_visible(rows: Sequence[TableRow]) -> dict[str, dict[str, float]]:
+def smallest_visible(rows: Sequence[StudyRow]) -> dict[str, dict[str, float]]:
     """Return what the table can show: by metric the median over its rows, in points.
 
     Returns:
@@ -130,39 +144,33 @@ def smallest_visible(rows: Sequence[TableRow]) -> dict[str, dict[str, float]]:
         leaves the interval clear of 0, and the true one that is found four times of five. Empty
         without a comparison.
     """
-    compared = [row.difference for row in rows if row.difference is not None]
+    compared = [row.differences for row in rows if row.differences]
     return {
         key: {
-            "half_width": statistics.median(d[key].found.half_width for d in compared),
-            "detectable": statistics.median(d[key].found.detectable for d in compared),
+            "half_width": statistics.median(of[key].half_width for of in compared),
+            "detectable": statistics.median(of[key].detectable for of in compared),
         }
         for key in (f"{direction}.R@1" for direction in DIRECTIONS)
         if compared
     }
 
 
-def _row(
-    name: str,
-    runs: Sequence[RunResult],
-    done: Sequence[RunResult],
-    split: str,
-    difference: Mapping[str, RowDifference] | None,
-) -> TableRow:
+def _row(variant: Variant, runs: Sequence[RunResult], split: str) -> StudyRow:
+    done = [run for run in runs if run.status == DONE]
     scores = [run.splits[split].metrics for run in done]
     seconds = [run.seconds for run in done if run.seconds is not None]
     peaks = [run.peak_memory_bytes for run in done if run.peak_memory_bytes is not None]
     chosen = [run.validation_score for run in done if run.validation_score is not None]
-    return TableRow(
-        variant=name,
-        rank=None,
-        n=len(done),
-        failed=tuple(f"seed {run.seed}: {run.reason}" for run in runs if run.reason is not None),
+    several = len(scores) > 1
+    return StudyRow(
+        name=variant.name,
+        axis_values=variant.axis_values,
+        changes=variant.changes,
+        runs=sorted(done, key=lambda run: run.seed),
+        failures=[(run.seed, run.reason) for run in runs if run.reason is not None],
         validation_score=statistics.mean(chosen) if chosen else None,
         mean={key: statistics.mean(s[key] for s in scores) for key in METRIC_KEYS if scores},
-        std={key: statistics.stdev(s[key] for s in scores) for key in METRIC_KEYS}
-        if len(scores) > 1
-        else None,
-        difference=difference,
+        std={key: statistics.stdev(s[key] for s in scores) for key in METRIC_KEYS if several},
         seconds=statistics.mean(seconds) if seconds else None,
         peak_memory_bytes=max(peaks, default=None),
         parameters=done[0].parameters if done else None,
@@ -175,59 +183,65 @@ def _differences(
     split: str,
     missing: str,
     resamples: int,
-) -> dict[str, dict[str, RowDifference]]:
-    found: dict[tuple[str, str], tuple[Difference, int]] = {}
+) -> dict[str, dict[str, Difference]]:
+    family: dict[tuple[str, str], Difference] = {}
     for direction in DIRECTIONS:
         hits = {
-            name: [_hits(run.splits[split], direction, missing) for run in runs]
+            name: [
+                counted_ranks(
+                    run.splits[split].ranks,
+                    direction,
+                    num_items=run.splits[split].gallery[direction],
+                    rule=missing,
+                ).hits_by_query()
+                for run in runs
+            ]
             for name, runs in done.items()
         }
-        for name, own in hits.items():
-            if name == reference or not own or not hits[reference]:
+        for name, of_variant in hits.items():
+            if name == reference or not of_variant or not hits[reference]:
                 continue
-            values, base, video = _paired(own, hits[reference])
+            values, base, video = _paired(of_variant, hits[reference])
             if len(np.unique(video)) < _FEWEST_VIDEOS:
                 continue
             if len(values) == len(base) == 1:
-                difference = compare_runs(
+                (difference,) = compare_runs(
                     values.T, base.T, video, resamples=resamples, seed=_BOOTSTRAP_SEED
-                )[0]
+                )
             elif _trainings(done[name]) == _trainings(done[reference]):
                 difference = compare_seeds(values - base, np.zeros_like(base[:1]), video)
             else:
                 difference = compare_seeds(values, base, video)
-            found[name, f"{direction}.R@1"] = difference, len(video)
-    adjusted = holm([difference.p_value for difference, _ in found.values()])
-    rows: dict[str, dict[str, RowDifference]] = {}
-    for ((name, key), (difference, queries)), p in zip(found.items(), adjusted, strict=True):
-        rows.setdefault(name, {})[key] = RowDifference(difference, p, queries)
-    return rows
+            family[name, f"{direction}.R@1"] = difference
+    by_variant: dict[str, dict[str, Difference]] = {}
+    for (name, key), difference in zip(family, adjusted(list(family.values())), strict=True):
+        by_variant.setdefault(name, {})[key] = difference
+    return by_variant
 
 
 def _trainings(runs: Sequence[RunResult]) -> list[str]:
     return [run.run_key for run in runs]
 
 
-def _paired(own: Sequence[Hits], base: Sequence[Hits]) -> tuple[Values, Values, Videos]:
+def _paired(variant: Sequence[Hits], base: Sequence[Hits]) -> tuple[Values, Values, Videos]:
     """Return (S, Q) hits of both sides on the queries that all runs have, and (Q,) their videos."""
-    runs = [*own, *base]
+    runs = [*variant, *base]
     common = sorted(set(runs[0]).intersection(*runs[1:]))
     video_ids = np.array([runs[0][query][1] for query in common], dtype=str)
-    values = np.array([[of_run[query][0] for query in common] for of_run in runs])
-    return values[: len(own)], values[len(own) :], np.unique(video_ids, return_inverse=True)[1]
+    values = np.array([[of_run[query][0] for query in common] for of_run in runs])  # (S + S', Q)
+    video = np.unique(video_ids, return_inverse=True)[1]  # (Q,)
+    return values[: len(variant)], values[len(variant) :], video
 
 
-def _hits(result: SplitResult, direction: str, missing: str) -> Hits:
-    rows = [row for row in result.ranks.to_pylist() if row["direction"] == direction]
-    if missing == "drop":
-        rows = [row for row in rows if row["ahead"] is not None]
-    # A query without features that counts is a miss at every K, behind the whole gallery.
-    behind = max(result.gallery[direction], *RECALL_AT)
-    ranks = QueryRanks(
-        np.array([behind if row["ahead"] is None else row["ahead"] for row in rows]),
-        np.array([row["ties"] or 0 for row in rows]),
-    )
+def _json(difference: Difference) -> dict[str, Any]:
     return {
-        row["query_id"]: (hit, row["video_id"])
-        for row, hit in zip(rows, ranks.hits(1).tolist(), strict=True)
+        "points": difference.points,
+        "low": difference.low,
+        "high": difference.high,
+        "p": difference.p_value,
+        "p_holm": difference.p_holm,
+        "distinguishable": difference.distinguishable,
+        "half_width": difference.half_width,
+        "detectable": difference.detectable,
+        "queries": difference.queries,
     }

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from gare_cache.reports.pages.plain_table import plain_table
 from gare_cache.studies.expansion import Variant
 from gare_cache.studies.plan import PlannedRun, duration_text, seconds_left
+from gare_cache.studies.report.table import metric_title, terminal_table
+from gare_cache.studies.result import StudyResult
 from gare_cache.studies.setting_keys import setting_text
 from gare_cache.studies.study import Study
-from gare_cache.studies.table import RowDifference, TableRow, smallest_visible
+from gare_cache.studies.table import StudyRow, smallest_visible
 
 _LONGEST_CHANGES = 90
-NOT_DISTINGUISHABLE = "not distinguishable"
 
 
 def plan_lines(
@@ -45,68 +46,27 @@ def plan_lines(
     ]
 
 
-def table_lines(
-    study: Study, rows: Sequence[TableRow], *, split: str, coverage: str | None
-) -> list[str]:
-    """Show the table: every row with its n, its spread and what it differs by."""
-    shown = {"val": "Validation split", "test": "Test split, final"}[split]
-    published = None if study.published is None else study.published
-    header = ["", "variant", "n", "val", *(f"t2v R@{k}" for k in (1, 5, 10)), "v2t R@1"]
-    header += ["t2v - reference", "p Holm", "v2t - reference", "p Holm", ""]
-    header += ["published"] if published else []
-    cells = []
-    for row in rows:
-        line = ["" if row.rank is None else str(row.rank), row.variant, str(row.n)]
-        line.append("" if row.validation_score is None else f"{row.validation_score:.1f}")
-        line += [_score(row, key) for key in ("t2v.R@1", "t2v.R@5", "t2v.R@10", "v2t.R@1")]
-        for key in ("t2v.R@1", "v2t.R@1"):
-            line += _difference(row, study.reference, key)
-        line.append(_verdict(row))
-        if published:
-            value = published.rows.get(row.variant, {}).get("t2v.R@1")
-            line.append("" if value is None else f"{value:.1f}")
-        cells.append(line)
-    failures = [f"{row.variant}, {reason}" for row in rows for reason in row.failed]
+def table_lines(result: StudyResult) -> list[str]:
+    """Show the table of a study, what it can resolve, and what failed."""
+    shown = {"val": "Validation split", "test": "Test split, final"}[result.split]
+    published = result.study.published
     return [
-        f"{shown}: {coverage or 'no run is done'}; n: seeds; val: validation score, by which the "
-        "epoch was selected and the rows are ranked",
-        *plain_table(header, cells, num_left=2),
-        *_resolution(rows),
-        *(f"failed: {line}" for line in failures),
+        f"{shown}: {result.protocol['coverage'] or 'no run is done'}; n: seeds; Validation: the "
+        "score by which the epoch was selected and the rows are ranked",
+        *terminal_table(result),
+        *_resolution(result.rows),
+        *(
+            f"failed: {row.name}, seed {seed}: {reason}"
+            for row in result.ranked
+            for seed, reason in row.failures
+        ),
         *([f"published: {published.source}. {published.note}".rstrip()] if published else []),
     ]
 
 
-def _score(row: TableRow, key: str) -> str:
-    if not row.n:
-        return ""
-    spread = "" if row.std is None else f" ± {row.std[key]:.1f}"
-    return f"{row.mean[key]:.1f}{spread}"
-
-
-def _difference(row: TableRow, reference: str, key: str) -> list[str]:
-    if row.variant == reference:
-        return ["reference", ""]
-    if row.difference is None:
-        return ["", ""]
-    difference: RowDifference = row.difference[key]
-    found = difference.found
-    text = f"{found.points:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
-    p = "< 0.001" if difference.p_holm < 0.001 else f"{difference.p_holm:.3f}"
-    return [text, p]
-
-
-def _verdict(row: TableRow) -> str:
-    """Say in which directions a row can be told from the reference."""
-    if row.difference is None:
-        return ""
-    seen = [key[:3] for key, difference in row.difference.items() if difference.distinguishable]
-    return f"differs in {' and '.join(seen)}" if seen else NOT_DISTINGUISHABLE
-
-
-def _resolution(rows: Sequence[TableRow]) -> list[str]:
+def _resolution(rows: Sequence[StudyRow]) -> list[str]:
     return [
-        f"Smallest {key} difference that these runs could show (median row): "
+        f"Smallest {metric_title(key)} difference that these runs could show (median row): "
         f"{found['half_width']:.1f} points; a true one of {found['detectable']:.1f} is found four "
         "times of five."
         for key, found in smallest_visible(rows).items()

@@ -1,10 +1,10 @@
 import json
 
-from gare_cache.studies.document import study_document, study_notes
 from gare_cache.studies.expansion import expand
+from gare_cache.studies.result import StudyResult, study_notes
 from gare_cache.studies.results import history_table, ranks_table, runs_table
 from gare_cache.studies.study import METRIC_KEYS, parse_study
-from gare_cache.studies.table import study_table
+from gare_cache.studies.table import study_rows
 from tests.studies.made import BASE, content, run_result, scored_run, split_result
 
 
@@ -81,25 +81,21 @@ def test_the_document() -> None:
         scored_run("alpha=2.0", 0, [0, 0], r1=99.0, score=1.0),
         run_result("alpha=3.0", 0, reason="no"),
     ]
-    table = study_table(
-        [v.name for v in variants],
+    rows = study_rows(
+        variants,
         runs,
         reference=study.reference,
         split="val",
         missing="drop",
         resamples=10,
+        published=rows_published,
     )
-    notes = study_notes(study, variants, runs, table)
-    document = study_document(
-        study,
-        variants,
-        table,
-        split="val",
-        notes=notes,
-        record={"device": "cpu"},
-        ledger=None,
-        coverage="all",
+    notes = study_notes(study, variants, runs, rows)
+    protocol = {**variants[0].params.evaluate.model_dump(exclude={"split"}), "coverage": "all"}
+    result = StudyResult(
+        study, "val", rows, protocol=protocol, notes=notes, record={"device": "cpu"}
     )
+    document = result.to_json()
     assert json.loads(json.dumps(document)) == document
     assert document["axes"] == [{"name": "train.loss.dir.alpha", "values": ["1.0", "2.0", "3.0"]}]
     assert document["variants"][0] == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ class Difference:
         p_value: two-sided, of no difference.
         standard_error: in points.
         degrees_of_freedom: that the standard error rests on.
+        queries: number of queries that both answer.
+        p_holm: ``p_value`` adjusted for the family of comparisons that it belongs to, see
+            ``adjusted``; equal to it where the comparison stands alone.
     """
 
     points: float
@@ -38,6 +42,13 @@ class Difference:
     p_value: float
     standard_error: float
     degrees_of_freedom: float
+    queries: int
+    p_holm: float
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the adjusted p is at most 0.05: the one rule for "not distinguishable"."""
+        return self.p_holm <= LEVEL
 
     @property
     def half_width(self) -> float:
@@ -86,16 +97,19 @@ def compare_runs(
     lows, highs = np.quantile(draws, [tail, 1 - tail], axis=0)
     beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
     rarity = np.minimum(0.5, (beyond + 1) / (resamples + 1))
+    p_values = [two_sided_p(_NORMAL.inv_cdf(value) / expansion, num_videos - 1) for value in rarity]
     return [
         Difference(
             points=100 * float(differences[:, column].mean()),
             low=float(lows[column]),
             high=float(highs[column]),
-            p_value=two_sided_p(_NORMAL.inv_cdf(rarity[column]) / expansion, num_videos - 1),
+            p_value=p_value,
             standard_error=expansion * float(draws[:, column].std(ddof=1)),
             degrees_of_freedom=num_videos - 1,
+            queries=len(differences),
+            p_holm=p_value,
         )
-        for column in range(differences.shape[1])
+        for column, p_value in enumerate(p_values)
     ]
 
 
@@ -131,13 +145,25 @@ def compare_seeds(
     seeds = first.seeds + second.seeds
     variance = max(videos, videos + seeds - first.both - second.both)
     if variance == 0:
-        return Difference(points, points, points, float(points == 0), 0.0, num_videos - 1)
+        p_value, freedom = float(points == 0), num_videos - 1
+        return Difference(
+            points, points, points, p_value, 0.0, freedom, queries=hits.shape[1], p_holm=p_value
+        )
     squares = videos**2 / (num_videos - 1) + first.seeds_square + second.seeds_square
     degrees_of_freedom = variance**2 / squares
     error = math.sqrt(variance)
     half = critical_value(LEVEL, degrees_of_freedom) * error
     p_value = two_sided_p(points / error, degrees_of_freedom)
-    return Difference(points, points - half, points + half, p_value, error, degrees_of_freedom)
+    return Difference(
+        points=points,
+        low=points - half,
+        high=points + half,
+        p_value=p_value,
+        standard_error=error,
+        degrees_of_freedom=degrees_of_freedom,
+        queries=hits.shape[1],
+        p_holm=p_value,
+    )
 
 
 def mcnemar_exact(won: int, lost: int) -> float:
@@ -153,6 +179,15 @@ def mcnemar_exact(won: int, lost: int) -> float:
         ways = ways * (differing - count) // (count + 1)
         tail += ways
     return min(1.0, float(Fraction(2 * tail, 2**differing)))
+
+
+def adjusted(differences: Sequence[Difference]) -> list[Difference]:
+    """Return a family of comparisons with p adjusted for their number (Holm)."""
+    p_values = holm([difference.p_value for difference in differences])
+    return [
+        dataclasses.replace(difference, p_holm=p_holm)
+        for difference, p_holm in zip(differences, p_values, strict=True)
+    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

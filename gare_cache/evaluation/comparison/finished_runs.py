@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gare_cache.errors import ConfigError, GareCacheError, unknown_name
-from gare_cache.evaluation.metrics import DIRECTIONS, RECALL_AT, QueryRanks
+from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.missing import DirectionRanks, counted_ranks
 
 _PROTOCOL = ("split", "captions", "missing", "v2t_convention")
 
@@ -26,15 +27,6 @@ Ids = npt.NDArray[np.str_]
 
 class NotComparable(GareCacheError, ValueError):
     """Runs were scored on different queries, or seeds of a method differ in more than the seed."""
-
-
-@dataclass(frozen=True)
-class DirectionRanks:
-    """Ranks of one direction, in the order of the query ids; (Q,) each."""
-
-    query_ids: Ids
-    video_ids: Ids
-    ranks: QueryRanks
 
 
 @dataclass(frozen=True)
@@ -100,24 +92,14 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
     table = table.filter(pc.equal(table["method"], method)).sort_by("query_id")
     directions = {}
     for direction in DIRECTIONS:
-        part = table.filter(pc.equal(table["direction"], direction))
-        if metrics["missing"] == "drop":
-            part = part.filter(pc.is_valid(part["ahead"]))
-        # A query without features that counts is a miss at every K, behind the whole gallery.
-        items = next(iter(metrics["methods"].values()))[direction]["items listed"]
-        behind = max(items, *RECALL_AT)
-        query_ids = np.array(part["query_id"].to_pylist(), dtype=str)
-        again = int((query_ids[1:] == query_ids[:-1]).sum())
+        scores = next(iter(metrics["methods"].values()))[direction]
+        counted = counted_ranks(
+            table, direction, num_items=scores["items listed"], rule=metrics["missing"]
+        )
+        again = int((counted.query_ids[1:] == counted.query_ids[:-1]).sum())
         if again:
             raise NotComparable(f"{ranks_file} holds {again:,} {direction} queries twice")
-        directions[direction] = DirectionRanks(
-            query_ids,
-            np.array(part["video_id"].to_pylist(), dtype=str),
-            QueryRanks(
-                pc.fill_null(part["ahead"], behind).to_numpy(),
-                pc.fill_null(part["ties"], 0).to_numpy(),
-            ),
-        )
+        directions[direction] = counted
     return FinishedRun(
         folder, method, metrics, directions, record, _read_json(folder / "features.json")
     )

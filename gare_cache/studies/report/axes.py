@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gare_cache.studies.report.content import StudyContent, Variant
+from gare_cache.studies.result import StudyResult
+from gare_cache.studies.table import StudyRow
 
 
 @dataclass(frozen=True)
@@ -20,53 +21,53 @@ class AxisGroup:
 
     title: str
     values: Sequence[str]
-    variants: Sequence[Variant]
+    variants: Sequence[StudyRow]
 
 
-def axis_groups(content: StudyContent, axis: str) -> list[AxisGroup]:
+def axis_groups(result: StudyResult, axis: str) -> list[AxisGroup]:
     """Group the variants that differ in ``axis`` alone; groups of one are left out.
 
     A variant without a value on an axis has the reference's, if that has one.
 
     Args:
-        content: the study.
+        result: the study.
         axis: name of the axis.
 
     Returns:
         The reference's group first, then in the study's order. In a grid of 2 x 3 values the
         first axis has three groups of two; where one setting at a time is changed it has one.
     """
-    others = [name for name in content.axes if name != axis]
-    found: dict[tuple[str | None, ...], dict[str, Variant]] = {}
-    for variant in content.variants:
-        value = _value(content, variant, axis)
+    others = [name for name in result.axes if name != axis]
+    found: dict[tuple[str | None, ...], dict[str, StudyRow]] = {}
+    for variant in result.rows:
+        value = _value(result, variant, axis)
         if value is not None:
-            key = tuple(_value(content, variant, name) for name in others)
+            key = tuple(_value(result, variant, name) for name in others)
             found.setdefault(key, {}).setdefault(value, variant)
     groups = []
     for key, by_value in found.items():
-        values = [value for value in content.axes[axis] if value in by_value]
+        values = [value for value in result.axes[axis] if value in by_value]
         if len(values) > 1:
             pairs = zip(others, key, strict=True)
             title = ", ".join(f"{name} {value}" for name, value in pairs if value is not None)
             groups.append(AxisGroup(title, values, [by_value[value] for value in values]))
-    return sorted(groups, key=lambda group: not _holds_reference(content, group))
+    return sorted(groups, key=lambda group: not _holds_reference(result, group))
 
 
-def ungrouped(content: StudyContent) -> list[Variant]:
+def ungrouped(result: StudyResult) -> list[StudyRow]:
     """Return the variants that stand in no group of any axis, the reference left out."""
     grouped = {
         variant.name
-        for axis in content.axes
-        for group in axis_groups(content, axis)
+        for axis in result.axes
+        for group in axis_groups(result, axis)
         for variant in group.variants
     }
-    return [one for one in content.variants if one.name not in {*grouped, content.reference}]
+    return [one for one in result.rows if one.name not in {*grouped, result.reference}]
 
 
-def _value(content: StudyContent, variant: Variant, axis: str) -> str | None:
-    return variant.axis_values.get(axis, content.reference_variant.axis_values.get(axis))
+def _value(result: StudyResult, variant: StudyRow, axis: str) -> str | None:
+    return variant.axis_values.get(axis, result.reference_row.axis_values.get(axis))
 
 
-def _holds_reference(content: StudyContent, group: AxisGroup) -> bool:
-    return any(variant.name == content.reference for variant in group.variants)
+def _holds_reference(result: StudyResult, group: AxisGroup) -> bool:
+    return any(variant.name == result.reference for variant in group.variants)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports.pages.grids import DIRECTION_TITLES, Grid, format_number
 from gare_cache.studies.report.axes import axis_groups
-from gare_cache.studies.report.content import HEADLINE, StudyContent, Variant
 from gare_cache.studies.report.queries import outcome_counts
+from gare_cache.studies.report.query_table import QueryTable
 from gare_cache.studies.report.table import (
     NOT_DISTINGUISHABLE,
     NOTHING,
@@ -21,6 +21,8 @@ from gare_cache.studies.report.table import (
     metric_title,
     seconds_cell,
 )
+from gare_cache.studies.result import COMPARED_METRICS, HEADLINE, StudyResult
+from gare_cache.studies.table import StudyRow
 
 _NAMED = 8
 # Points, below what is printed.
@@ -28,40 +30,40 @@ _EQUAL = 0.05
 _R1 = "text-to-video R@1"
 
 
-def findings(content: StudyContent) -> list[str]:
+def findings(result: StudyResult) -> list[str]:
     """Say what the table shows: the best, what can be told apart, each axis, cost, failures."""
-    sentences = [_size(content)]
-    if any(variant.runs for variant in content.variants):
-        sentences += _best(content)
-    sentences += [*_distinguishable(content), *_resolution(content)]
-    sentences += [sentence for axis in content.axes for sentence in _axis(content, axis)]
-    sentences += [*_cost(content), *_failures(content)]
+    sentences = [_size(result)]
+    if any(variant.runs for variant in result.rows):
+        sentences += _best(result)
+    sentences += [*_distinguishable(result), *_resolution(result)]
+    sentences += [sentence for axis in result.axes for sentence in _axis(result, axis)]
+    sentences += [*_cost(result), *_failures(result)]
     return sentences
 
 
-def variants_grid(content: StudyContent) -> Grid:
+def variants_grid(result: StudyResult) -> Grid:
     """Lay out what each variant is: its values on the axes and the settings it changes."""
     rows = [
         (
             variant.name,
-            *(variant.axis_values.get(axis, NOTHING) for axis in content.axes),
+            *(variant.axis_values.get(axis, NOTHING) for axis in result.axes),
             "; ".join(f"{key} = {_setting(value)}" for key, value in variant.changes.items())
             or "nothing",
         )
-        for variant in content.variants
+        for variant in result.rows
     ]
-    return ("Variant", *content.axes, "Changed settings"), rows
+    return ("Variant", *result.axes, "Changed settings"), rows
 
 
-def runs_grid(content: StudyContent) -> Grid:
+def runs_grid(result: StudyResult) -> Grid:
     """Lay out every run, the failed ones included, in the study's order."""
-    metrics = (HEADLINE, "v2t.R@1")
+    metrics = COMPARED_METRICS
     header = ("Variant", "Seed", *map(metric_title, metrics), "Best epoch", "Seconds", "Status")
     rows: list[tuple[str, ...]] = []
-    for variant in content.variants:
+    for variant in result.rows:
         finished = {
             run.seed: (
-                *(_number(run.metrics.get(name)) for name in metrics),
+                *(_number(run.splits[result.split].metrics[name]) for name in metrics),
                 NOTHING if run.best_epoch is None else str(run.best_epoch),
                 _number(run.seconds),
                 "done",
@@ -77,27 +79,27 @@ def runs_grid(content: StudyContent) -> Grid:
     return header, rows
 
 
-def outcomes_grid(content: StudyContent) -> Grid:
+def outcomes_grid(result: StudyResult, tables: Mapping[str, QueryTable]) -> Grid:
     """Lay out the queries won and lost against the reference, text to video and back."""
     header = ("Variant", "Direction", "Won", "Lost", "Both", "Neither")
     rows: list[tuple[str, ...]] = []
     for direction in DIRECTIONS:
-        queries = content.queries.get(direction)
-        if queries is None or content.reference not in queries.variants:
+        queries = tables.get(direction)
+        if queries is None or result.reference not in queries.variants:
             continue
         place = {name: number for number, name in enumerate(queries.variants)}
-        for variant in content.ranked:
-            if variant.name in place and variant.name != content.reference:
-                counts = outcome_counts(queries, place[variant.name], place[content.reference])
+        for variant in result.ranked:
+            if variant.name in place and variant.name != result.reference:
+                counts = outcome_counts(queries, place[variant.name], place[result.reference])
                 words = DIRECTION_TITLES[direction]
                 rows.append((variant.name, words, *(f"{count:,}" for count in counts)))
     return header, rows
 
 
-def study_notes(content: StudyContent) -> list[str]:
+def study_notes(result: StudyResult) -> list[str]:
     """Return the study's notes behind what its split means."""
-    notes = list(content.notes)
-    if content.split == "val":
+    notes = [_sentence(note) for note in (*result.notes, result.ledger) if note]
+    if result.split == "val":
         notes.insert(
             0,
             "These are validation figures. Epochs were selected on the same split, and whoever "
@@ -106,20 +108,24 @@ def study_notes(content: StudyContent) -> list[str]:
     return notes
 
 
-def _size(content: StudyContent) -> str:
-    runs = sum(len(variant.runs) for variant in content.variants)
-    count = _count(len(content.variants), "variant")
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}{'' if note.endswith(('.', '!', '?')) else '.'}"
+
+
+def _size(result: StudyResult) -> str:
+    runs = sum(len(variant.runs) for variant in result.rows)
+    count = _count(len(result.rows), "variant")
     return (
-        f"{count}, {_count(len(content.seeds), 'seed')} each: {_count(runs, 'finished run')}, "
-        f"shown on the {content.split_title}."
+        f"{count}, {_count(len(result.study.seeds), 'seed')} each: {_count(runs, 'finished run')}, "
+        f"shown on the {result.split_title}."
     )
 
 
-def _best(content: StudyContent) -> list[str]:
-    best, reference = content.ranked[0], content.reference_variant
+def _best(result: StudyResult) -> list[str]:
+    best, reference = result.ranked[0], result.reference_row
     sentence = f"{_quoted(best)} ranks first by validation score: {_R1} {_described(best)}"
-    found = best.contrasts.get(HEADLINE)
-    if best.name == content.reference:
+    found = best.differences.get(HEADLINE)
+    if best.name == result.reference:
         sentence += "; it is the reference."
     elif found is None:
         sentence += f". It cannot be compared with the reference {_quoted(reference)}."
@@ -130,50 +136,50 @@ def _best(content: StudyContent) -> list[str]:
             f"{format_change(found.low)} to {format_change(found.high)}, "
             f"p Holm {format_p(found.p_holm)}{verdict}."
         )
-    finished = [variant for variant in content.ranked if variant.runs]
+    finished = [variant for variant in result.ranked if variant.runs]
     highest = max(finished, key=lambda variant: variant.mean[HEADLINE])
     if highest.name == best.name:
         return [sentence]
     return [
         sentence,
-        f"The highest mean {_R1} on the {content.split_title} is that of {_quoted(highest)}: "
+        f"The highest mean {_R1} on the {result.split_title} is that of {_quoted(highest)}: "
         f"{_described(highest)}.",
     ]
 
 
-def _distinguishable(content: StudyContent) -> list[str]:
-    compared = content.compared
+def _distinguishable(result: StudyResult) -> list[str]:
+    compared = result.compared
     if not compared:
         return []
-    told = [one for one in compared if one.contrasts[HEADLINE].distinguishable]
+    told = [one for one in compared if one.differences[HEADLINE].distinguishable]
     sentence = (
         f"{len(told)} of {_count(len(compared), 'variant')} can be told from the reference "
-        f"{_quoted(content.reference_variant)} in {_R1}"
+        f"{_quoted(result.reference_row)} in {_R1}"
     )
     for word, sign in (("better", 1), ("worse", -1)):
-        names = [_quoted(one) for one in told if sign * one.contrasts[HEADLINE].points > 0]
+        names = [_quoted(one) for one in told if sign * one.differences[HEADLINE].points > 0]
         if names:
             more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
             sentence += f"; {word}: {', '.join(names[:_NAMED])}{more}"
     return [f"{sentence}."]
 
 
-def _resolution(content: StudyContent) -> list[str]:
-    found = [variant.contrasts[HEADLINE] for variant in content.compared]
+def _resolution(result: StudyResult) -> list[str]:
+    found = [variant.differences[HEADLINE] for variant in result.compared]
     found = [one for one in found if one.half_width > 0]
     if not found:
         return []
     widths, true = [one.half_width for one in found], [one.detectable for one in found]
     return [
-        f"The smallest difference in {_R1} that this {content.split_title} could show with these "
+        f"The smallest difference in {_R1} that this {result.split_title} could show with these "
         f"runs is {_spread(widths)} before the adjustment for several comparisons; a true "
         f"difference of {_spread(true)} is found four times of five."
     ]
 
 
-def _axis(content: StudyContent, axis: str) -> list[str]:
+def _axis(result: StudyResult, axis: str) -> list[str]:
     """Compare the means of an axis' values: over all groups, or the first where some lack one."""
-    groups = axis_groups(content, axis)
+    groups = axis_groups(result, axis)
     complete = [
         group
         for group in groups
@@ -199,8 +205,8 @@ def _axis(content: StudyContent, axis: str) -> list[str]:
     ]
 
 
-def _cost(content: StudyContent) -> list[str]:
-    timed = [variant for variant in content.variants if variant.seconds is not None]
+def _cost(result: StudyResult) -> list[str]:
+    timed = [variant for variant in result.rows if variant.seconds is not None]
     if len(timed) < 2:
         return []
     fast, slow = (
@@ -212,8 +218,8 @@ def _cost(content: StudyContent) -> list[str]:
     ]
 
 
-def _failures(content: StudyContent) -> list[str]:
-    failed = [one for one in content.variants if one.failures]
+def _failures(result: StudyResult) -> list[str]:
+    failed = [one for one in result.rows if one.failures]
     if not failed:
         return []
     total = sum(len(one.failures) for one in failed)
@@ -226,11 +232,11 @@ def _setting(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _quoted(variant: Variant) -> str:
+def _quoted(variant: StudyRow) -> str:
     return f'"{variant.name}"'
 
 
-def _described(variant: Variant) -> str:
+def _described(variant: StudyRow) -> str:
     return f"{mean_with_std(variant, HEADLINE)} (n = {len(variant.runs)})"
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gare_cache.reports.pages.grids import escape_markdown, markdown_grid
-from gare_cache.studies.report.content import StudyContent
+from gare_cache.studies.report.facts import study_facts
 from gare_cache.studies.report.findings import (
     findings,
     outcomes_grid,
@@ -13,7 +13,9 @@ from gare_cache.studies.report.findings import (
     study_notes,
     variants_grid,
 )
+from gare_cache.studies.report.query_table import QueryTable
 from gare_cache.studies.report.table import study_markdown_table
+from gare_cache.studies.result import StudyResult
 
 OUTCOMES_NOTE = (
     "A query is won where more of the variant's runs find the true item first than of the "
@@ -22,26 +24,29 @@ OUTCOMES_NOTE = (
 )
 
 
-def render_study_markdown(content: StudyContent) -> str:
+def render_study_markdown(result: StudyResult, tables: Mapping[str, QueryTable]) -> str:
     """Render a study's report as GitHub-flavoured Markdown.
 
     Args:
-        content: everything on the page.
+        result: what was measured.
+        tables: by direction, how each variant answers each query.
 
     Returns:
         The document; sections that would be empty are left out.
     """
-    question = f"{escape_markdown(content.question)}\n" if content.question else ""
+    question = f"{escape_markdown(result.study.question)}\n" if result.study.question else ""
     sections = [
-        f"# {escape_markdown(content.heading)}\n",
+        f"# {escape_markdown(result.heading)}\n",
         question,
-        f"## Variants\n\n{study_markdown_table(content)}",
-        _bullets("Findings", findings(content)),
-        _bullets("Notes", study_notes(content)),
-        _grid("Queries won and lost", *outcomes_grid(content), num_left=2, below=OUTCOMES_NOTE),
-        _grid("What each variant is", *variants_grid(content), num_left=99),
-        _grid("Every run", *runs_grid(content), num_left=1),
-        _grid("How it was measured", ("Fact", "Value"), list(content.facts), num_left=2),
+        f"## Variants\n\n{study_markdown_table(result)}",
+        _bullets("Findings", findings(result)),
+        _bullets("Notes", study_notes(result)),
+        _grid(
+            "Queries won and lost", *outcomes_grid(result, tables), num_left=2, below=OUTCOMES_NOTE
+        ),
+        _grid("What each variant is", *variants_grid(result), num_left=99),
+        _grid("Every run", *runs_grid(result), num_left=1),
+        _grid("How it was measured", ("Fact", "Value"), study_facts(result), num_left=2),
     ]
     return "\n".join(section for section in sections if section)
 

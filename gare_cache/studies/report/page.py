@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from markupsafe import Markup
@@ -18,8 +18,9 @@ from gare_cache.reports.pages.html import (
 from gare_cache.studies.report import findings as study_findings
 from gare_cache.studies.report import plots as study_plots
 from gare_cache.studies.report.axes import AxisGroup, axis_groups, ungrouped
-from gare_cache.studies.report.content import HEADLINE, Curve, Run, StudyContent, Variant
+from gare_cache.studies.report.facts import study_facts
 from gare_cache.studies.report.queries import MOST_QUERY_BYTES, pack_queries
+from gare_cache.studies.report.query_table import QueryTable
 from gare_cache.studies.report.table import (
     BETTER,
     REFERENCE,
@@ -30,78 +31,91 @@ from gare_cache.studies.report.table import (
     study_columns,
     verdict,
 )
+from gare_cache.studies.result import COMPARED_METRICS, HEADLINE, StudyResult
+from gare_cache.studies.results import RunResult
+from gare_cache.studies.table import StudyRow
 
 _ROOM = Path(__file__).parent
-_PLOTTED = (HEADLINE, "v2t.R@1")
-_CURVES: tuple[tuple[str, Callable[[Run], Curve]], ...] = (
-    ("validation score", lambda run: run.score),
-    ("total loss", lambda run: run.loss),
+Curve = Mapping[int, float]
+
+_CURVES: tuple[tuple[str, Callable[[RunResult], Curve]], ...] = (
+    ("validation score", lambda run: run.curve("val.score")),
+    ("total loss", lambda run: run.curve("loss.total")),
 )
-_COSTS: tuple[tuple[str, str, Callable[[Variant], float | None]], ...] = (
+_COSTS: tuple[tuple[str, str, Callable[[StudyRow], float | None]], ...] = (
     ("seconds of a run", "study seconds", lambda variant: variant.seconds),
     ("trained parameters", "study parameters", lambda variant: variant.parameters),
 )
 
 
-def render_study_html(content: StudyContent) -> str:
+def render_study_html(
+    result: StudyResult,
+    tables: Mapping[str, QueryTable],
+    pictures: Mapping[str, bytes | None],
+) -> str:
     """Render a study's report as one self-contained HTML page.
 
     Args:
-        content: everything on the page.
+        result: what was measured.
+        tables: by direction, how each variant answers each query.
+        pictures: thumbnails (JPEG) by video id.
 
     Returns:
         The document; the same content gives the same text. Its content security policy forbids
         every request and every script but its own.
     """
-    columns = study_columns(content)
+    columns = study_columns(result)
     script = read_script(_ROOM / "study_page.js")
-    wanted = pack_queries(content, {}, MOST_QUERY_BYTES).video_ids
-    album = make_album(content.pictures, wanted, MOST_PICTURE_BYTES)
-    comparable = any(len(queries.variants) > 1 for queries in content.queries.values())
-    cost_plots, cost_words = _costs(content)
+    wanted = pack_queries(result, tables, {}, MOST_QUERY_BYTES).video_ids
+    album = make_album(pictures, wanted, MOST_PICTURE_BYTES)
+    comparable = any(len(queries.variants) > 1 for queries in tables.values())
+    cost_plots, cost_words = _costs(result)
     return (
         page_environment(_ROOM)
         .get_template("study_page.html")
         .render(
-            content=content,
+            result=result,
+            facts=study_facts(result),
             columns=columns,
             headline=HEADLINE,
-            axis_words=[_axis_words(variant) for variant in content.ranked],
-            table_caption=caption(content),
-            table_json=_table_json(content, columns),
-            findings=study_findings.findings(content),
-            notes=study_findings.study_notes(content),
-            interval_plots=list(_interval_plots(content)),
-            curve_plots=list(_curve_plots(content)),
+            axis_words=[_axis_words(variant) for variant in result.ranked],
+            table_caption=caption(result),
+            table_json=_table_json(result, columns),
+            findings=study_findings.findings(result),
+            notes=study_findings.study_notes(result),
+            interval_plots=list(_interval_plots(result)),
+            curve_plots=list(_curve_plots(result)),
             cost_plots=cost_plots,
             cost_words=cost_words,
-            settings=study_findings.variants_grid(content),
-            runs=study_findings.runs_grid(content),
-            outcomes=study_findings.outcomes_grid(content),
+            settings=study_findings.variants_grid(result),
+            runs=study_findings.runs_grid(result),
+            outcomes=study_findings.outcomes_grid(result, tables),
             album=album,
-            packed=pack_queries(content, album.classes, MOST_QUERY_BYTES) if comparable else None,
+            packed=pack_queries(result, tables, album.classes, MOST_QUERY_BYTES)
+            if comparable
+            else None,
             script=Markup(script),
             script_digest=csp_digest(script),
         )
     )
 
 
-def _axis_words(variant: Variant) -> str:
+def _axis_words(variant: StudyRow) -> str:
     """Say a variant's values on the axes, where its name does not hold them."""
     if all(value in variant.name for value in variant.axis_values.values()):
         return ""
     return ", ".join(f"{axis} {value}" for axis, value in variant.axis_values.items())
 
 
-def _table_json(content: StudyContent, columns: list[Column]) -> Markup:
+def _table_json(result: StudyResult, columns: list[Column]) -> Markup:
     rows = [
         {
             "values": [column.values[place] for column in columns],
             "text": _searched(variant),
             "axes": dict(variant.axis_values),
-            "told": verdict(variant, content) in (BETTER, WORSE, REFERENCE),
+            "told": verdict(variant, result) in (BETTER, WORSE, REFERENCE),
         }
-        for place, variant in enumerate(content.ranked)
+        for place, variant in enumerate(result.ranked)
     ]
     return script_json(
         {
@@ -112,48 +126,48 @@ def _table_json(content: StudyContent, columns: list[Column]) -> Markup:
     )
 
 
-def _searched(variant: Variant) -> str:
+def _searched(variant: StudyRow) -> str:
     pairs = {**variant.axis_values, **variant.changes}
     settings = [f"{key} {value}" for key, value in pairs.items()]
     return " ".join([variant.name, *settings]).lower()
 
 
-def _interval_plots(content: StudyContent) -> Iterator[Plot]:
-    if not content.reference_variant.runs:
+def _interval_plots(result: StudyResult) -> Iterator[Plot]:
+    if not result.reference_row.runs:
         return
     drawings: list[tuple[str, list[AxisGroup]]] = [
-        (axis, groups) for axis in content.axes if (groups := axis_groups(content, axis))
+        (axis, groups) for axis in result.axes if (groups := axis_groups(result, axis))
     ]
-    others = ungrouped(content)
+    others = ungrouped(result)
     if others:
-        shown = [content.reference_variant, *others]
+        shown = [result.reference_row, *others]
         drawings.append(("", [AxisGroup("", [one.name for one in shown], shown)]))
     for axis, groups in drawings:
-        for metric in _PLOTTED:
-            if metric in content.reference_variant.mean:
+        for metric in COMPARED_METRICS:
+            if metric in result.reference_row.mean:
                 title = f"{axis or 'Variants'}, {metric_title(metric)}"
-                svg = study_plots.interval_plot(content, axis, groups, metric)
+                svg = study_plots.interval_plot(result, axis, groups, metric)
                 yield Plot(title, Markup(svg))
 
 
-def _curve_plots(content: StudyContent) -> Iterator[Plot]:
-    panels = study_plots.curve_panels(content)
+def _curve_plots(result: StudyResult) -> Iterator[Plot]:
+    panels = study_plots.curve_panels(result)
     for number, variants in enumerate(panels, 1):
         for label, curve in _CURVES:
-            shown = [*variants, content.reference_variant]
+            shown = [*variants, result.reference_row]
             if any(curve(run) for variant in shown for run in variant.runs):
                 part = f", panel {number} of {len(panels)}" if len(panels) > 1 else ""
-                svg = study_plots.learning_curves(content, variants, label, curve, number)
+                svg = study_plots.learning_curves(result, variants, label, curve, number)
                 yield Plot(f"{label.capitalize()}{part}", Markup(svg))
 
 
-def _costs(content: StudyContent) -> tuple[list[Plot], list[str]]:
+def _costs(result: StudyResult) -> tuple[list[Plot], list[str]]:
     """Draw the costs that differ between variants, and say those that do not."""
     drawn, sentences = [], []
     for label, name, cost in _COSTS:
-        costs = {value for one in content.variants if one.runs and (value := cost(one)) is not None}
+        costs = {value for one in result.rows if one.runs and (value := cost(one)) is not None}
         if len(costs) > 1:
-            svg = study_plots.cost_plot(content, label, cost, name)
+            svg = study_plots.cost_plot(result, label, cost, name)
             drawn.append(Plot(f"{label.capitalize()} and {metric_title(HEADLINE)}", Markup(svg)))
         elif costs:
             sentences.append(f"All variants have the same {label}: {costs.pop():,}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,10 @@ from gare_cache.reports.pages.figure import (
     to_svg,
 )
 from gare_cache.studies.report.axes import AxisGroup
-from gare_cache.studies.report.content import HEADLINE, Curve, Run, StudyContent, Variant
 from gare_cache.studies.report.table import metric_title
+from gare_cache.studies.result import HEADLINE, StudyResult
+from gare_cache.studies.results import RunResult
+from gare_cache.studies.table import StudyRow
 
 # Lines of one panel, the reference (ink, dashed) aside.
 LINES = (
@@ -37,6 +39,7 @@ LINES = (
     (FIFTH, (0, (1, 1))),
     (SIXTH, (0, (7, 2))),
 )
+Curve = Mapping[int, float]
 _Axis = Callable[[npt.ArrayLike], npt.ArrayLike]
 
 _WRAP = 22
@@ -52,13 +55,11 @@ _PLACES = tuple(
 )
 
 
-def interval_plot(
-    content: StudyContent, axis: str, groups: Sequence[AxisGroup], metric: str
-) -> str:
+def interval_plot(result: StudyResult, axis: str, groups: Sequence[AxisGroup], metric: str) -> str:
     """Draw each value's difference to the reference with its 95 % interval, and its seeds.
 
     Args:
-        content: the study, with a reference that has a finished run.
+        result: the study, with a reference that has a finished run.
         axis: what the values are of; empty for plain variants.
         groups: from top to bottom, each under its title.
         metric: for example ``"t2v.R@1"``.
@@ -66,18 +67,18 @@ def interval_plot(
     Returns:
         An SVG element. The lower axis has differences in points, the upper one the metric itself.
     """
-    reference = content.reference_variant.mean[metric]
+    reference = result.reference_row.mean[metric]
     labels: list[str] = []
     places: list[float] = []
     titles: list[tuple[float, str]] = []
-    drawn: list[tuple[float, Variant]] = []
+    drawn: list[tuple[float, StudyRow]] = []
     place = 0.0
     for group in groups:
         if group.title:
             titles.append((place, group.title))
             place += 1
         for value, variant in zip(group.values, group.variants, strict=True):
-            mark = " (reference)" if variant.name == content.reference else ""
+            mark = " (reference)" if variant.name == result.reference else ""
             label = textwrap.fill(f"{_cut(value)}{mark}", _WRAP)
             place += 0.25 * label.count("\n")
             labels.append(label)
@@ -92,7 +93,7 @@ def interval_plot(
         axes.grid(visible=False, axis="y")
         axes.axvline(0, color=INK, linewidth=1, linestyle=(0, (2, 3)))
         for y, variant in drawn:
-            _draw_variant(axes, y, variant, metric, reference, content.reference)
+            _draw_variant(axes, y, variant, metric, reference, result)
         axes.set_yticks(places, labels)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(place - 0.35, -0.8)
@@ -114,9 +115,9 @@ def interval_plot(
         return to_svg(figure, name, f"{axis or 'Variants'}, {metric_title(metric)}: {described}.")
 
 
-def curve_panels(content: StudyContent) -> list[list[Variant]]:
+def curve_panels(result: StudyResult) -> list[list[StudyRow]]:
     """Divide the variants with finished runs into panels of at most six, the reference aside."""
-    shown = [one for one in content.variants if one.runs and one.name != content.reference]
+    shown = [one for one in result.rows if one.runs and one.name != result.reference]
     count = math.ceil(len(shown) / len(LINES))
     if not count:
         return [[]]
@@ -130,16 +131,16 @@ def curve_panels(content: StudyContent) -> list[list[Variant]]:
 
 
 def learning_curves(
-    content: StudyContent,
-    variants: Sequence[Variant],
+    result: StudyResult,
+    variants: Sequence[StudyRow],
     label: str,
-    curve: Callable[[Run], Curve],
+    curve: Callable[[RunResult], Curve],
     number: int,
 ) -> str:
     """Draw a quantity over epochs: mean over seeds as a line, smallest to largest as a band.
 
     Args:
-        content: the study; its reference is drawn beside the variants.
+        result: the study; its reference is drawn beside the variants.
         variants: at most six.
         label: of the vertical axis.
         curve: takes the quantity out of a run.
@@ -148,11 +149,11 @@ def learning_curves(
     Returns:
         An SVG element.
     """
-    reference = content.reference_variant
+    reference = result.reference_row
     lines = [*zip(variants, LINES, strict=False)]
     if reference.runs:
         lines.append((reference, (INK, (0, (4, 3)))))
-    names = [textwrap.fill(_legend(content, one), _LEGEND_WRAP) for one, _ in lines]
+    names = [textwrap.fill(_legend(result, one), _LEGEND_WRAP) for one, _ in lines]
     legend_lines = sum(
         max(name.count("\n") + 1 for name in names[start : start + 2])
         for start in range(0, len(names), 2)
@@ -178,12 +179,12 @@ def learning_curves(
 
 
 def cost_plot(
-    content: StudyContent, label: str, cost: Callable[[Variant], float | None], name: str
+    result: StudyResult, label: str, cost: Callable[[StudyRow], float | None], name: str
 ) -> str:
     """Draw a cost against R@1, a point a variant, each with its rank in the table.
 
     Args:
-        content: the study.
+        result: the study.
         label: of the horizontal axis.
         cost: of a variant; those without one are left out.
         name: prefix of the element's ids.
@@ -193,7 +194,7 @@ def cost_plot(
     """
     points = [
         (value, variant.mean[HEADLINE], variant)
-        for variant in content.ranked
+        for variant in result.ranked
         if variant.runs and (value := cost(variant)) is not None
     ]
     with styled_figure(3.4) as figure:
@@ -207,7 +208,7 @@ def cost_plot(
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         for value, recall, variant in points:
-            own = variant.name == content.reference
+            own = variant.name == result.reference
             axes.plot(
                 [value], [recall], "D" if own else "o", color=SECOND if own else FIRST, markersize=6
             )
@@ -220,19 +221,19 @@ def cost_plot(
 
 
 def _draw_variant(
-    axes: Axes, y: float, variant: Variant, metric: str, reference: float, reference_name: str
+    axes: Axes, y: float, variant: StudyRow, metric: str, reference: float, result: StudyResult
 ) -> None:
     if not variant.runs:
         axes.annotate(
             "no finished run", (0, y), xytext=(6, 0), textcoords="offset points", va="center"
         ).set_fontsize(8.5)
         return
-    own = variant.name == reference_name
+    own = variant.name == result.reference
     colour = SECOND if own else FIRST
     if len(variant.runs) > 1:
-        seeds = [run.metrics[metric] - reference for run in variant.runs if metric in run.metrics]
+        seeds = [run.splits[result.split].metrics[metric] - reference for run in variant.runs]
         axes.plot(seeds, [y + 0.28] * len(seeds), "|", color=colour, markersize=4.5, mew=0.9)
-    found = variant.contrasts.get(metric)
+    found = variant.differences.get(metric)
     if found is not None:
         axes.hlines([y], found.low, found.high, color=colour, linewidth=2)
     filled = own or (found is not None and found.distinguishable)
@@ -247,10 +248,10 @@ def _draw_variant(
     )
 
 
-def _described(variant: Variant, metric: str) -> str:
-    if metric not in variant.contrasts:
+def _described(variant: StudyRow, metric: str) -> str:
+    if metric not in variant.differences:
         return f"{variant.name} {variant.mean[metric]:.1f}" if variant.runs else variant.name
-    found = variant.contrasts[metric]
+    found = variant.differences[metric]
     return f"{variant.name} {found.points:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
 
 
@@ -262,8 +263,8 @@ def _shift(reference: float) -> tuple[_Axis, _Axis]:
     )
 
 
-def _legend(content: StudyContent, variant: Variant) -> str:
-    mark = " (reference)" if variant.name == content.reference else ""
+def _legend(result: StudyResult, variant: StudyRow) -> str:
+    mark = " (reference)" if variant.name == result.reference else ""
     return f"{_cut(variant.name)}{mark}"
 
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from gare_cache.reports.pages.html import script_json
-from gare_cache.studies.report.content import QueryTable, StudyContent
+from gare_cache.studies.report.query_table import QueryTable
+from gare_cache.studies.result import StudyResult
 
 # Of the page as a whole about 10 MB; thumbnails have 5 MB of it.
 MOST_QUERY_BYTES = 3_500_000
@@ -66,46 +67,48 @@ def outcome_counts(queries: QueryTable, first: int, second: int) -> tuple[int, i
 
 
 def pack_queries(
-    content: StudyContent,
+    result: StudyResult,
+    tables: Mapping[str, QueryTable],
     classes: Mapping[str, str],
     most_bytes: int = MOST_QUERY_BYTES,
 ) -> PackedQueries:
     """Pack counts of all pairs and, within a budget, the queries on which variants differ most.
 
     Args:
-        content: the study.
+        result: the study.
+        tables: by direction.
         classes: CSS class by video id, of those with a thumbnail.
         most_bytes: of packed queries, half of it for either direction.
     """
     directions: dict[str, object] = {}
     shown: dict[str, int] = {}
     wanted: list[str] = []
-    for direction, queries in content.queries.items():
-        rows = _within(queries, most_bytes // max(1, len(content.queries)))
+    for direction, queries in tables.items():
+        rows = _within(queries, most_bytes // max(1, len(tables)))
         shown[direction] = len(rows)
         wanted += [queries.video_ids[row] for row in rows]
         directions[direction] = _packed(queries, rows, classes)
-    names = next((queries.variants for queries in content.queries.values()), ())
-    first, second = default_pair(content)
+    names = next((queries.variants for queries in tables.values()), ())
+    first, second = default_pair(result)
     packed = {
         "variants": list(names),
         "chosen": [first, second],
         "steps": HIT_STEPS,
         "directions": directions,
     }
-    totals = {name: len(queries.texts) for name, queries in content.queries.items()}
+    totals = {name: len(queries.texts) for name, queries in tables.items()}
     return PackedQueries(script_json(packed), shown, totals, list(dict.fromkeys(wanted)))
 
 
-def default_pair(content: StudyContent) -> tuple[str, str]:
+def default_pair(result: StudyResult) -> tuple[str, str]:
     """Name the best variant that is not the reference, and the reference.
 
     Where the reference has no finished run, the two best; an empty name where there is no other.
     """
-    ranked = [variant.name for variant in content.ranked if variant.runs]
-    others = [name for name in ranked if name != content.reference]
+    ranked = [variant.name for variant in result.ranked if variant.runs]
+    others = [name for name in ranked if name != result.reference]
     if len(others) < len(ranked):
-        return (others or [""])[0], content.reference
+        return (others or [""])[0], result.reference
     first, second = [*others, "", ""][:2]
     return first, second
 

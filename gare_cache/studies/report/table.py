@@ -6,13 +6,16 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gare_cache.evaluation.comparison.differences import Difference
 from gare_cache.reports.pages.grids import (
     escape_latex,
     escape_markdown,
     format_number,
     markdown_grid,
 )
-from gare_cache.studies.report.content import HEADLINE, METRICS, Contrast, StudyContent, Variant
+from gare_cache.reports.pages.plain_table import plain_table
+from gare_cache.studies.result import COMPARED_METRICS, HEADLINE, SHOWN_METRICS, StudyResult
+from gare_cache.studies.table import StudyRow
 
 NOTHING = "—"
 REFERENCE = "reference"
@@ -24,6 +27,10 @@ _VERDICTS = (BETTER, REFERENCE, NOT_DISTINGUISHABLE, WORSE, NOTHING, NO_RUN)
 _DAGGER = "†"
 _LATEX_SIGNS = {"±": r"$\pm$", NOTHING: "---", _DAGGER: r"\textsuperscript{\dag}"}
 _LATEX_REASON = 90
+_PUBLISHED_NOTE = (
+    "They need not agree with these: published figures are often of a finetuned encoder, of a "
+    "single run, and selected on the test set."
+)
 _MEBIBYTE = 2**20
 
 Value = float | str | None
@@ -48,57 +55,68 @@ class Column:
     rising: bool = True
 
 
-def study_columns(content: StudyContent) -> list[Column]:
-    """Lay out the table, one entry a variant in the order of ``content.ranked``."""
-    rows = content.ranked
+def study_columns(result: StudyResult) -> list[Column]:
+    """Lay out the table of the page, one entry a variant in the order of ``result.ranked``."""
+    columns = _columns(result)
+    hidden = {"validation", *_difference_keys("v2t.R@1")}
+    if not _has_memory(result):
+        hidden.add("memory")
+    return [column for key, column in columns.items() if key not in hidden]
 
-    def column(
+
+def terminal_table(result: StudyResult) -> list[str]:
+    """Print the table for a terminal: the page's cells without costs, with both directions."""
+    hidden = {"seconds", "parameters", "memory"}
+    columns = [column for key, column in _columns(result).items() if key not in hidden]
+    rows = zip(*(column.cells for column in columns), strict=True)
+    return plain_table([column.title for column in columns], list(rows), num_left=1)
+
+
+def _columns(result: StudyResult) -> dict[str, Column]:
+    """Lay out every column by its key."""
+    rows = result.ranked
+    columns: dict[str, Column] = {}
+
+    def add(
         key: str,
         title: str,
-        value: Callable[[Variant], Value],
-        cell: Callable[[Variant], str],
+        value: Callable[[StudyRow], Value],
+        cell: Callable[[StudyRow], str],
         rising: bool = True,
-    ) -> Column:
-        return Column(key, title, [*map(cell, rows)], [*map(value, rows)], rising)
+    ) -> None:
+        columns[key] = Column(key, title, [*map(cell, rows)], [*map(value, rows)], rising)
 
-    columns = [
-        column("variant", "Variant", lambda row: row.name.lower(), lambda row: row.name),
-        column("rank", "Rank", lambda row: row.rank, lambda row: _whole(row.rank)),
-        column("n", "n", lambda row: len(row.runs), _runs_cell, rising=False),
-    ]
-    published = [name for name in METRICS if any(name in row.published for row in rows)]
-    for name in METRICS:
-        title = metric_title(name)
-        columns.append(column(name, title, _mean(name), _mean_cell(name), rising=False))
-        if name in published:
-            key, title = f"published.{name}", f"{title} published"
-            columns.append(column(key, title, _published(name), _published_cell(name), False))
-    headline = metric_title(HEADLINE)
-    return [
-        *columns,
-        column(
-            "points",
-            f"Difference in {headline}",
-            _of(lambda c: c.points),
-            _cell_of(lambda c: format_change(c.points)),
-            False,
-        ),
-        column("low", "95 % interval", _of(lambda c: c.low), _cell_of(_interval), False),
-        column("p", "p Holm", _of(lambda c: c.p_holm), _cell_of(lambda c: format_p(c.p_holm))),
-        column(
-            "verdict",
-            "Against the reference",
-            lambda row: _VERDICTS.index(verdict(row, content)),
-            lambda row: verdict(row, content),
-        ),
-        column("seconds", "Seconds", lambda row: row.seconds, lambda row: seconds_cell(row)),
-        column("parameters", "Parameters", lambda row: row.parameters, _parameters_cell),
-        *(
-            [column("memory", "Peak memory (MiB)", lambda row: row.peak_memory_bytes, _memory_cell)]
-            if _has_memory(content)
-            else []
-        ),
-    ]
+    add("variant", "Variant", lambda row: row.name.lower(), lambda row: row.name)
+    add("rank", "Rank", lambda row: row.rank, lambda row: _whole(row.rank))
+    add("n", "n", lambda row: len(row.runs), _runs_cell, rising=False)
+    add("validation", "Validation", lambda row: row.validation_score, _validation_cell, False)
+    for name in SHOWN_METRICS:
+        add(name, metric_title(name), _mean(name), _mean_cell(name), rising=False)
+        if any(name in row.published for row in rows):
+            title = f"{metric_title(name)} published"
+            add(f"published.{name}", title, _published(name), _published_cell(name), False)
+    for metric in COMPARED_METRICS:
+        points, interval, p = _difference_keys(metric)
+        title = f"Difference in {metric_title(metric)}"
+        add(points, title, _of(metric, _points), _cell_of(metric, _points_cell), False)
+        add(interval, "95 % interval", _of(metric, _low), _cell_of(metric, _interval), False)
+        add(p, "p Holm", _of(metric, _p), _cell_of(metric, _p_cell))
+    add(
+        "verdict",
+        "Against the reference",
+        lambda row: _VERDICTS.index(verdict(row, result)),
+        lambda row: verdict(row, result),
+    )
+    add("seconds", "Seconds", lambda row: row.seconds, seconds_cell)
+    add("parameters", "Parameters", lambda row: row.parameters, _parameters_cell)
+    add("memory", "Peak memory (MiB)", lambda row: row.peak_memory_bytes, _memory_cell)
+    return columns
+
+
+def _difference_keys(metric: str) -> tuple[str, str, str]:
+    """Name the columns of a difference, those of the headline in short."""
+    ending = "" if metric == HEADLINE else f".{metric}"
+    return f"points{ending}", f"low{ending}", f"p{ending}"
 
 
 def metric_title(name: str) -> str:
@@ -106,13 +124,13 @@ def metric_title(name: str) -> str:
     return name.replace(".", " ")
 
 
-def verdict(variant: Variant, content: StudyContent) -> str:
+def verdict(variant: StudyRow, result: StudyResult) -> str:
     """Say in a word how a variant stands against the reference in text-to-video R@1."""
     if not variant.runs:
         return NO_RUN
-    if variant.name == content.reference:
+    if variant.name == result.reference:
         return REFERENCE
-    found = variant.contrasts.get(HEADLINE)
+    found = variant.differences.get(HEADLINE)
     if found is None:
         return NOTHING
     if not found.distinguishable:
@@ -120,56 +138,57 @@ def verdict(variant: Variant, content: StudyContent) -> str:
     return BETTER if found.points > 0 else WORSE
 
 
-def caption(content: StudyContent) -> str:
+def caption(result: StudyResult) -> str:
     """Say what the table shows and how to read it."""
-    single = all(len(variant.runs) < 2 for variant in content.variants)
+    single = all(len(variant.runs) < 2 for variant in result.rows)
     over = "videos" if single else "videos and seeds"
     spread = "" if single else "± is the standard deviation over the n runs (seeds) of a variant. "
     sentences = (
-        f"{content.split_title.capitalize()}. Rank is by validation score. R@K in percent, mean "
+        f"{result.split_title.capitalize()}. Rank is by validation score. R@K in percent, mean "
         f"over n runs. {spread}"
-        f'Difference: text-to-video R@1 minus that of "{content.reference}", with its 95 % '
+        f'Difference: text-to-video R@1 minus that of "{result.reference}", with its 95 % '
         f"interval over {over}; p Holm is adjusted for the number of comparisons, and a difference "
         "that it does not support is marked not distinguishable."
     )
     if single:
         sentences += " One run each: the noise of the seed is in no interval."
-    if not _has_memory(content):
+    if not _has_memory(result):
         sentences += " The peak memory is not measured on this device."
-    if content.published_source:
-        sentences += f" Published: {content.published_source}. {content.published_note}"
+    published = result.study.published
+    if published:
+        sentences += f" Published: {published.source}. {published.note or _PUBLISHED_NOTE}"
     return sentences.strip()
 
 
-def study_markdown_table(content: StudyContent) -> str:
+def study_markdown_table(result: StudyResult) -> str:
     """Print the table as Markdown with its caption below; failed runs are rows."""
-    columns = study_columns(content)
+    columns = study_columns(result)
     width = len(columns)
     where = [column.key for column in columns].index("verdict")
     rows: list[list[str]] = []
-    for place, variant in enumerate(content.ranked):
+    for place, variant in enumerate(result.ranked):
         rows.append([column.cells[place] for column in columns])
         for seed, reason in variant.failures:
             failed = [f"{variant.name}, seed {seed}", *[NOTHING] * (width - 1)]
             failed[where] = f"failed: {reason}"
             rows.append(failed)
     grid = markdown_grid([column.title for column in columns], rows)
-    return f"{grid}\n{escape_markdown(caption(content))}\n"
+    return f"{grid}\n{escape_markdown(caption(result))}\n"
 
 
-def study_latex_table(content: StudyContent, label: str) -> str:
+def study_latex_table(result: StudyResult, label: str) -> str:
     r"""Print the table as a LaTeX ``table*`` that needs ``\usepackage{booktabs}``.
 
     A dagger stands for "not distinguishable" in place of the page's column of words.
 
     Args:
-        content: the study.
+        result: the study.
         label: the table's ``\label``, printed as given.
 
     Returns:
         The environment, with a final newline.
     """
-    columns = [column for column in study_columns(content) if column.key != "verdict"]
+    columns = [column for column in study_columns(result) if column.key != "verdict"]
     key = f"{_DAGGER}: {NOT_DISTINGUISHABLE} from the reference."
     lines = [
         r"% needs \usepackage{booktabs}",
@@ -177,15 +196,15 @@ def study_latex_table(content: StudyContent, label: str) -> str:
         r"\centering",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{_latex(f'{caption(content)} {key}')}}}",
+        rf"\caption{{{_latex(f'{caption(result)} {key}')}}}",
         rf"\label{{{label}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
         r"\toprule",
         _latex_row([column.title for column in columns]),
         r"\midrule",
     ]
-    for place, variant in enumerate(content.ranked):
-        found = verdict(variant, content)
+    for place, variant in enumerate(result.ranked):
+        found = verdict(variant, result)
         cells = [column.cells[place] for column in columns]
         if found == REFERENCE:
             cells[0] += f" ({REFERENCE})"
@@ -210,7 +229,7 @@ def format_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def mean_with_std(variant: Variant, metric: str) -> str:
+def mean_with_std(variant: StudyRow, metric: str) -> str:
     """Print ``41.2 ± 0.5``, without the second part where there is one run."""
     if metric not in variant.mean:
         return NOTHING
@@ -218,71 +237,91 @@ def mean_with_std(variant: Variant, metric: str) -> str:
     return f"{format_number(variant.mean[metric])}{spread}"
 
 
-def seconds_cell(variant: Variant) -> str:
+def seconds_cell(variant: StudyRow) -> str:
     """Print a variant's mean time: one decimal below a hundred seconds."""
     if variant.seconds is None:
         return NOTHING
     return f"{variant.seconds:,.{1 if variant.seconds < 100 else 0}f}"
 
 
-def _has_memory(content: StudyContent) -> bool:
-    return any(variant.peak_memory_bytes is not None for variant in content.variants)
+def _has_memory(result: StudyResult) -> bool:
+    return any(variant.peak_memory_bytes is not None for variant in result.rows)
 
 
-def _runs_cell(variant: Variant) -> str:
+def _runs_cell(variant: StudyRow) -> str:
     finished = len(variant.runs)
     return (
         f"{finished} of {finished + len(variant.failures)}" if variant.failures else f"{finished}"
     )
 
 
-def _mean(metric: str) -> Callable[[Variant], Value]:
+def _mean(metric: str) -> Callable[[StudyRow], Value]:
     return lambda variant: variant.mean.get(metric)
 
 
-def _mean_cell(metric: str) -> Callable[[Variant], str]:
+def _mean_cell(metric: str) -> Callable[[StudyRow], str]:
     return lambda variant: mean_with_std(variant, metric)
 
 
-def _published(metric: str) -> Callable[[Variant], Value]:
+def _published(metric: str) -> Callable[[StudyRow], Value]:
     return lambda variant: variant.published.get(metric)
 
 
-def _published_cell(metric: str) -> Callable[[Variant], str]:
+def _published_cell(metric: str) -> Callable[[StudyRow], str]:
     return lambda variant: (
         format_number(variant.published[metric]) if metric in variant.published else NOTHING
     )
 
 
-def _of(value: Callable[[Contrast], float]) -> Callable[[Variant], Value]:
-    def of_variant(variant: Variant) -> Value:
-        found = variant.contrasts.get(HEADLINE)
-        return None if found is None else value(found)
+def _of(metric: str, value: Callable[[Difference], float]) -> Callable[[StudyRow], Value]:
+    def of_row(row: StudyRow) -> Value:
+        difference = row.differences.get(metric)
+        return None if difference is None else value(difference)
 
-    return of_variant
-
-
-def _cell_of(cell: Callable[[Contrast], str]) -> Callable[[Variant], str]:
-    def of_variant(variant: Variant) -> str:
-        found = variant.contrasts.get(HEADLINE)
-        return NOTHING if found is None else cell(found)
-
-    return of_variant
+    return of_row
 
 
-def _points(found: Contrast) -> str:
-    return format_change(found.points)
+def _cell_of(metric: str, cell: Callable[[Difference], str]) -> Callable[[StudyRow], str]:
+    def of_row(row: StudyRow) -> str:
+        difference = row.differences.get(metric)
+        return NOTHING if difference is None else cell(difference)
+
+    return of_row
 
 
-def _interval(found: Contrast) -> str:
-    return f"[{format_change(found.low)}, {format_change(found.high)}]"
+def _points(difference: Difference) -> float:
+    return difference.points
 
 
-def _parameters_cell(variant: Variant) -> str:
+def _low(difference: Difference) -> float:
+    return difference.low
+
+
+def _p(difference: Difference) -> float:
+    return difference.p_holm
+
+
+def _points_cell(difference: Difference) -> str:
+    return format_change(difference.points)
+
+
+def _interval(difference: Difference) -> str:
+    return f"[{format_change(difference.low)}, {format_change(difference.high)}]"
+
+
+def _p_cell(difference: Difference) -> str:
+    return format_p(difference.p_holm)
+
+
+def _validation_cell(row: StudyRow) -> str:
+    return NOTHING if row.validation_score is None else format_number(row.validation_score)
+
+
+def _parameters_cell(variant: StudyRow) -> str:
     return _whole(variant.parameters)
 
 
-def _memory_cell(variant: Variant) -> str:
+def _memory_cell(variant: StudyRow) -> str:
     memory = variant.peak_memory_bytes
     return NOTHING if memory is None else f"{memory / _MEBIBYTE:,.0f}"
 

@@ -144,7 +144,7 @@ def test_the_parts_of_the_variance_by_a_loop() -> None:
 
 def test_seeds_without_any_difference() -> None:
     hits = np.ones((3, 12))
-    assert compare_seeds(hits, hits, np.arange(12)) == Difference(0, 0, 0, 1, 0, 11)
+    assert compare_seeds(hits, hits, np.arange(12)) == Difference(0, 0, 0, 1, 0, 11, 12, 1)
 
 
 def test_mirrored() -> None:

@@ -1,31 +1,25 @@
-import dataclasses
-
 import pytest
 
 from gare_cache.studies.report.axes import axis_groups, ungrouped
-from gare_cache.studies.report.content import StudyContent, Variant
-
-EMPTY = Variant(
-    name="",
-    axis_values={},
-    changes={},
-    rank=None,
-    mean={},
-    std={},
-    contrasts={},
-    seconds=None,
-    peak_memory_bytes=None,
-    parameters=None,
-    published={},
-    runs=(),
-    failures=(),
-)
+from gare_cache.studies.result import StudyResult
+from gare_cache.studies.study import Axis, AxisValue, Study
+from gare_cache.studies.table import StudyRow
 
 
-def make_study(axes, **variants) -> StudyContent:
+def make_study(axes, **variants) -> StudyResult:
     """Make a study without results; the first variant is the reference."""
-    rows = [dataclasses.replace(EMPTY, name=n, axis_values=v) for n, v in variants.items()]
-    return StudyContent("t", "", "val", axes, rows, next(iter(variants)), (0,), (), ())
+    study = Study(
+        name="t",
+        base="params.yaml",
+        axes=tuple(
+            Axis(name, tuple(AxisValue(value, value, {}) for value in values))
+            for name, values in axes.items()
+        ),
+        seeds=(0,),
+        reference=next(iter(variants)),
+    )
+    rows = [StudyRow(name, values, {}) for name, values in variants.items()]
+    return StudyResult(study, "val", rows)
 
 
 def shown(content, axis):

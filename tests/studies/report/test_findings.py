@@ -3,7 +3,6 @@ from statistics import fmean, median
 
 import pytest
 
-from gare_cache.studies.report.content import StudyContent
 from gare_cache.studies.report.findings import (
     findings,
     outcomes_grid,
@@ -11,25 +10,24 @@ from gare_cache.studies.report.findings import (
     study_notes,
     variants_grid,
 )
-from tests.studies.report.sample import make_study
+from gare_cache.studies.result import StudyResult
+from tests.studies.report.sample import make_queries, make_study, referring_to
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory) -> StudyContent:
-    return make_study(tmp_path_factory.mktemp("studies") / "one", failed=[(4, 2, "disk full")])
+def content() -> StudyResult:
+    return make_study(failed=[(4, 2, "disk full")])
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory) -> StudyContent:
-    return make_study(
-        tmp_path_factory.mktemp("studies") / "grid", num_axes=2, seeds=(0, 1), split="test"
-    )
+def grid() -> StudyResult:
+    return make_study(num_axes=2, seeds=(0, 1), split="test")
 
 
 def test_findings_name_the_best_what_can_be_told_apart_and_what_failed(content):
     sentences = findings(content)
     best = content.ranked[0]
-    found = best.contrasts["t2v.R@1"]
+    found = best.differences["t2v.R@1"]
     assert sentences[0] == (
         "7 variants, 3 seeds each: 20 finished runs, shown on the validation split."
     )
@@ -39,7 +37,7 @@ def test_findings_name_the_best_what_can_be_told_apart_and_what_failed(content):
         f'{found.points:+.1f} points against "none", 95 % '
         f"interval {found.low:+.1f} to {found.high:+.1f}, p Holm"
     )
-    told = [v.name for v in content.compared if v.contrasts["t2v.R@1"].distinguishable]
+    told = [v.name for v in content.compared if v.differences["t2v.R@1"].distinguishable]
     assert 0 < len(told) < 6
     names = ", ".join(f'"{name}"' for name in told)
     assert (
@@ -52,7 +50,7 @@ def test_findings_name_the_best_what_can_be_told_apart_and_what_failed(content):
 
 def test_the_smallest_difference_that_could_be_shown_is_half_an_interval(content):
     (sentence,) = [one for one in findings(content) if one.startswith("The smallest")]
-    found = [variant.contrasts["t2v.R@1"] for variant in content.compared]
+    found = [variant.differences["t2v.R@1"] for variant in content.compared]
     widths = [(one.high - one.low) / 2 for one in found]
     true = [one.detectable for one in found]
     assert "this validation split could show" in sentence
@@ -63,7 +61,7 @@ def test_the_smallest_difference_that_could_be_shown_is_half_an_interval(content
 def test_an_axis_of_a_grid_is_averaged_over_the_other(grid):
     (sentence,) = [one for one in findings(grid) if one.startswith("heads:")]
     means = {
-        value: fmean(v.mean["t2v.R@1"] for v in grid.variants if v.axis_values["heads"] == value)
+        value: fmean(v.mean["t2v.R@1"] for v in grid.rows if v.axis_values["heads"] == value)
         for value in grid.axes["heads"]
     }
     high, low = max(means, key=means.get), min(means, key=means.get)
@@ -74,10 +72,10 @@ def test_an_axis_of_a_grid_is_averaged_over_the_other(grid):
 
 
 def test_where_a_cell_of_the_grid_is_missing_the_references_settings_are_compared(grid):
-    gone = dataclasses.replace(grid, variants=[grid.reference_variant, *grid.variants[3:6]])
+    gone = dataclasses.replace(grid, rows=[grid.reference_row, *grid.rows[3:6]])
     assert not any(one.startswith("heads:") for one in findings(gone))
     holed = dataclasses.replace(
-        grid, variants=[one for one in grid.variants if one.name != "heads 1, frames 2"]
+        grid, rows=[one for one in grid.rows if one.name != "heads 1, frames 2"]
     )
     (sentence,) = [one for one in findings(holed) if one.startswith("heads:")]
     assert "mean over" not in sentence
@@ -85,15 +83,13 @@ def test_where_a_cell_of_the_grid_is_missing_the_references_settings_are_compare
 
 def test_an_axis_without_effect_and_runs_without_noise_are_said_plainly(content):
     def level(variant):
-        contrasts = {
-            name: dataclasses.replace(found, half_width=0.0)
-            for name, found in variant.contrasts.items()
+        differences = {
+            name: dataclasses.replace(found, standard_error=0.0)
+            for name, found in variant.differences.items()
         }
-        return dataclasses.replace(variant, mean={"t2v.R@1": 40.0}, contrasts=contrasts)
+        return dataclasses.replace(variant, mean={"t2v.R@1": 40.0}, differences=differences)
 
-    sentences = findings(
-        dataclasses.replace(content, variants=[level(one) for one in content.variants])
-    )
+    sentences = findings(dataclasses.replace(content, rows=[level(one) for one in content.rows]))
     assert "increment loss: the same text-to-video R@1 at every value (40.0)." in sentences
     assert not any("smallest difference" in one for one in sentences)
 
@@ -102,27 +98,23 @@ def test_many_names_are_cut(grid):
     rows = [
         dataclasses.replace(
             one,
-            contrasts={
-                "t2v.R@1": dataclasses.replace(
-                    one.contrasts["t2v.R@1"], points=1.0, distinguishable=True
-                )
+            differences={
+                "t2v.R@1": dataclasses.replace(one.differences["t2v.R@1"], points=1.0, p_holm=0.001)
             },
         )
-        if one.contrasts
+        if one.differences
         else one
-        for one in grid.variants
+        for one in grid.rows
     ]
-    (sentence,) = [
-        one for one in findings(dataclasses.replace(grid, variants=rows)) if "told" in one
-    ]
+    (sentence,) = [one for one in findings(dataclasses.replace(grid, rows=rows)) if "told" in one]
     assert sentence.startswith("29 of 29 variants")
     assert sentence.endswith(" and 21 more.")
 
 
 def test_the_best_may_be_the_reference_or_have_none_to_compare_with(content, tmp_path):
-    own = dataclasses.replace(content, reference=content.ranked[0].name)
+    own = referring_to(content, content.ranked[0].name)
     assert findings(own)[1].endswith("(n = 3); it is the reference.")
-    failed = make_study(tmp_path / "failed", seeds=(0,), failed=[(0, 0, "x")])
+    failed = make_study(seeds=(0,), failed=[(0, 0, "x")])
     assert findings(failed)[1].endswith('It cannot be compared with the reference "none".')
 
 
@@ -131,9 +123,9 @@ def test_the_highest_mean_is_named_where_validation_chose_another_row(content):
     first, second = content.ranked[:2]
     swapped = [
         dataclasses.replace(one, rank={first.name: 2, second.name: 1}.get(one.name, one.rank))
-        for one in content.variants
+        for one in content.rows
     ]
-    sentences = findings(dataclasses.replace(content, variants=swapped))
+    sentences = findings(dataclasses.replace(content, rows=swapped))
     assert sentences[1].startswith(f'"{second.name}" ranks first by validation score')
     assert sentences[2] == (
         "The highest mean text-to-video R@1 on the validation split is that of "
@@ -143,10 +135,10 @@ def test_the_highest_mean_is_named_where_validation_chose_another_row(content):
 
 def test_nothing_finished_is_said_and_nothing_else(tmp_path):
     failed = [(number, 0, "disk full") for number in range(7)]
-    content = make_study(tmp_path / "nothing", seeds=(0,), failed=failed)
+    content = make_study(seeds=(0,), failed=failed)
     assert findings(content)[0].startswith("7 variants, 1 seed each: 0 finished runs")
     assert findings(content)[1].startswith("7 runs failed and are in no mean: 1 of ")
-    assert outcomes_grid(content)[1] == []
+    assert outcomes_grid(content, make_queries(content))[1] == []
 
 
 def test_grids_hold_every_run_every_setting_and_every_outcome(content):
@@ -154,12 +146,12 @@ def test_grids_hold_every_run_every_setting_and_every_outcome(content):
     assert header == ("Variant", "Seed", "t2v R@1", "v2t R@1", "Best epoch", "Seconds", "Status")
     assert len(runs) == 21
     assert runs[14] == ("eps + dir", "2", "—", "—", "—", "—", "failed: disk full")
-    first = content.variants[0].runs[0]
+    first = content.rows[0].runs[0]
     assert runs[0] == (
         "none",
         "0",
-        f"{first.metrics['t2v.R@1']:.1f}",
-        f"{first.metrics['v2t.R@1']:.1f}",
+        f"{first.splits['val'].metrics['t2v.R@1']:.1f}",
+        f"{first.splits['val'].metrics['v2t.R@1']:.1f}",
         str(first.best_epoch),
         f"{first.seconds:.1f}",
         "done",
@@ -170,7 +162,7 @@ def test_grids_hold_every_run_every_setting_and_every_outcome(content):
         ("none", "none", "nothing"),
         ("ib", "ib", "train.loss.increment loss.weight = 0"),
     ]
-    header, outcomes = outcomes_grid(content)
+    header, outcomes = outcomes_grid(content, make_queries(content))
     assert len(outcomes) == 12
     for cells in outcomes:
         assert sum(int(cell) for cell in cells[2:]) == 120
@@ -178,8 +170,8 @@ def test_grids_hold_every_run_every_setting_and_every_outcome(content):
 
 def test_settings_are_printed_as_they_are_written(content):
     changes = {"head.aggregator": {"name": "lstm", "layers": 2}, "head.gap": None, "a.b": "text"}
-    one = dataclasses.replace(content.variants[1], changes=changes)
-    (row,) = variants_grid(dataclasses.replace(content, variants=[one]))[1]
+    one = dataclasses.replace(content.rows[1], changes=changes)
+    (row,) = variants_grid(dataclasses.replace(content, rows=[one]))[1]
     assert row[-1] == (
         'head.aggregator = {"name": "lstm", "layers": 2}; head.gap = null; a.b = text'
     )

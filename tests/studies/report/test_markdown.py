@@ -4,14 +4,14 @@ from gare_cache.reports.pages.grids import escape_markdown
 from gare_cache.studies.report.findings import findings, study_notes
 from gare_cache.studies.report.markdown import render_study_markdown
 from gare_cache.studies.report.table import study_markdown_table
-from tests.studies.report.sample import make_study
+from tests.studies.report.sample import make_queries, make_study
 
 
-def test_markdown_holds_the_table_the_findings_and_every_grid(tmp_path):
-    content = make_study(tmp_path / "one", failed=[(4, 2, "a | b")])
-    text = render_study_markdown(content)
+def test_markdown_holds_the_table_the_findings_and_every_grid():
+    content = make_study(failed=[(4, 2, "a | b")])
+    text = render_study_markdown(content, make_queries(content))
     assert text.startswith("# GARE's regularisers: validation split\n")
-    assert content.question in text
+    assert content.study.question in text
     assert study_markdown_table(content) in text
     for sentence in (*findings(content), *study_notes(content)):
         assert f"* {escape_markdown(sentence)}\n" in text
@@ -27,13 +27,14 @@ def test_markdown_holds_the_table_the_findings_and_every_grid(tmp_path):
         "## Every run",
         "## How it was measured",
     ]
-    assert text == render_study_markdown(content)
+    assert text == render_study_markdown(content, make_queries(content))
 
 
-def test_empty_sections_are_left_out(tmp_path):
-    content = make_study(tmp_path / "one", seeds=(0,), split="test")
-    bare = dataclasses.replace(content, queries={}, notes=(), facts=(), question="")
-    text = render_study_markdown(bare)
+def test_empty_sections_are_left_out():
+    content = make_study(seeds=(0,), split="test")
+    study = dataclasses.replace(content.study, question="")
+    bare = dataclasses.replace(content, study=study, notes=(), ledger=None)
+    text = render_study_markdown(bare, {})
     assert text.startswith("# GARE's regularisers: test split\n\n## Variants\n")
-    for title in ("Notes", "Queries won and lost", "How it was measured"):
+    for title in ("Notes", "Queries won and lost"):
         assert f"## {title}" not in text

@@ -3,13 +3,20 @@
 import dataclasses
 from fractions import Fraction
 
-import pyarrow.parquet as pq
 import pytest
 
 from gare_cache.studies.report.page import render_study_html
 from gare_cache.studies.report.table import study_columns
+from gare_cache.studies.results import ranks_table
 from tests.reports.test_page_in_chromium import CHROMIUM, drive, load
-from tests.studies.report.sample import make_study
+from tests.studies.report.sample import (
+    make_pictures,
+    make_queries,
+    make_study,
+    referring_to,
+    render,
+    told,
+)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
 
@@ -30,34 +37,26 @@ const outcomes = () => [...document.querySelectorAll("[data-outcome] b")]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("studies")
-
-
-@pytest.fixture(scope="module")
-def content(folder):
+def content():
     failed = [(4, 2, "disk full"), (3, 0, "x"), (3, 1, "x"), (3, 2, "x")]
-    return make_study(folder / "one", failed=failed)
+    return make_study(failed=failed)
 
 
 @pytest.fixture(scope="module")
-def grid(folder):
+def grid():
     """30 variants of one seed, of which every third is called distinguishable."""
-    drawn = make_study(folder / "grid", num_axes=2, seeds=(0,), num_videos=60)
+    drawn = make_study(num_axes=2, seeds=(0,), num_videos=60)
 
     def called(variant):
-        told = variant.rank % 3 == 0
-        contrasts = {
-            name: dataclasses.replace(found, distinguishable=told)
-            for name, found in variant.contrasts.items()
-        }
-        return dataclasses.replace(variant, contrasts=contrasts)
+        is_told = variant.rank % 3 == 0
+        differences = {name: told(found, is_told) for name, found in variant.differences.items()}
+        return dataclasses.replace(variant, differences=differences)
 
-    return dataclasses.replace(drawn, variants=[called(one) for one in drawn.variants])
+    return dataclasses.replace(drawn, rows=[called(one) for one in drawn.rows])
 
 
 def test_the_page_renders_and_requests_nothing(content, tmp_path):
-    visit = load(render_study_html(content), tmp_path / "page")
+    visit = load(render(content), tmp_path / "page")
     assert visit.asked == set()
     assert visit.console == []
     assert visit.dom.count("<svg") == 6
@@ -67,7 +66,7 @@ def test_the_page_renders_and_requests_nothing(content, tmp_path):
 def test_every_heading_sorts_both_ways_and_rows_without_a_value_come_last(content, tmp_path):
     columns = study_columns(content)
     found = drive(
-        render_study_html(content),
+        render(content),
         READ
         + f"""result = {{first: seen(), sorted: []}};
         for (let column = 0; column < {len(columns)}; column += 1) {{
@@ -100,7 +99,7 @@ def test_every_heading_sorts_both_ways_and_rows_without_a_value_come_last(conten
 
 def test_headings_are_reached_and_pressed_with_the_keyboard(content, tmp_path):
     found = drive(
-        render_study_html(content),
+        render(content),
         READ
         + """const buttons = [...document.querySelectorAll("#variants thead th > *")];
         result = buttons.map((button) => {
@@ -116,7 +115,7 @@ def test_headings_are_reached_and_pressed_with_the_keyboard(content, tmp_path):
 
 def test_failed_runs_stay_below_their_variant(content, tmp_path):
     found = drive(
-        render_study_html(content),
+        render(content),
         READ
         + """heading(3).click(); heading(3).click();
         result = Object.fromEntries(bodies().map((body) => [
@@ -133,7 +132,7 @@ def test_failed_runs_stay_below_their_variant(content, tmp_path):
 
 def test_filters_by_words_by_axis_and_by_verdict(grid, tmp_path):
     found = drive(
-        render_study_html(grid),
+        render(grid),
         READ
         + """result = {};
         give(find("variant-words"), "8  HEADS 2", "input");
@@ -159,16 +158,17 @@ def test_filters_by_words_by_axis_and_by_verdict(grid, tmp_path):
     told = [
         one.name
         for one in grid.ranked
-        if one.name == grid.reference or one.contrasts["t2v.R@1"].distinguishable
+        if one.name == grid.reference or one.differences["t2v.R@1"].distinguishable
     ]
     assert 1 < len(told) < 30
     assert found["told"] == told
 
 
-def recount(folder, first, second, direction):
+def recount(content, first, second, direction):
     """Count won, lost, both and neither from ranks.parquet in exact arithmetic."""
     hits: dict[str, dict[str, list[Fraction]]] = {}
-    for row in pq.read_table(folder / "ranks.parquet").to_pylist():
+    ranks = ranks_table(run for variant in content.rows for run in variant.runs)
+    for row in ranks.to_pylist():
         if row["direction"] == direction:
             share = Fraction(1, row["ties"] + 1) if row["ahead"] == 0 else Fraction(0)
             hits.setdefault(row["variant"], {}).setdefault(row["query_id"], []).append(share)
@@ -180,7 +180,7 @@ def recount(folder, first, second, direction):
     return counts
 
 
-def test_two_chosen_rows_have_the_counts_of_a_recount_and_lists_as_long(content, folder, tmp_path):
+def test_two_chosen_rows_have_the_counts_of_a_recount_and_lists_as_long(content, tmp_path):
     pairs = [("eps + dir", "eps", "t2v"), ("none", "all", "v2t"), ("ib", "ib", "t2v")]
     script = f"""result = {{start: outcomes(), rows: []}};
         result.chosen = ["query-first", "query-second"].map((id) =>
@@ -198,19 +198,19 @@ def test_two_chosen_rows_have_the_counts_of_a_recount_and_lists_as_long(content,
           result.rows.push([outcomes(), listed]);
         }}
         """
-    found = drive(render_study_html(content), READ + script, tmp_path / "page")
+    found = drive(render(content), READ + script, tmp_path / "page")
     best = content.ranked[0].name
     assert found["chosen"] == [best, "none"]
-    assert found["start"] == recount(folder / "one", best, "none", "t2v")
+    assert found["start"] == recount(content, best, "none", "t2v")
     for pair, (counts, listed) in zip(pairs, found["rows"], strict=True):
-        assert counts == recount(folder / "one", *pair)
+        assert counts == recount(content, *pair)
         assert listed == counts
         assert sum(counts) == 120
 
 
 def test_the_list_shows_caption_ranks_shares_and_the_true_videos_thumbnail(content, tmp_path):
     found = drive(
-        render_study_html(content),
+        render(content),
         READ
         + """const rows = [...document.querySelectorAll("#query-rows tr")];
         result = {rows: rows.map((row) => [
@@ -228,7 +228,7 @@ def test_the_list_shows_caption_ranks_shares_and_the_true_videos_thumbnail(conte
         """,
         tmp_path / "page",
     )
-    queries = content.queries["t2v"]
+    queries = make_queries(content)["t2v"]
     place = {text: column for column, text in enumerate(queries.texts)}
     first, second = (queries.variants.index(name) for name in (content.ranked[0].name, "none"))
     assert len(found["rows"]) == 20
@@ -253,7 +253,7 @@ def test_names_and_captions_with_markup_are_shown_as_text(content, tmp_path):
     hostile = "<script>document.body.remove()</script><img src=x onerror=alert(1)>"
     rows = [
         dataclasses.replace(one, name=hostile) if one.name == "none" else one
-        for one in content.variants
+        for one in content.rows
     ]
     queries = {
         direction: dataclasses.replace(
@@ -261,11 +261,10 @@ def test_names_and_captions_with_markup_are_shown_as_text(content, tmp_path):
             texts=[hostile] * len(table.texts),
             variants=[hostile if name == "none" else name for name in table.variants],
         )
-        for direction, table in content.queries.items()
+        for direction, table in make_queries(content).items()
     }
-    page = render_study_html(
-        dataclasses.replace(content, variants=rows, reference=hostile, queries=queries)
-    )
+    named = referring_to(dataclasses.replace(content, rows=rows), hostile)
+    page = render_study_html(named, queries, make_pictures(120))
     found = drive(
         page,
         READ

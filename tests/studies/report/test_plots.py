@@ -6,18 +6,19 @@ import pytest
 
 from gare_cache.studies.report import plots as study_plots
 from gare_cache.studies.report.axes import axis_groups
-from gare_cache.studies.report.content import StudyContent
-from tests.studies.report.sample import make_study
+from gare_cache.studies.result import StudyResult
+from gare_cache.studies.study import Axis, AxisValue
+from tests.studies.report.sample import make_study, told
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory) -> StudyContent:
-    return make_study(tmp_path_factory.mktemp("studies") / "one", failed=[(4, 2, "x")])
+def content() -> StudyResult:
+    return make_study(failed=[(4, 2, "x")])
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory) -> StudyContent:
-    return make_study(tmp_path_factory.mktemp("studies") / "grid", num_axes=2, seeds=(0, 1))
+def grid() -> StudyResult:
+    return make_study(num_axes=2, seeds=(0, 1))
 
 
 def draw_intervals(content, axis="increment loss", metric="t2v.R@1"):
@@ -27,7 +28,7 @@ def draw_intervals(content, axis="increment loss", metric="t2v.R@1"):
 DRAWINGS = {
     "intervals": draw_intervals,
     "curves": lambda content: study_plots.learning_curves(
-        content, content.variants[1:], "total loss", lambda run: run.loss, 1
+        content, content.rows[1:], "total loss", lambda run: run.curve("loss.total"), 1
     ),
     "cost": lambda content: study_plots.cost_plot(
         content, "parameters", lambda variant: variant.parameters, "study parameters"
@@ -56,7 +57,7 @@ def test_intervals_show_every_value_and_read_out_every_number(content):
     assert [text for text in texts_of(svg) if text in values] == values
     label = ElementTree.fromstring(svg).get("aria-label")
     for variant in content.compared:
-        found = variant.contrasts["t2v.R@1"]
+        found = variant.differences["t2v.R@1"]
         assert f"{variant.name} {found.points:+.1f} [{found.low:+.1f}, {found.high:+.1f}]" in label
 
 
@@ -65,14 +66,13 @@ def test_an_open_dot_is_one_that_cannot_be_told_apart(content):
         rows = [
             dataclasses.replace(
                 one,
-                contrasts={
-                    name: dataclasses.replace(found, distinguishable=distinguishable)
-                    for name, found in one.contrasts.items()
+                differences={
+                    name: told(found, distinguishable) for name, found in one.differences.items()
                 },
             )
-            for one in content.variants
+            for one in content.rows
         ]
-        return draw_intervals(dataclasses.replace(content, variants=rows))
+        return draw_intervals(dataclasses.replace(content, rows=rows))
 
     assert with_all(True).count("var(--paper") == 0
     assert with_all(False).count("var(--paper") >= 6
@@ -84,13 +84,13 @@ def test_a_grid_has_its_groups_titles_and_a_failed_variant_its_words(grid):
         f"frames {value}" for value in ("6", "2", "4", "8", "12", "16")
     ]
     failed = [
-        dataclasses.replace(one, runs=(), mean={}, std={}, contrasts={}, rank=None)
+        dataclasses.replace(one, runs=(), mean={}, std={}, differences={}, rank=None)
         if one.name == "heads 8, frames 6"
         else one
-        for one in grid.variants
+        for one in grid.rows
     ]
     assert "no finished run" in texts_of(
-        draw_intervals(dataclasses.replace(grid, variants=failed), "heads")
+        draw_intervals(dataclasses.replace(grid, rows=failed), "heads")
     )
 
 
@@ -98,28 +98,28 @@ def test_panels_have_at_most_six_variants_each_and_every_one_once(grid, content)
     panels = study_plots.curve_panels(grid)
     assert [len(panel) for panel in panels] == [6, 6, 6, 6, 5]
     names = [variant.name for panel in panels for variant in panel]
-    assert names == [one.name for one in grid.variants if one.name != grid.reference]
+    assert names == [one.name for one in grid.rows if one.name != grid.reference]
     assert [len(panel) for panel in study_plots.curve_panels(content)] == [6]
 
 
 def test_curves_name_every_line_and_seeds_of_unequal_length_are_averaged(content):
     svg = DRAWINGS["curves"](content)
-    names = [variant.name for variant in content.variants[1:]]
+    names = [variant.name for variant in content.rows[1:]]
     assert [text for text in texts_of(svg) if text in names] == names
     assert "none (reference)" in texts_of(svg)
-    run = content.variants[1].runs[0]
-    short = dataclasses.replace(run, loss={1: run.loss[1]})
-    cut = dataclasses.replace(content.variants[1], runs=[short, *content.variants[1].runs[1:]])
+    run = content.rows[1].runs[0]
+    short = dataclasses.replace(run, history=run.history[:1])
+    cut = dataclasses.replace(content.rows[1], runs=[short, *content.rows[1].runs[1:]])
     assert study_plots.learning_curves(
-        content, [cut], "total loss", lambda run: run.loss, 1
+        content, [cut], "total loss", lambda run: run.curve("loss.total"), 1
     ) != study_plots.learning_curves(
-        content, [content.variants[1]], "total loss", lambda run: run.loss, 1
+        content, [content.rows[1]], "total loss", lambda run: run.curve("loss.total"), 1
     )
 
 
 def test_costs_carry_ranks_and_far_apart_ones_a_logarithmic_axis(content):
     texts = texts_of(DRAWINGS["cost"](content))
-    assert {str(variant.rank) for variant in content.variants} <= set(texts)
+    assert {str(variant.rank) for variant in content.rows} <= set(texts)
     spread = study_plots.cost_plot(
         content, "seconds", lambda variant: 10.0 ** (variant.rank or 1), "study seconds"
     )
@@ -129,19 +129,24 @@ def test_costs_carry_ranks_and_far_apart_ones_a_logarithmic_axis(content):
 def test_a_name_without_end_is_cut_and_dollar_signs_are_no_formula(content):
     rows = [
         dataclasses.replace(one, name="x" * 200 if place else one.name)
-        for place, one in enumerate(content.variants)
+        for place, one in enumerate(content.rows)
     ]
     svg = study_plots.learning_curves(
-        dataclasses.replace(content, variants=rows), rows[1:2], "loss", lambda run: run.loss, 1
+        dataclasses.replace(content, rows=rows),
+        rows[1:2],
+        "loss",
+        lambda run: run.curve("loss.total"),
+        1,
     )
     assert "x" * 61 not in "".join(texts_of(svg))
-    values = {**content.variants[1].axis_values, "increment loss": "$x_1$"}
+    values = {**content.rows[1].axis_values, "increment loss": "$x_1$"}
+    axis = Axis("increment loss", tuple(AxisValue(value, value, {}) for value in ("none", "$x_1$")))
     named = dataclasses.replace(
         content,
-        axes={"increment loss": ["none", "$x_1$"]},
-        variants=[
-            content.variants[0],
-            dataclasses.replace(content.variants[1], axis_values=values),
+        study=dataclasses.replace(content.study, axes=(axis,)),
+        rows=[
+            content.rows[0],
+            dataclasses.replace(content.rows[1], axis_values=values),
         ],
     )
     assert "$x_1$" in texts_of(draw_intervals(named))

@@ -1,18 +1,18 @@
 import base64
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from gare_cache.studies.report.content import QueryTable, StudyContent
 from gare_cache.studies.report.queries import HIT_STEPS, default_pair, outcome_counts, pack_queries
-from tests.studies.report.sample import make_study
+from gare_cache.studies.report.query_table import QueryTable
+from gare_cache.studies.result import StudyResult
+from tests.studies.report.sample import make_queries, make_study, referring_to
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory) -> StudyContent:
-    return make_study(tmp_path_factory.mktemp("studies") / "one")
+def content() -> StudyResult:
+    return make_study()
 
 
 def make_table(hits, ranks=None) -> QueryTable:
@@ -46,18 +46,19 @@ def test_shares_that_differ_by_rounding_alone_are_equal():
     assert outcome_counts(tenth, 0, 1) == (0, 0, 1, 0)
 
 
-def test_the_default_pair_is_the_best_against_the_reference(content, tmp_path):
+def test_the_default_pair_is_the_best_against_the_reference(content):
     assert default_pair(content) == (content.ranked[0].name, "none")
-    best_is_reference = dataclasses.replace(content, reference=content.ranked[0].name)
+    best_is_reference = referring_to(content, content.ranked[0].name)
     assert default_pair(best_is_reference) == (content.ranked[1].name, content.ranked[0].name)
-    failed = make_study(tmp_path / "failed", seeds=(0,), failed=[(0, 0, "x")])
+    failed = make_study(seeds=(0,), failed=[(0, 0, "x")])
     assert default_pair(failed) == (failed.ranked[0].name, failed.ranked[1].name)
 
 
 def test_what_is_packed_is_what_was_measured(content):
-    packed = json.loads(pack_queries(content, {"video3": "v7"}).json)
-    assert packed["variants"] == [variant.name for variant in content.variants]
-    for direction, queries in content.queries.items():
+    tables = make_queries(content)
+    packed = json.loads(pack_queries(content, tables, {"video3": "v7"}).json)
+    assert packed["variants"] == [variant.name for variant in content.rows]
+    for direction, queries in tables.items():
         found = packed["directions"][direction]
         place = {text: row for row, text in enumerate(queries.texts)}
         rows = [place[text] for text, _, _ in found["queries"]]
@@ -78,7 +79,7 @@ def test_beyond_the_budget_queries_that_differ_most_stay_and_counts_are_over_all
     queries = make_table(
         [[0, 1, 0.5, 0, 0], [0, 0, 0.5, 0.5, 0]], [[1, 1, 1, 1, 1], [1, 1, 9, 1, np.nan]]
     )
-    small = pack_queries(dataclasses.replace(content, queries={"t2v": queries}), {}, 160)
+    small = pack_queries(content, {"t2v": queries}, {}, 160)
     packed = json.loads(small.json)["directions"]["t2v"]
     assert [text for text, _, _ in packed["queries"]] == ["text 1", "text 3", "text 2"]
     assert (small.num_shown, small.num_queries) == ({"t2v": 3}, {"t2v": 5})
@@ -90,9 +91,9 @@ def test_twenty_thousand_queries_of_twenty_variants_keep_to_the_budget(content):
     generator = np.random.default_rng(0)
     hits = generator.integers(0, 6, (20, 20_000)) / 5
     large = make_table(hits, 1 + 9 * (1 - hits))
-    packed = pack_queries(dataclasses.replace(content, queries={"t2v": large}), {})
+    packed = pack_queries(content, {"t2v": large}, {})
     assert 3_000_000 < len(packed.json) < 3_600_000
     assert packed.num_shown["t2v"] < 20_000
     fitting = make_table(hits[:, :1000], 1 + 9 * (1 - hits[:, :1000]))
-    both = dataclasses.replace(content, queries={"t2v": fitting, "v2t": fitting})
-    assert pack_queries(both, {}).num_shown == {"t2v": 1000, "v2t": 1000}
+    both = {"t2v": fitting, "v2t": fitting}
+    assert pack_queries(content, both, {}).num_shown == {"t2v": 1000, "v2t": 1000}

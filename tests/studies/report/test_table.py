@@ -3,7 +3,6 @@ import re
 
 import pytest
 
-from gare_cache.studies.report.content import StudyContent
 from gare_cache.studies.report.table import (
     caption,
     format_change,
@@ -11,17 +10,18 @@ from gare_cache.studies.report.table import (
     study_columns,
     study_latex_table,
     study_markdown_table,
+    terminal_table,
     verdict,
 )
-from tests.studies.report.sample import make_study, with_memory
+from gare_cache.studies.result import StudyResult
+from tests.studies.report.sample import make_study, told, with_memory
 
 REASON = "loss is nan & <b>50 %</b>\nin epoch 3_a"
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory) -> StudyContent:
-    folder = tmp_path_factory.mktemp("studies") / "one"
-    return make_study(folder, failed=[(4, 2, REASON), (3, 0, "x"), (3, 1, "y"), (3, 2, "z")])
+def content() -> StudyResult:
+    return make_study(failed=[(4, 2, REASON), (3, 0, "x"), (3, 1, "y"), (3, 2, "z")])
 
 
 def columns_of(content):
@@ -45,7 +45,7 @@ def test_every_cell_prints_its_variants_number(content):
         assert cells["parameters"] == f"{variant.parameters:,}"
         assert cells["seconds"] == f"{variant.seconds:.1f}"
         if variant.name != content.reference:
-            found = variant.contrasts["t2v.R@1"]
+            found = variant.differences["t2v.R@1"]
             assert cells["points"] == f"{found.points:+.1f}"
             assert cells["low"] == f"[{found.low:+.1f}, {found.high:+.1f}]"
             assert cells["p"] == format_p(found.p_holm)
@@ -86,12 +86,12 @@ def test_published_numbers_stand_beside_the_measured_ones(content):
 )
 def test_a_verdict_needs_the_adjusted_p(content, points, distinguishable, word):
     variant = next(one for one in content.compared)
-    found = dataclasses.replace(
-        variant.contrasts["t2v.R@1"], points=points, distinguishable=distinguishable
+    found = told(
+        dataclasses.replace(variant.differences["t2v.R@1"], points=points), distinguishable
     )
-    changed = dataclasses.replace(variant, contrasts={"t2v.R@1": found})
+    changed = dataclasses.replace(variant, differences={"t2v.R@1": found})
     assert verdict(changed, content) == word
-    assert verdict(content.reference_variant, content) == "reference"
+    assert verdict(content.reference_row, content) == "reference"
 
 
 def test_memory_is_a_column_where_any_run_measured_it(content):
@@ -102,11 +102,11 @@ def test_memory_is_a_column_where_any_run_measured_it(content):
     assert "peak memory is not measured" not in caption(measured)
 
 
-def test_the_caption_states_split_spread_and_what_intervals_cover(content, tmp_path):
+def test_the_caption_states_split_spread_and_what_intervals_cover(content):
     assert caption(content).startswith("Validation split. Rank is by validation score. R@K in")
     assert "± is the standard deviation over the n runs" in caption(content)
     assert "interval over videos and seeds" in caption(content)
-    single = make_study(tmp_path / "single", seeds=(0,), split="test", published=False)
+    single = make_study(seeds=(0,), split="test", published=False)
     assert caption(single).startswith("Test split.")
     assert "95 % interval over videos;" in caption(single)
     assert "the noise of the seed is in no interval" in caption(single)
@@ -124,13 +124,13 @@ def test_markdown_has_failed_runs_as_rows_and_escapes_their_reasons(content):
 
 
 def test_latex_has_marks_spread_and_as_many_columns_as_it_declares(content):
-    found = content.ranked[0].contrasts["t2v.R@1"]
+    found = content.ranked[0].differences["t2v.R@1"]
     dull = dataclasses.replace(
         content.ranked[0],
-        contrasts={"t2v.R@1": dataclasses.replace(found, distinguishable=False, p_holm=0.2)},
+        differences={"t2v.R@1": dataclasses.replace(found, p_holm=0.2)},
     )
-    rows = [dull if one.name == dull.name else one for one in content.variants]
-    table = study_latex_table(dataclasses.replace(content, variants=rows), "tab:one")
+    rows = [dull if one.name == dull.name else one for one in content.rows]
+    table = study_latex_table(dataclasses.replace(content, rows=rows), "tab:one")
     lines = table.splitlines()
     assert lines[0] == r"% needs \usepackage{booktabs}"
     assert r"\label{tab:one}" in lines
@@ -146,7 +146,18 @@ def test_latex_has_marks_spread_and_as_many_columns_as_it_declares(content):
     assert not set(table) & set("±—†")
 
 
-def test_a_reference_without_runs_leaves_no_differences(tmp_path):
-    content = make_study(tmp_path / "none", seeds=(0,), failed=[(0, 0, "x")])
+def test_a_reference_without_runs_leaves_no_differences():
+    content = make_study(seeds=(0,), failed=[(0, 0, "x")])
     assert set(columns_of(content)["verdict"].cells) == {"—", "no finished run"}
     assert set(columns_of(content)["points"].cells) == {"—"}
+
+
+def test_the_terminal_has_the_pages_cells_and_verdicts_and_both_directions(content):
+    columns = columns_of(content)
+    header, *lines = terminal_table(content)
+    assert "Validation" in header
+    assert "Difference in v2t R@1" in header
+    assert "Seconds" not in header
+    for place, line in enumerate(lines):
+        for key in ("variant", "rank", "n", "t2v.R@1", "points", "low", "p", "verdict"):
+            assert columns[key].cells[place] in line

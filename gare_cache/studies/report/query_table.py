@@ -3,59 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks
-from gare_cache.studies.report.content import QueryTable
 
 
-def read_queries(
-    folder: Path, split: str, names: Sequence[str], captions: Mapping[str, str]
+@dataclass(frozen=True)
+class QueryTable:
+    """How each variant answers each query of one direction.
+
+    Attributes:
+        texts: (Q) caption, or id of the video that is the query.
+        video_ids: (Q) each query's own video.
+        variants: (N) names, in the study's order; those without a finished run are left out.
+        hits: (N, Q) share of the runs that find the true item first, a tie counted by its chance.
+        ranks: (N, Q) mean rank over the runs; NaN where a query has no features.
+    """
+
+    texts: Sequence[str]
+    video_ids: Sequence[str]
+    variants: Sequence[str]
+    hits: npt.NDArray[np.float64]
+    ranks: npt.NDArray[np.float64]
+
+
+def query_tables(
+    ranks: pa.Table, split: str, names: Sequence[str], captions: Mapping[str, str]
 ) -> dict[str, QueryTable]:
-    """Read ranks.parquet.
+    """Average the ranks of all runs by variant and query.
 
     Args:
-        folder: of the study.
+        ranks: of ``gare_cache.studies.results.ranks_table``.
         split: the split that is shown.
         names: of the variants, in the study's order.
         captions: sentence by caption id; a query without one is named by its id.
 
     Returns:
         One table a direction that has ranks.
-
-    Raises:
-        KeyError: a column is missing.
     """
-    text = ["variant", "split", "direction", "query_id", "video_id"]
-    table = read_rows(folder / "ranks.parquet", [*text, "seed", "ahead", "ties"], text)
-    if not table.num_rows:
-        return {}
-    table = table.filter(pc.equal(table["split"], split)).unify_dictionaries()
+    of_split = ranks.filter(pc.equal(ranks["split"], split))
     return {
         direction: _query_table(part, direction, names, captions)
         for direction in DIRECTIONS
-        if (part := table.filter(pc.equal(table["direction"], direction))).num_rows
+        if (part := of_split.filter(pc.equal(of_split["direction"], direction))).num_rows
     }
-
-
-def read_rows(path: Path, columns: Sequence[str], text: Sequence[str] = ()) -> pa.Table:
-    """Read some columns, those of ``text`` by their distinct values; no rows need no columns.
-
-    Raises:
-        KeyError: a column is missing.
-    """
-    if not pq.read_metadata(path).num_rows:
-        return pa.table({})
-    absent = [name for name in columns if name not in pq.read_schema(path).names]
-    if absent:
-        raise KeyError(f"{path.name}: {absent[0]}")
-    return pq.read_table(path, columns=list(columns), read_dictionary=list(text))
 
 
 def _query_table(

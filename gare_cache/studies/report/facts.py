@@ -1,0 +1,55 @@
+"""How a study was measured, as pairs of a name and words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gare_cache.studies.result import StudyResult
+
+_DIGITS_SHOWN = 12
+# Of study.json's record; what it holds besides is for programs.
+_RECORDED = (
+    "versions",
+    "machine",
+    "device",
+    "revision",
+    "study_file",
+    "study_digest",
+    "encoder_id",
+    "extraction_ids",
+)
+
+
+def study_facts(result: StudyResult) -> list[tuple[str, str]]:
+    """Return split, seeds, protocol, features, versions and machine."""
+    facts = [
+        ("Split", result.split_title),
+        ("Seeds", ", ".join(map(str, result.study.seeds))),
+    ]
+    recorded = {name: result.record.get(name) for name in _RECORDED}
+    facts += [
+        (_title(name), _plain(value))
+        for name, value in [*sorted(result.protocol.items()), *recorded.items()]
+        if value not in (None, "", [], {})
+    ]
+    return facts
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _plain(value: Any) -> str:
+    """Print a value in words: identities are cut, entries are joined by commas."""
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in sorted(value.items()))
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    return text[:_DIGITS_SHOWN] if re.fullmatch(r"[0-9a-f]{32,64}", text) else text
