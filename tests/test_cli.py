@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gare_cache import cli
+from tests.terminal import unstyle
 from tests.tiny import change_params
 
 COMMANDS = ("demo", "prepare", "extract", "info", "train", "evaluate", "report")
@@ -15,7 +16,7 @@ COMMANDS = ("demo", "prepare", "extract", "info", "train", "evaluate", "report")
 
 def run(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(cli.app, list(arguments))
-    return result.exit_code, result.stdout, result.stderr
+    return result.exit_code, unstyle(result.stdout), unstyle(result.stderr)
 
 
 def test_the_whole_pipeline_by_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from gare_cache import cli
 from gare_cache.commands.help_pages import Command, split_help
+from tests.terminal import unstyle
 
 ROOT: Any = typer.main.get_command(cli.app)
 PANELS = ["Start", "Pipeline", "Inspect", "Compare", "Cache"]
@@ -36,7 +37,7 @@ PAGES = {"": ROOT, **COMMANDS}
 def help_page(path: str, *, columns: int, flag: str = "--help") -> tuple[str, ...]:
     result = CliRunner().invoke(cli.app, [*path.split(), flag], env={"COLUMNS": str(columns)})
     assert result.exit_code == 0
-    return tuple(line.rstrip() for line in result.stdout.splitlines())
+    return tuple(line.rstrip() for line in unstyle(result.stdout).splitlines())
 
 
 def text_of(page: tuple[str, ...]) -> list[str]:
