@@ -30,13 +30,6 @@ def test_the_whole_pipeline_by_command(project: Path, monkeypatch: pytest.Monkey
     assert out.strip().endswith("outputs/report/report.html")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str) -> None:
-    code, out, _ = run(command, "--help")
-    assert code == 0
-    assert "Usage" in out
-
-
 def test_help_does_not_import_what_is_slow() -> None:
     slow = ("torch", "numpy", "zarr", "pyarrow", "av", "open_clip", "pydantic", "matplotlib")
     check = f"import sys, gare_cache.cli; print([m for m in {slow} if m in sys.modules])"
