@@ -14,6 +14,7 @@ from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
+from gare_cache.training import setup
 from gare_cache.training.setup import listed_digests, run_key, training_identity
 from tests.tiny import change_params, make_project, workspace
 
@@ -29,7 +30,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path) 
 def identity(space: Workspace) -> dict[str, Any]:
     features = json.loads(space.features.read_text())
     listed = listed_digests(read_manifest(space.manifest))
-    return training_identity(space.params, features, listed)
+    return training_identity(space.params.head, space.params.train, features, listed)
 
 
 def test_a_trainings_key_is_known_before_it(
@@ -52,9 +53,9 @@ def test_what_changes_the_key(extracted: Path, monkeypatch: pytest.MonkeyPatch) 
     assert run_key(identity(workspace(extracted))) == keys[0]
     features = json.loads(space.features.read_text()) | {"content_digest": "other"}
     listed = listed_digests(read_manifest(space.manifest))
-    keys.append(run_key(training_identity(space.params, features, listed)))
+    keys.append(run_key(training_identity(space.params.head, space.params.train, features, listed)))
     keys.append(run_key(identity(space) | {"data": listed | {"val": "other"}}))
-    monkeypatch.setattr(train_stage, "installed_code_digest", lambda _: "edited")
+    monkeypatch.setattr(setup, "installed_code_digest", lambda _: "edited")
     keys.append(run_key(identity(space)))
     assert len(set(keys)) == 5
 
