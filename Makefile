@@ -20,7 +20,7 @@ test: $(VENV)/.installed
 	ruff check .
 	mypy
 	lint-imports
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses logical --dist loadfile
 
 # Needs no network: fonts, scripts and styles are part of the site.
 docs: $(VENV)/.installed
