@@ -1,11 +1,11 @@
-# Two commands on a machine with Python 3.11, make and git: `make demo` and `make test`.
+# On a machine with Python 3.11, make and git: `make demo`, `make test` and `make docs`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 # Every tool of the environment is found first, also by the commands that DVC starts.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test format clean
+.PHONY: demo test docs format clean
 
 demo: $(VENV)/.installed
 	gare-cache demo data/demo
@@ -20,7 +20,13 @@ test: $(VENV)/.installed
 	ruff check .
 	mypy
 	lint-imports
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses logical --dist loadfile
+
+# Needs no network: fonts, scripts and styles are part of the site.
+docs: $(VENV)/.installed
+	zensical build --strict --clean
+	@echo
+	@echo "documentation: $(abspath site/index.html)"
 
 format: $(VENV)/.installed
 	ruff format .
@@ -30,8 +36,8 @@ format: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,dev,docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) data/demo outputs cache .gare/state .gare/runs .gare/features .dvc/cache dvc.lock
+	rm -rf $(VENV) data/demo outputs cache .gare/state .gare/runs .gare/features .dvc/cache dvc.lock site .cache

@@ -1,8 +1,10 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from gare_cache import own
 from tests.tiny import make_project, make_tiny_encoder
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -23,6 +25,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)  # the tensors of the tests are too small to share
+
+
+@pytest.fixture(autouse=True)
+def _keep_tests_imported() -> Iterator[None]:
+    """Forget that a test took a module of the tests for a user's own part of a project.
+
+    Otherwise the next project would import all of ``tests`` anew, and functions that worker
+    processes are given would no longer be those that their module holds.
+    """
+    yield
+    own._imported.pop("tests", None)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -228,6 +229,21 @@ def test_the_example_prints_the_best_videos(run: Run, finished: Path) -> None:
     best = run.search(SENTENCES[0], top=2, videos=TEST_IDS)
     lines = [f"{place:>3}  {one.score:.3f}  {one.video_id}" for place, one in enumerate(best, 1)]
     assert done.stdout.splitlines() == [f"{SENTENCES[0]!r} among 3 videos", *lines]
+
+
+def test_the_readmes_lines_search(
+    run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert len([line for line in block.splitlines() if line]) <= 5
+    monkeypatch.chdir(finished)
+    exec(compile(block, "README.md", "exec"), {})
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert len(printed) == 5
+    scores = [float(score) for score, _ in printed]
+    assert scores == sorted(scores, reverse=True)
+    assert {video_id for _, video_id in printed} <= set(run.video_ids())
 
 
 def test_the_package_itself_stays_light() -> None:

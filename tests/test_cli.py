@@ -1,11 +1,14 @@
+import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from gare_cache import cli
+from tests.terminal import unstyle
 from tests.tiny import change_params
 
 COMMANDS = ("demo", "prepare", "extract", "info", "train", "evaluate", "report")
@@ -13,7 +16,7 @@ COMMANDS = ("demo", "prepare", "extract", "info", "train", "evaluate", "report")
 
 def run(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(cli.app, list(arguments))
-    return result.exit_code, result.stdout, result.stderr
+    return result.exit_code, unstyle(result.stdout), unstyle(result.stderr)
 
 
 def test_the_whole_pipeline_by_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,18 +30,77 @@ def test_the_whole_pipeline_by_command(project: Path, monkeypatch: pytest.Monkey
     assert out.strip().endswith("outputs/report/report.html")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str) -> None:
-    code, out, _ = run(command, "--help")
-    assert code == 0
-    assert "Usage" in out
-
-
 def test_help_does_not_import_what_is_slow() -> None:
     slow = ("torch", "numpy", "zarr", "pyarrow", "av", "open_clip", "pydantic", "matplotlib")
     check = f"import sys, gare_cache.cli; print([m for m in {slow} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version(flag: str) -> None:
+    settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert run(flag) == (0, f"gare-cache {settings['project']['version']}\n", "")
+
+
+def test_no_command_shows_the_help() -> None:
+    code, out, err = run()
+    assert code == 2
+    assert "Encode a text-video benchmark once" in out + err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepair"], "No such command 'prepair'. Did you mean 'prepare', 'report'?"),
+        (["train", "--devic", "cpu"], "No such option: --devic (Possible options: --device)"),
+        (["ablate"], "Missing argument 'study'."),
+        (["cache", "pakc"], "No such command 'pakc'. Did you mean 'pack', 'unpack'?"),
+        (["extract", "--threads", "-1"], "Invalid value for '--threads'"),
+        (["ablate", "s.yaml", "2"], "Invalid value for ROW: row 2 is given without --check"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "--help' for help." in err
+
+
+def test_the_shell_completes_commands() -> None:
+    words = {
+        "_GARE_CACHE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "gare-cache ex",
+        "COMP_CWORD": "1",
+    }
+    command = [sys.executable, "-m", "gare_cache.cli"]
+    result = subprocess.run(command, env={**os.environ, **words}, capture_output=True, text=True)
+    assert result.stdout.split() == ["extract", "export-features"]
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs bash")
+def test_completion_can_be_shown_and_installed(tmp_path: Path) -> None:
+    def in_bash(flag: str) -> str:
+        # The shell is found among the parents; a second command keeps bash from replacing itself.
+        line = f'"{sys.executable}" -m gare_cache.cli {flag} && true'
+        done = subprocess.run(
+            ["/bin/bash", "-c", line],
+            env={**os.environ, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    script = in_bash("--show-completion")
+    assert "_GARE_CACHE_COMPLETE=complete_bash" in script
+    in_bash("--install-completion")
+    (installed,) = tmp_path.rglob("gare-cache.sh")
+    assert "_GARE_CACHE_COMPLETE=complete_bash" in installed.read_text()
+    assert str(installed) in (tmp_path / ".bashrc").read_text()
 
 
 def test_a_users_mistake_is_one_line_and_exit_code_2(

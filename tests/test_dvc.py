@@ -57,6 +57,29 @@ def test_every_listed_path_and_setting_exists() -> None:
                 value = value[name]
 
 
+def test_a_run_in_the_repository_leaves_git_nothing_to_report(tmp_path: Path) -> None:
+    """dvc.lock differs between machines, so it is ignored here and DVC is told to ignore git."""
+    dvc = shutil.which("dvc", path=str(Path(sys.executable).parent))
+    if dvc is None:
+        pytest.skip("dvc is not installed beside this Python")
+    tracked = _run(REPOSITORY, "git", "ls-files").split()
+    assert "dvc.lock" not in tracked
+    copied = [".gitignore", ".dvcignore", *(name for name in tracked if name.startswith(".dvc/"))]
+    for name in copied:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    stage = {"cmd": "mkdir -p outputs && echo 1 > outputs/table.md", "outs": ["outputs/table.md"]}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"report": stage}}))
+    git = ("git", "-c", "user.name=n", "-c", "user.email=n@example.org")
+    _run(tmp_path, "git", "init", "--quiet")
+    _run(tmp_path, *git, "add", "--all")
+    _run(tmp_path, *git, "commit", "--quiet", "--message", "first")
+    _run(tmp_path, dvc, "repro")
+    assert (tmp_path / "dvc.lock").exists()
+    assert _run(tmp_path, "git", "status", "--porcelain") == ""
+    assert "up to date" in _run(tmp_path, dvc, "repro")
+
+
 @pytest.mark.slow
 def test_repro_runs_what_is_out_of_date_and_nothing_else(
     tmp_path: Path, tiny_encoder_dir: Path

@@ -23,6 +23,7 @@ from gare_cache.diagnosis.gradients import (
 )
 from gare_cache.diagnosis.variation import share_inside
 from gare_cache.errors import ConfigError
+from gare_cache.evaluation.comparison.differences import holm
 from gare_cache.evaluation.duplicates import unit_rows
 from gare_cache.evaluation.increment import angles
 from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks, both_directions
@@ -226,7 +227,8 @@ def recall_part(
 
     Returns:
         By variant and direction ``R@1``, ``low``, ``high`` and, except for the reference,
-        ``difference``: ``points``, ``low``, ``high``.
+        ``difference``: ``points``, ``low``, ``high``, ``p`` and ``p Holm``, adjusted for all
+        variants and directions.
     """
     ranks = {
         name: both_directions(similarity, video_of_text, convention=convention)
@@ -245,13 +247,22 @@ def recall_part(
             "queries": len(hits),
         }
         if name != reference:
-            points, low, high = paired_difference(
+            points, low, high, p_value = paired_difference(
                 hits, _hits(ranks[reference][direction]), videos, resamples=resamples, seed=seed
             )
-            scores["difference"] = {"points": points, "low": low, "high": high}
+            scores["difference"] = {"points": points, "low": low, "high": high, "p": p_value}
         return scores
 
-    return {name: {d: scored(name, d) for d in DIRECTIONS} for name in similarities}
+    scores = {name: {d: scored(name, d) for d in DIRECTIONS} for name in similarities}
+    family = [
+        of_direction["difference"]
+        for by_direction in scores.values()
+        for of_direction in by_direction.values()
+        if "difference" in of_direction
+    ]
+    for difference, p_holm in zip(family, holm([one["p"] for one in family]), strict=True):
+        difference["p Holm"] = p_holm
+    return scores
 
 
 def coverage_part(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gare_cache.evaluation.comparison.differences import LEVEL
 from gare_cache.reports.pages.grids import DIRECTION_TITLES
 
 Part = Mapping[str, Any]
@@ -177,8 +178,7 @@ _KINDS: Sequence[str] = ("matched", "unmatched")
 def _cost(diagnosis: Part, variant: str, direction: str) -> str:
     scores = diagnosis["recall"][variant][direction]
     apart = scores["difference"]
-    clear = apart["low"] > 0 or apart["high"] < 0
-    verdict = "" if clear else ", not distinguishable"
+    verdict = "" if apart["p Holm"] <= LEVEL else ", not distinguishable"
     return (
         f"{scores['R@1']:.1f} {DIRECTION_TITLES[direction].lower()} ({apart['points']:+.1f} "
         f"points, 95 % interval {apart['low']:+.1f} to {apart['high']:+.1f}{verdict})"

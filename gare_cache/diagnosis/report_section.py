@@ -33,5 +33,12 @@ def increment_section(file: Path, record: dict[str, Any]) -> IncrementSection | 
             f"{record['run_key']}; it is left out: {_AGAIN}"
         )
         return IncrementSection((), note, None)
+    try:
+        sentences = answers(diagnosis)
+    except KeyError:  # written before every difference had its adjusted p
+        note = (
+            f"The diagnosis that is here was written by another version; it is left out: {_AGAIN}"
+        )
+        return IncrementSection((), note, None)
     note = f"Measured on the {diagnosis['split']} split, {diagnosis['coverage']}."
-    return IncrementSection(answers(diagnosis), note, "../diagnosis/diagnosis")
+    return IncrementSection(sentences, note, "../diagnosis/diagnosis")

@@ -10,9 +10,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gare_cache.data.split import FeatureSplit
-from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks
+from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks, retrieval_metrics
 from gare_cache.evaluation.missing import MISSING_RULES, counted_hits, counted_metrics
 from gare_cache.evaluation.protocol import ProtocolSplit
+from gare_cache.evaluation.results import (
+    CountedResult,
+    DirectionResult,
+    PairedDifference,
+    adjusted_pairs,
+)
 from gare_cache.evaluation.retrieved import Items, top_texts, top_videos
 from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.evaluation.significance import paired_difference, recall_interval
@@ -57,45 +63,35 @@ def retrieved_items(
     }
 
 
-def split_metrics(ranks: Ranks, split: ProtocolSplit, settings: EvaluateSettings) -> dict[str, Any]:
-    """Score all methods under the protocol, and under the other rule where queries are missing.
+def score_split_ranks(
+    ranks: Ranks, split: ProtocolSplit, settings: EvaluateSettings
+) -> tuple[CountedResult, CountedResult | None]:
+    """Score all methods under the protocol's rule, and under the other where queries are missing.
 
     Args:
         ranks: by method and direction.
         split: what was ranked.
         settings: the protocol.
-
-    Returns:
-        The content of ``metrics.json`` but for what names the run.
     """
-    features = split.features
     missing = any(not listed.found.all() for listed in split.listed.values())
     other = next(rule for rule in MISSING_RULES if rule != settings.missing)
-    return {
-        "split": settings.split,
-        "captions": settings.captions,
-        "v2t_convention": settings.v2t_convention,
-        "coverage": features.coverage,
-        "num_texts": len(features.caption_ids),
-        "num_videos": len(features.video_ids),
-        **_counted(ranks, split, settings, settings.missing),
-        "alternative": _counted(ranks, split, settings, other) if missing else None,
-    }
+    headline = _counted(ranks, split, settings, settings.missing)
+    return headline, _counted(ranks, split, settings, other) if missing else None
 
 
 def _counted(
     ranks: Ranks, split: ProtocolSplit, settings: EvaluateSettings, rule: str
-) -> dict[str, Any]:
-    return {
-        "missing": rule,
-        "methods": {name: score_ranks(r, split, settings, rule) for name, r in ranks.items()},
-        "difference": score_differences(ranks[HEAD], ranks[ZERO_SHOT], split, settings, rule),
-    }
+) -> CountedResult:
+    return CountedResult(
+        missing=rule,
+        methods={name: score_ranks(r, split, settings, rule) for name, r in ranks.items()},
+        difference=score_differences(ranks[HEAD], ranks[ZERO_SHOT], split, settings, rule),
+    )
 
 
 def score_ranks(
     ranks: Mapping[str, QueryRanks], split: ProtocolSplit, settings: EvaluateSettings, rule: str
-) -> dict[str, Any]:
+) -> dict[str, DirectionResult]:
     """Score one method in both directions.
 
     Args:
@@ -103,29 +99,26 @@ def score_ranks(
         split: what was ranked.
         settings: the protocol.
         rule: what becomes of queries without features: ``drop`` or ``count_as_miss``.
-
-    Returns:
-        By direction: metrics, the interval of R@1 and counts.
     """
-    scores: dict[str, Any] = {}
+    results = {}
     for direction in DIRECTIONS:
-        found, listed = ranks[direction], split.listed[direction]
-        counted = counted_hits(found, listed, rule)
+        of_direction, listed = ranks[direction], split.listed[direction]
+        counted = counted_hits(of_direction, listed, rule)
         low, high = recall_interval(
             counted.hits, counted.video_of_query, resamples=settings.resamples, seed=_BOOTSTRAP_SEED
         )
-        scores[direction] = {
-            **counted_metrics(found, listed, rule),
-            "R@1 low": low,
-            "R@1 high": high,
-            "queries": len(counted.hits),
-            "queries with features": len(found.ahead),
-            "queries listed": len(listed.query_ids),
-            "items": _num_items(direction, split, settings),
-            "items listed": listed.num_items,
-            "tied queries": int((found.ties > 0).sum()),
-        }
-    return scores
+        results[direction] = DirectionResult(
+            metrics=counted_metrics(of_direction, listed, rule),
+            low=low,
+            high=high,
+            queries=len(counted.hits),
+            queries_with_features=len(of_direction.ahead),
+            queries_listed=len(listed.query_ids),
+            items=_num_items(direction, split, settings),
+            items_listed=listed.num_items,
+            tied=int((of_direction.ties > 0).sum()),
+        )
+    return results
 
 
 def _num_items(direction: str, split: ProtocolSplit, settings: EvaluateSettings) -> int:
@@ -136,32 +129,78 @@ def _num_items(direction: str, split: ProtocolSplit, settings: EvaluateSettings)
     return len(split.features.caption_ids)
 
 
+def summarise(
+    ranks: QueryRanks,
+    video_of_query: npt.NDArray[np.int64],
+    *,
+    num_items: int,
+    resamples: int,
+) -> DirectionResult:
+    """Score one direction in which every query has features.
+
+    Args:
+        ranks: of Q queries.
+        video_of_query: (Q,) the video each query belongs to.
+        num_items: size of the gallery.
+        resamples: of the videos, for the interval.
+    """
+    low, high = recall_interval(
+        ranks.hits(1), video_of_query, resamples=resamples, seed=_BOOTSTRAP_SEED
+    )
+    queries = len(ranks.ahead)
+    return DirectionResult(
+        metrics=retrieval_metrics(ranks),
+        low=low,
+        high=high,
+        queries=queries,
+        queries_with_features=queries,
+        queries_listed=queries,
+        items=num_items,
+        items_listed=num_items,
+        tied=int((ranks.ties > 0).sum()),
+    )
+
+
 def score_differences(
     ranks: Mapping[str, QueryRanks],
     others: Mapping[str, QueryRanks],
     split: ProtocolSplit,
     settings: EvaluateSettings,
     rule: str,
-) -> dict[str, Any]:
-    """Compare R@1 of two methods on the same queries: difference with a paired 95 % interval."""
+) -> dict[str, PairedDifference]:
+    """Compare R@1 of two methods on the same queries, by direction; p is adjusted for the two."""
     differences = {}
     for direction in DIRECTIONS:
         listed = split.listed[direction]
-        own, other = (counted_hits(found[direction], listed, rule) for found in (ranks, others))
-        difference, low, high = paired_difference(
-            own.hits,
-            other.hits,
-            own.video_of_query,
-            resamples=settings.resamples,
-            seed=_BOOTSTRAP_SEED,
+        hits, other_hits = (
+            counted_hits(of_method[direction], listed, rule) for of_method in (ranks, others)
         )
-        differences[direction] = {
-            "R@1": difference,
-            "R@1 low": low,
-            "R@1 high": high,
-            "videos": len(np.unique(own.video_of_query)),
-        }
-    return differences
+        differences[direction] = paired_hits(
+            hits.hits, other_hits.hits, hits.video_of_query, resamples=settings.resamples
+        )
+    return adjusted_pairs(differences)
+
+
+def paired_hits(
+    hits: npt.NDArray[np.float64],
+    other_hits: npt.NDArray[np.float64],
+    video_of_query: npt.NDArray[np.int64],
+    *,
+    resamples: int,
+) -> PairedDifference:
+    """Compare the hits of two methods on the same queries; p stands alone.
+
+    Args:
+        hits: (Q,) of the method.
+        other_hits: (Q,) of the other, in the same order.
+        video_of_query: (Q,) the video each query belongs to.
+        resamples: of the videos.
+    """
+    points, low, high, p_value = paired_difference(
+        hits, other_hits, video_of_query, resamples=resamples, seed=_BOOTSTRAP_SEED
+    )
+    videos = len(np.unique(video_of_query))
+    return PairedDifference(points, low, high, videos, p_value, p_holm=p_value)
 
 
 def ranks_table(ranks: Ranks, split: ProtocolSplit) -> pa.Table:

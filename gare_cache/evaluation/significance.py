@@ -29,13 +29,7 @@ def recall_interval(
     Returns:
         (low, high) in percent.
     """
-    totals, counts = _per_video(hits, video_of_query)
-    means = [
-        100 * (weights @ totals) / (weights @ counts)
-        for weights in _resampled_weights(len(totals), resamples, seed)
-    ]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
+    return _interval(_resampled(hits, video_of_query, resamples, seed))
 
 
 def paired_difference(
@@ -45,7 +39,7 @@ def paired_difference(
     *,
     resamples: int,
     seed: int,
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float, float]:
     """Bootstrap the difference of two recalls over the same queries, video by video.
 
     Args:
@@ -56,11 +50,14 @@ def paired_difference(
         seed: of the resampling.
 
     Returns:
-        (difference, low, high) in points; the 95 % interval is the percentile one.
+        (difference, low, high) in points, the 95 % interval being the percentile one, and p, the
+        smallest level whose percentile interval leaves out 0.
     """
     difference = hits - reference_hits
-    low, high = recall_interval(difference, video_of_query, resamples=resamples, seed=seed)
-    return 100 * float(difference.mean()), low, high
+    draws = _resampled(difference, video_of_query, resamples, seed)
+    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    p_value = min(1.0, 2 * (beyond + 1) / (resamples + 1))
+    return 100 * float(difference.mean()), *_interval(draws), p_value
 
 
 def paired_bootstrap(
@@ -85,6 +82,23 @@ def paired_bootstrap(
         for weights in _resampled_weights(len(counts), resamples, seed)
     ]
     return np.concatenate(means)
+
+
+def _resampled(
+    hits: Values, video_of_query: npt.NDArray[np.int64], resamples: int, seed: int
+) -> Values:
+    """Return the mean of each resample of the videos, (R,) in percent."""
+    totals, counts = _per_video(hits, video_of_query)
+    means = [
+        100 * (weights @ totals) / (weights @ counts)
+        for weights in _resampled_weights(len(totals), resamples, seed)
+    ]
+    return np.concatenate(means)
+
+
+def _interval(draws: Values) -> tuple[float, float]:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _per_video(hits: Values, video_of_query: npt.NDArray[np.int64]) -> tuple[Values, Values]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from gare_cache.evaluation.results import MethodResult
+
 RECALLS = ("R@1", "R@5", "R@10", "R@50")
-METRICS = (*RECALLS, "MdR", "MnR")
 
 
 @dataclass(frozen=True)
@@ -18,21 +19,11 @@ class ResultRow:
 
     Attributes:
         name: what was scored, as printed.
-        num_queries: ``{direction: queries counted}``.
-        coverage: ``{direction: (queries with features, queries listed)}``.
-        num_items: ``{direction: items in the gallery}``.
-        metrics: ``{direction: {metric: value}}``, recalls in percent.
-        intervals: ``{direction: {"R@1": (low, high)}}``, 95 % bootstrap over videos, percent.
-        num_tied: ``{direction: queries with a tie at the true item}``.
+        scores: by direction.
     """
 
     name: str
-    num_queries: Mapping[str, int]
-    coverage: Mapping[str, tuple[int, int]]
-    num_items: Mapping[str, int]
-    metrics: Mapping[str, Mapping[str, float]]
-    intervals: Mapping[str, Mapping[str, tuple[float, float]]]
-    num_tied: Mapping[str, int]
+    scores: MethodResult
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _result_plots(content: ReportContent) -> Iterator[Plot]:
         yield Plot(
             f"Ranks, {DIRECTION_TITLES[direction].lower()}",
             Markup(
-                plots.rank_histogram(by_method, content.rows[-1].num_items[direction], direction)
+                plots.rank_histogram(by_method, content.rows[-1].scores[direction].items, direction)
             ),
             "Queries with features; a tie counts at its middle.",
         )

@@ -232,8 +232,8 @@ def _mark_kept(axes: Axes, curves: Mapping[str, Mapping[int, float]], best_epoch
 def _draw_intervals(
     axes: Axes, rows: Sequence[ResultRow], direction: str, places: Sequence[float]
 ) -> None:
-    centres = [row.metrics[direction]["R@1"] for row in rows]
-    bounds = [row.intervals[direction]["R@1"] for row in rows]
+    centres = [row.scores[direction].metrics["R@1"] for row in rows]
+    bounds = [(row.scores[direction].low, row.scores[direction].high) for row in rows]
     colour = DIRECTION_COLOURS[direction]
     axes.hlines(places, *zip(*bounds, strict=True), color=colour, linewidth=2)
     marker = "o" if direction == "t2v" else "s"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gare_cache.evaluation.metrics import DIRECTIONS, rsum
+from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.results import sum_of_recalls
 from gare_cache.reports.content import RECALLS, ResultRow
 from gare_cache.reports.pages.grids import (
     DIRECTION_TITLES,
@@ -47,18 +48,18 @@ def table_cells(row: ResultRow, direction: str) -> tuple[str, ...]:
     Returns:
         One string for each of ``COLUMNS``.
     """
-    metrics = row.metrics[direction]
-    low, high = row.intervals[direction]["R@1"]
+    scores = row.scores[direction]
+    metrics = scores.metrics
     return (
         row.name,
-        f"{row.num_queries[direction]:,}",
-        "{:,} of {:,}".format(*row.coverage[direction]),
-        f"{row.num_items[direction]:,}",
+        f"{scores.queries:,}",
+        f"{scores.queries_with_features:,} of {scores.queries_listed:,}",
+        f"{scores.items:,}",
         format_number(metrics["R@1"]),
-        f"[{format_number(low)}, {format_number(high)}]",
+        f"[{format_number(scores.low)}, {format_number(scores.high)}]",
         *(format_number(metrics[name]) for name in (*RECALLS[1:], "MdR", "MnR")),
-        f"{row.num_tied[direction]:,}",
-        format_number(rsum(row.metrics)),
+        f"{scores.tied:,}",
+        format_number(sum_of_recalls(row.scores)),
     )
 
 

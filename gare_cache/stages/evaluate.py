@@ -13,9 +13,9 @@ from gare_cache.evaluation.analysis import analyse
 from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks, both_directions
 from gare_cache.evaluation.normalisers.scored_split import normalise_scored, plan_normalisers
 from gare_cache.evaluation.protocol import apply_protocol
+from gare_cache.evaluation.results import SplitResult
 from gare_cache.evaluation.scores import (
     HEAD,
-    METHOD_TITLES,
     ZERO_SHOT,
     normalised_method,
     ranks_table,
@@ -23,7 +23,7 @@ from gare_cache.evaluation.scores import (
     retrieved_table,
     score_differences,
     score_ranks,
-    split_metrics,
+    score_split_ranks,
     zero_shot_head,
 )
 from gare_cache.evaluation.similarity import score_split
@@ -33,8 +33,6 @@ from gare_cache.own import own_digests
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
-from gare_cache.project.progress import say
-from gare_cache.reports.normalisers import describe_normalisers
 from gare_cache.reproducibility import resolve_device
 from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_encoder
 
@@ -90,13 +88,10 @@ def evaluate(
         name: both_directions(s, split.video_of_text, convention=convention)
         for name, s in similarities.items()
     }
-    metrics = {
-        "run_key": checkpoint.record["run_key"],
-        "manifest": manifest.digest(),
-        **split_metrics(ranks, split, settings),
-    }
+    headline, alternative = score_split_ranks(ranks, split, settings)
+    normalisers: dict[str, Any] | None = None
     if plan is not None:
-        metrics["normalisers"], normalised = normalise_scored(
+        normalisers, normalised = normalise_scored(
             plan,
             heads[HEAD],
             split.features,
@@ -109,28 +104,37 @@ def evaluate(
                 score_differences, split=split, settings=settings, rule=settings.missing
             ),
         )
-        metrics["normalisers"]["own"] = own_digests(settings.normalisers)
+        normalisers["own"] = own_digests(settings.normalisers)
         ranks |= {normalised_method(title): found for title, found in normalised.items()}
+    result = SplitResult(
+        run_key=checkpoint.record["run_key"],
+        manifest=manifest.digest(),
+        split=settings.split,
+        captions=settings.captions,
+        v2t_convention=convention,
+        coverage=split.features.coverage,
+        num_texts=len(split.features.caption_ids),
+        num_videos=len(split.features.video_ids),
+        headline=headline,
+        alternative=alternative,
+        normalisers=normalisers,
+    )
     retrieved = {name: retrieved_items(s, split, settings) for name, s in similarities.items()}
     analysis = analyse(split, heads, similarities, retrieved, scored=HEAD)
     folder = workspace.evaluation
-    write_json(folder / "metrics.json", metrics)
-    write_json(folder / "scores.json", _short_scores(metrics, checkpoint))
+    write_json(folder / "metrics.json", result.to_json())
+    write_json(folder / "scores.json", _short_scores(result, checkpoint))
     write_json(folder / "analysis.json", analysis)
     write_parquet(folder / "ranks.parquet", ranks_table(ranks, split))
     write_parquet(folder / "retrieved.parquet", retrieved_table(retrieved, similarities, split))
     with replacing(folder / "similarity.npy") as partial, partial.open("wb") as file:
         np.save(file, similarities[HEAD])
-    for line in describe(metrics):
-        say(line)
-    if settings.split == ledger.TEST:
-        say(str(ledger_count(workspace)))
-    return metrics
+    return result.to_json()
 
 
-def _short_scores(metrics: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
-    scores = metrics["methods"][HEAD]
-    shown = {d: {name: scores[d][name] for name in _SHORT} for d in DIRECTIONS}
+def _short_scores(result: SplitResult, checkpoint: Checkpoint) -> dict[str, Any]:
+    scores = result.headline.methods[HEAD]
+    shown = {d: {name: scores[d].metrics[name] for name in _SHORT} for d in DIRECTIONS}
     return {**shown, "validation R@1": checkpoint.record["validation_score"]}
 
 
@@ -156,30 +160,4 @@ def ledger_count(workspace: Workspace) -> ledger.LedgerCount:
         ledger.read(workspace.ledger),
         checkpoint=file_digest(workspace.run / "head.safetensors"),
         dataset=workspace.params.dataset.name,
-    )
-
-
-def describe(metrics: Mapping[str, Any]) -> list[str]:
-    """Print the scores, under both rules where something is missing, with their coverage."""
-    lines = [f"{metrics['split']}: {metrics['coverage']}"]
-    for part in filter(None, (metrics, metrics["alternative"])):
-        if metrics["alternative"]:
-            mark = " (headline)" if part is metrics else ""
-            lines.append(f"evaluate.missing: {part['missing']}{mark}")
-        for method, by_direction in part["methods"].items():
-            lines += [
-                f"  {METHOD_TITLES[method]:<9} {direction}  {_score_line(by_direction[direction])}"
-                for direction in DIRECTIONS
-            ]
-    if "normalisers" in metrics:
-        lines += describe_normalisers(metrics["normalisers"])
-    return lines
-
-
-def _score_line(scores: Mapping[str, Any]) -> str:
-    recalls = ", ".join(f"R@{k} {scores[f'R@{k}']:.1f}" for k in (5, 10))
-    return (
-        f"R@1 {scores['R@1']:.1f} [{scores['R@1 low']:.1f}, {scores['R@1 high']:.1f}], {recalls}, "
-        f"MdR {scores['MdR']:.1f}, n {scores['queries']:,}, features of "
-        f"{scores['queries with features']:,} of {scores['queries listed']:,} queries"
     )

@@ -16,14 +16,19 @@ from gare_cache.evaluation.metrics import (
     Scores,
     both_directions,
     check_finite,
-    rsum,
 )
 from gare_cache.evaluation.normalisers.saved_scores import (
     normalise_saved,
     read_normaliser,
     require_options,
 )
-from gare_cache.evaluation.significance import paired_difference
+from gare_cache.evaluation.results import (
+    DirectionResult,
+    PairedDifference,
+    adjusted_pairs,
+    sum_of_recalls,
+)
+from gare_cache.evaluation.scores import paired_hits, summarise
 from gare_cache.evaluation.similarity_file import (
     SimilarityFileError,
     as_scores,
@@ -31,7 +36,6 @@ from gare_cache.evaluation.similarity_file import (
     read_video_ids,
     read_video_of_text,
 )
-from gare_cache.evaluation.summary import summarise
 from gare_cache.files import write_json
 from gare_cache.own import use_project
 from gare_cache.reports.content import RECALLS
@@ -40,7 +44,6 @@ from gare_cache.reports.pages.grids import DIRECTION_TITLES, format_number
 from gare_cache.reports.pages.plain_table import plain_table
 
 _RESAMPLES = 10_000
-_BOOTSTRAP_SEED = 0
 
 
 def score(
@@ -96,25 +99,31 @@ def score(
         "v2t": len(truth) if captions_searched else len(with_text),
     }
 
-    def summary(found: Mapping[str, QueryRanks]) -> dict[str, dict[str, Any]]:
+    def summary(ranks: Mapping[str, QueryRanks]) -> dict[str, DirectionResult]:
         return {
             direction: summarise(
-                found[direction],
+                ranks[direction],
                 videos[direction],
                 num_items=items[direction],
                 resamples=_RESAMPLES,
-                seed=_BOOTSTRAP_SEED,
             )
             for direction in DIRECTIONS
         }
 
     def difference(
-        found: Mapping[str, QueryRanks], others: Mapping[str, QueryRanks]
-    ) -> dict[str, dict[str, float]]:
-        return {
-            direction: _paired(found[direction], others[direction], videos[direction])
-            for direction in DIRECTIONS
-        }
+        ranks: Mapping[str, QueryRanks], others: Mapping[str, QueryRanks]
+    ) -> dict[str, PairedDifference]:
+        return adjusted_pairs(
+            {
+                direction: paired_hits(
+                    ranks[direction].hits(1),
+                    others[direction].hits(1),
+                    videos[direction],
+                    resamples=_RESAMPLES,
+                )
+                for direction in DIRECTIONS
+            }
+        )
 
     scores = summary(ranks)
     ledger = None
@@ -139,22 +148,13 @@ def score(
             "v2t_convention": v2t_convention,
             "resamples": _RESAMPLES,
             "notes": notes,
-            "RSum": rsum(scores),
-            **scores,
+            "RSum": sum_of_recalls(scores),
+            **{d: found.to_json() for d, found in scores.items()},
             **({} if ledger is None else {"normalisers": ledger}),
         }
         write_json(json_file, result)
     corrected = [] if ledger is None else ["", *describe_normalisers(ledger)]
     return [*_table(scores), "", *_captions(scores, v2t_convention), *notes, *corrected]
-
-
-def _paired(
-    ranks: QueryRanks, others: QueryRanks, video_of_query: npt.NDArray[np.int64]
-) -> dict[str, float]:
-    points, low, high = paired_difference(
-        ranks.hits(1), others.hits(1), video_of_query, resamples=_RESAMPLES, seed=_BOOTSTRAP_SEED
-    )
-    return {"R@1": points, "R@1 low": low, "R@1 high": high}
 
 
 def _truth(
@@ -176,11 +176,11 @@ def _truth(
 
 
 def _notes(
-    dtype: np.dtype[Any], scores: dict[str, dict[str, Any]], num_without_text: int
+    dtype: np.dtype[Any], scores: dict[str, DirectionResult], num_without_text: int
 ) -> list[str]:
     notes = []
     if dtype == np.float16 or dtype.kind in "iu":
-        tied = " and ".join(f"{scores[d]['tied queries']:,} {d}" for d in DIRECTIONS)
+        tied = " and ".join(f"{scores[d].tied:,} {d}" for d in DIRECTIONS)
         notes.append(
             f"Note: the values are {dtype}, and rounding makes ties: {tied} queries are tied at "
             "their true item. A tie counts as the mean over its orders; float32 has fewer."
@@ -193,24 +193,24 @@ def _notes(
     return notes
 
 
-def _table(scores: dict[str, dict[str, Any]]) -> list[str]:
+def _table(scores: dict[str, DirectionResult]) -> list[str]:
     header = ("", RECALLS[0], "95 % interval", *RECALLS[1:], "MdR", "MnR", "n", "gallery", "ties")
     rows = [
         (
             DIRECTION_TITLES[direction],
-            format_number(found["R@1"]),
-            f"{format_number(found['R@1 low'])} to {format_number(found['R@1 high'])}",
-            *(format_number(found[name]) for name in (*RECALLS[1:], "MdR", "MnR")),
-            *(f"{found[name]:,}" for name in ("queries", "items", "tied queries")),
+            format_number(found.metrics["R@1"]),
+            f"{format_number(found.low)} to {format_number(found.high)}",
+            *(format_number(found.metrics[name]) for name in (*RECALLS[1:], "MdR", "MnR")),
+            *(f"{count:,}" for count in (found.queries, found.items, found.tied)),
         )
         for direction, found in scores.items()
     ]
     return plain_table(header, rows)
 
 
-def _captions(scores: dict[str, dict[str, Any]], v2t_convention: str) -> list[str]:
+def _captions(scores: dict[str, DirectionResult], v2t_convention: str) -> list[str]:
     return [
-        f"RSum {format_number(rsum(scores))} = R@1 + R@5 + R@10 of both directions. "
+        f"RSum {format_number(sum_of_recalls(scores))} = R@1 + R@5 + R@10 of both directions. "
         f"Video to text: {v2t_convention.replace('_', ' ')}.",
         f"R@1's interval: bootstrap over videos with all their texts, {_RESAMPLES:,} resamples. "
         "Ties: queries whose true item ties with a false one; each counts as the mean over its "

@@ -28,15 +28,16 @@ def test_the_difference_is_paired() -> None:
     reference = (generator.random(500) < 0.5).astype(float)
     better = reference.copy()
     better[np.flatnonzero(reference == 0)[:25]] = 1
-    difference, low, high = paired_difference(
+    difference, low, high, p = paired_difference(
         better, reference, np.arange(500), resamples=2000, seed=0
     )
     assert difference == pytest.approx(5)
     assert 2.5 < low < 5 < high < 7.5  # unpaired it would be some 12 points wide
     mirrored = paired_difference(reference, better, np.arange(500), resamples=2000, seed=0)
-    assert mirrored == pytest.approx((-difference, -high, -low))
+    assert mirrored == pytest.approx((-difference, -high, -low, p))
+    assert p == pytest.approx(2 / 2001)
 
 
 def test_no_difference_is_no_difference() -> None:
     hits = np.ones(10)
-    assert paired_difference(hits, hits, np.arange(10), resamples=10, seed=0) == (0, 0, 0)
+    assert paired_difference(hits, hits, np.arange(10), resamples=10, seed=0) == (0, 0, 0, 1)

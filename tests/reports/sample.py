@@ -1,11 +1,13 @@
 """A plausible report: two methods, 400 texts on 100 videos, 20 epochs."""
 
+import dataclasses
 import io
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gare_cache.evaluation.results import DirectionResult
 from gare_cache.reports.content import (
     BrowsedQuery,
     Epoch,
@@ -22,28 +24,56 @@ from gare_cache.reports.content import (
 )
 
 ZERO_SHOT = ResultRow(
-    name="zero-shot mean pooling",
-    num_queries={"t2v": 400, "v2t": 100},
-    coverage={"t2v": (400, 412), "v2t": (100, 103)},
-    num_items={"t2v": 100, "v2t": 400},
-    metrics={
-        "t2v": {"R@1": 22.25, "R@5": 48.5, "R@10": 63.75, "R@50": 93.0, "MdR": 6.0, "MnR": 14.31},
-        "v2t": {"R@1": 25.0, "R@5": 51.0, "R@10": 66.0, "R@50": 95.0, "MdR": 5.0, "MnR": 12.04},
+    "zero-shot mean pooling",
+    {
+        "t2v": DirectionResult(
+            {"R@1": 22.25, "R@5": 48.5, "R@10": 63.75, "R@50": 93.0, "MdR": 6.0, "MnR": 14.31},
+            low=16.75,
+            high=28.25,
+            queries=400,
+            queries_with_features=400,
+            queries_listed=412,
+            items=100,
+            items_listed=103,
+            tied=12,
+        ),
+        "v2t": DirectionResult(
+            {"R@1": 25.0, "R@5": 51.0, "R@10": 66.0, "R@50": 95.0, "MdR": 5.0, "MnR": 12.04},
+            low=17.0,
+            high=34.0,
+            queries=100,
+            queries_with_features=100,
+            queries_listed=103,
+            items=400,
+            items_listed=412,
+            tied=3,
+        ),
     },
-    intervals={"t2v": {"R@1": (16.75, 28.25)}, "v2t": {"R@1": (17.0, 34.0)}},
-    num_tied={"t2v": 12, "v2t": 3},
 )
 HEAD = ResultRow(
-    name="transformer + gap (GARE)",
-    num_queries={"t2v": 400, "v2t": 100},
-    coverage={"t2v": (400, 412), "v2t": (100, 103)},
-    num_items={"t2v": 100, "v2t": 400},
-    metrics={
-        "t2v": {"R@1": 61.5, "R@5": 88.25, "R@10": 94.5, "R@50": 99.75, "MdR": 1.0, "MnR": 2.98},
-        "v2t": {"R@1": 64.0, "R@5": 90.0, "R@10": 96.0, "R@50": 100.0, "MdR": 1.5, "MnR": 2.44},
+    "transformer + gap (GARE)",
+    {
+        "t2v": dataclasses.replace(
+            ZERO_SHOT.scores["t2v"],
+            metrics={
+                **{"R@1": 61.5, "R@5": 88.25, "R@10": 94.5, "R@50": 99.75},
+                **{"MdR": 1.0, "MnR": 2.98},
+            },
+            low=54.0,
+            high=68.75,
+            tied=0,
+        ),
+        "v2t": dataclasses.replace(
+            ZERO_SHOT.scores["v2t"],
+            metrics={
+                **{"R@1": 64.0, "R@5": 90.0, "R@10": 96.0, "R@50": 100.0},
+                **{"MdR": 1.5, "MnR": 2.44},
+            },
+            low=54.0,
+            high=73.0,
+            tied=0,
+        ),
     },
-    intervals={"t2v": {"R@1": (54.0, 68.75)}, "v2t": {"R@1": (54.0, 73.0)}},
-    num_tied={"t2v": 0, "v2t": 0},
 )
 FACTS = (
     ("Protocol", "demo, test split, several captions a video"),
@@ -108,7 +138,7 @@ def make_ranks():
     generator = np.random.default_rng(2)
     return {
         direction: {
-            row.name: generator.integers(1, spread, row.num_queries[direction]).astype(float)
+            row.name: generator.integers(1, spread, row.scores[direction].queries).astype(float)
             for row, spread in ((ZERO_SHOT, 90), (HEAD, 20))
         }
         for direction in ("t2v", "v2t")
@@ -121,11 +151,11 @@ def make_hubness() -> list[Hubness]:
         Hubness(
             method=row.name,
             direction=direction,
-            num_queries=row.num_queries[direction],
-            num_items=row.num_items[direction],
+            num_queries=row.scores[direction].queries,
+            num_items=row.scores[direction].items,
             skewness=(2.25, 1.75),
             never=(40, 7),
-            counts=generator.poisson(12, row.num_items[direction]),
+            counts=generator.poisson(12, row.scores[direction].items),
             hubs=[
                 Hub(f"video{number}", "" if direction == "t2v" else CAPTIONS[number], 4, 9, 31)
                 for number in range(3)

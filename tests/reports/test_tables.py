@@ -36,7 +36,8 @@ def test_cells_print_every_number_of_a_row_in_both_directions():
 
 
 def test_numbers_have_a_thousands_separator_and_no_nan():
-    large = dataclasses.replace(HEAD, num_queries={"t2v": 27763, "v2t": 100})
+    scores = dataclasses.replace(HEAD.scores["t2v"], queries=27763)
+    large = dataclasses.replace(HEAD, scores={**HEAD.scores, "t2v": scores})
     assert table_cells(large, "t2v")[1] == "27,763"
     assert format_number(math.nan) == "—"
     assert [format_rank(rank) for rank in (1.0, 2.5, 1234)] == ["1", "2.5", "1,234"]

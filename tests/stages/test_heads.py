@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from gare_cache.errors import CacheError
+from gare_cache.reports.run_content import describe_head
 from gare_cache.stages import train as train_stage
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
-from gare_cache.stages.report import describe_head, report
+from gare_cache.stages.report import report
 from gare_cache.stages.train import train
 from tests.tiny import change_params, make_project, params, workspace
 

@@ -21,6 +21,8 @@ from gare_cache.evaluation.metrics import (
     video_to_text,
 )
 from gare_cache.evaluation.normalisers.scored_split import normalise_scored, plan_normalisers
+from gare_cache.evaluation.results import PairedDifference
+from gare_cache.evaluation.scores import summarise
 from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.manifest import read_manifest
 from gare_cache.project.features import open_features
@@ -28,7 +30,7 @@ from gare_cache.project.paths import Workspace
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
-from gare_cache.stages.report import report
+from gare_cache.stages.report import report, score_lines
 from gare_cache.stages.train import train
 from gare_cache.training.checkpoint import load_checkpoint
 from tests.evaluation.normalisers.test_banks import make_split
@@ -71,7 +73,7 @@ def test_a_run_without_normalisers_is_as_before_and_the_others_differ_in_the_led
     files = {path.name: path.read_bytes() for path in space.evaluation.iterdir()}
     assert "normalisers" not in json.loads(files["metrics.json"])
     assert "Normalisers" not in (space.report / "report.md").read_text()
-    assert "normalis" not in capsys.readouterr().err
+    assert not any("normalis" in line for line in score_lines(space))
     entry = json.loads(space.ledger.read_text().splitlines()[-1])
     assert list(entry["protocol"]) == ["captions", "missing", "v2t_convention"]
 
@@ -95,12 +97,10 @@ def test_a_run_without_normalisers_is_as_before_and_the_others_differ_in_the_led
     assert entry["protocol"]["normalisers"] == ALL
 
 
-def test_the_ledger_in_metrics_print_and_report(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_ledger_in_metrics_print_and_report(trained: Path) -> None:
     space = with_settings(trained, normalisers=[{"name": "none"}, *ALL])
     metrics = evaluate(space)
-    printed = capsys.readouterr().err
+    printed = "\n".join(score_lines(space))
     found = metrics["normalisers"]
     assert found["bank"] == {"split": "train", "texts": 16, "videos": 8}
     rows = found["rows"]
@@ -226,8 +226,13 @@ def test_test_has_no_part_in_the_choice() -> None:
             splits["test"],
             similarity,
             convention="best_caption_of_all",
-            score=lambda ranks: {d: retrieval_metrics(r) for d, r in ranks.items()},
-            differ=lambda ranks, raw: {d: {"R@1": 0.0} for d in ranks},
+            score=lambda ranks: {
+                d: summarise(r, np.arange(len(r.ahead)), num_items=12, resamples=10)
+                for d, r in ranks.items()
+            },
+            differ=lambda ranks, raw: {
+                d: PairedDifference(0.0, 0.0, 0.0, 12, 1.0, 1.0) for d in ranks
+            },
         )
         found.append(record["rows"][1]["chosen"])
         raw = both_directions(
@@ -249,11 +254,10 @@ def test_banks_take_the_captions_that_the_protocol_takes(trained: Path) -> None:
     assert (bank["texts"], bank["videos"]) == (10, 8)
 
 
-def test_the_scored_split_may_choose_for_itself_and_it_is_said(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    evaluate(with_settings(trained, split="val", normalisers=[{"name": "dsl", "temp": [1, 10]}]))
-    printed = capsys.readouterr().err
+def test_the_scored_split_may_choose_for_itself_and_it_is_said(trained: Path) -> None:
+    space = with_settings(trained, split="val", normalisers=[{"name": "dsl", "temp": [1, 10]}])
+    evaluate(space)
+    printed = "\n".join(score_lines(space))
     assert "the best of 2 candidates on the scored split itself" in printed
     assert "Banks:" not in printed
     assert "Logits are the raw scores times " in printed

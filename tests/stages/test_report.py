@@ -1,6 +1,6 @@
 from gare_cache.heads.settings import HeadSettings
 from gare_cache.losses.settings import LossSettings
-from gare_cache.stages.report import describe_head
+from gare_cache.reports.run_content import describe_head
 
 
 def describe(**loss: object) -> str:

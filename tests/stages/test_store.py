@@ -474,10 +474,3 @@ def test_the_documented_example_runs(project: Path) -> None:
     names: dict[str, Any] = {}
     exec(example.replace("cache/msrvtt-0123456789ab", str(folder)), names)
     assert names["train"].frames.shape == (8, 4, 64)
-
-
-@pytest.mark.parametrize("name", ["list", "gc", "pack", "unpack"])
-def test_every_cache_command_has_help(name: str) -> None:
-    result = CliRunner().invoke(cli.app, ["cache", name, "--help"])
-    assert result.exit_code == 0
-    assert "Usage" in result.stdout

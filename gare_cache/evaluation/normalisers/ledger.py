@@ -14,13 +14,14 @@ from gare_cache.evaluation.normalisers.registry import (
     RAW,
     NormaliserSetting,
 )
+from gare_cache.evaluation.results import MethodResult, PairedDifference
 
 ERROR = "normalisation error"
 DIFFERENCE = "R@1 - raw"
 
 Ranks = Mapping[str, QueryRanks]
-Score = Callable[[Ranks], Mapping[str, Mapping[str, Any]]]
-Differ = Callable[[Ranks, Ranks], Mapping[str, Mapping[str, Any]]]
+Score = Callable[[Ranks], MethodResult]
+Differ = Callable[[Ranks, Ranks], Mapping[str, PairedDifference]]
 
 
 def ledger_rows(
@@ -34,18 +35,17 @@ def ledger_rows(
     Args:
         applied: what was applied, how its parameters were chosen (None where they were given),
             and what it gave; the raw scores first.
-        score: ranks by direction -> scores by direction, with recalls, the interval of R@1 and the
-            number of queries.
-        differ: ranks and raw ranks -> by direction the paired difference of R@1 with its interval.
+        score: ranks by direction -> scores by direction.
+        differ: ranks and raw ranks -> by direction the paired difference of R@1.
     """
     raw = applied[0][2].ranks
     rows = []
     for setting, chosen, normalised in applied:
         scores = score(normalised.ranks)
-        by_direction = {d: {**scores[d], ERROR: normalised.errors[d]} for d in DIRECTIONS}
+        by_direction = {d: {**scores[d].to_json(), ERROR: normalised.errors[d]} for d in DIRECTIONS}
         if setting.kind != RAW:
-            for direction, found in differ(normalised.ranks, raw).items():
-                by_direction[direction][DIFFERENCE] = found
+            for direction, difference in differ(normalised.ranks, raw).items():
+                by_direction[direction][DIFFERENCE] = difference.to_json()
         rows.append(
             {
                 "name": setting.name,

@@ -1,0 +1,187 @@
+"""Commands about feature caches: info, verify, export-features, cache list|gc|pack|unpack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gare_cache.commands.options import DEFAULT_PARAMS, Device, Outputs, ParamsFile
+
+
+def info(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
+    """Show what the project's cache holds.
+
+    Prints its identity, the coverage of every split, sizes, the seconds spent and the failures.
+
+    Example:
+        gare-cache info
+    """
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.stages.info import describe
+
+    for name, value in describe(open_workspace(params, outputs)):
+        typer.echo(f"{name:<22} {value}")
+
+
+def verify(
+    folder: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of a cache under the cache root, or its path.",
+            show_default="the project's cache",
+        ),
+    ] = None,
+    drop_damaged: Annotated[
+        bool,
+        typer.Option("--drop-damaged", help="Mark damaged units as not done, for extract to redo."),
+    ] = False,
+    reextract: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Encode N random videos and captions again and compare."
+        ),
+    ] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Random seed of the sample for --reextract.")
+    ] = 0,
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    device: Device = "auto",
+) -> None:
+    """Check a whole cache for damage.
+
+    Rereads everything: checksums, sizes, counts, NaN, norms and the digests of the videos. Each
+    fault is printed with its file, unit, rows and remedy; the exit code is 2 if there is any. With
+    --reextract, cosines between the cached features and new ones are printed.
+
+    Example:
+        gare-cache verify --reextract 20
+    """
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.stages.verify import reextract as encode_again
+    from gare_cache.stages.verify import verify
+
+    workspace = open_workspace(params, outputs)
+    for line in verify(workspace, folder, drop_damaged=drop_damaged):
+        typer.echo(line)
+    if reextract:
+        for line in encode_again(workspace, folder, count=reextract, seed=seed, device=device):
+            typer.echo(line)
+
+
+def export_features(
+    file: Annotated[Path, typer.Argument(help="HDF5 file to write.")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Split to export: train, val or test; may be repeated.",
+            show_default="all",
+        ),
+    ] = None,
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+) -> None:
+    """Write the cached features to one HDF5 file.
+
+    import-features reads the file back exactly. See docs/features.md.
+
+    Example:
+        gare-cache export-features features.h5 --split test
+    """
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.stages.exchange import export
+
+    typer.echo(f"{export(open_workspace(params, outputs), file, split or ())}")
+
+
+def cache() -> None:
+    """List, clean, pack and unpack feature caches.
+
+    Caches lie in cache/ beside the settings, or in $GARE_CACHE_ROOT. See docs/cache.md.
+
+    Example:
+        gare-cache cache list
+    """
+
+
+def list_caches(params: ParamsFile = DEFAULT_PARAMS) -> None:
+    """List all caches under the cache root.
+
+    Prints the data set, encoder, sampling, number of items, size and state of each.
+
+    Example:
+        gare-cache cache list
+    """
+    from gare_cache.stages.cache_folders import list_caches
+
+    for line in list_caches(params.parent):
+        typer.echo(line)
+
+
+def collect_garbage(
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--outputs",
+            "-o",
+            metavar="FOLDER",
+            help="Another output folder whose cache is in use; may be repeated.",
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove them; without this flag they are only listed.")
+    ] = False,
+) -> None:
+    """List unused caches and leftover files, and remove them with --yes.
+
+    A cache is unused if no features.json of the outputs names it.
+
+    Example:
+        gare-cache cache gc
+    """
+    from gare_cache.stages.cache_folders import collect_garbage
+
+    for line in collect_garbage(params.parent, outputs or (), remove_them=yes):
+        typer.echo(line)
+
+
+def pack(
+    folder: Annotated[
+        str, typer.Argument(help="Name of a cache under the cache root, or its path.")
+    ],
+    file: Annotated[Path, typer.Argument(help="Tar file to write.")],
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+) -> None:
+    """Pack a finished cache into one tar file.
+
+    The same cache always gives the same bytes.
+
+    Example:
+        gare-cache cache pack demo-0123456789ab demo.tar
+    """
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.stages.cache_folders import pack_cache
+
+    pack_cache(open_workspace(params, outputs), folder, file)
+    typer.echo(f"{file}")
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(help="Tar file written by cache pack.")],
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Unpack a cache into the cache root and verify it.
+
+    Nothing that exists is overwritten.
+
+    Example:
+        gare-cache cache unpack demo.tar
+    """
+    from gare_cache.stages.cache_folders import unpack_cache
+
+    typer.echo(f"{unpack_cache(params.parent, file)}")

@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ParamsFile = Annotated[
+    Path,
+    typer.Option("--params", "-p", metavar="FILE", help="Settings file in the project's folder."),
+]
+Outputs = Annotated[
+    Path | None,
+    typer.Option(
+        "--outputs",
+        "-o",
+        metavar="FOLDER",
+        help="Output folder.",
+        show_default="outputs in the project",
+    ),
+]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="Torch device: auto, cpu, cuda or cuda:N.")
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Also write the unrounded figures here."),
+]
+
+DEFAULT_PARAMS = Path("params.yaml")

@@ -1,0 +1,226 @@
+"""Commands of the pipeline: prepare, extract or import-features, train, evaluate, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gare_cache.commands.options import DEFAULT_PARAMS, Device, Outputs, ParamsFile
+
+
+def prepare(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
+    """Read annotations, locate video files and assign splits.
+
+    Writes manifest/videos.parquet and manifest/captions.parquet, and lists the videos that have no
+    file.
+
+    Example:
+        gare-cache prepare
+    """
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.stages.prepare import prepare
+
+    workspace = open_workspace(params, outputs)
+    prepare(workspace)
+    typer.echo(f"{workspace.manifest}")
+
+
+def extract(
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    device: Device = "auto",
+    threads: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Torch threads (0: torch's default).")
+    ] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Decoding processes (0: one per processor, at most 16)."
+        ),
+    ] = 0,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="i/n", help="Encode only part i of n. Run one process for each part."),
+    ] = None,
+    finalise: Annotated[
+        bool,
+        typer.Option("--finalise", help="Only write features.json, once all shards are done."),
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Retry videos that failed in earlier runs.")
+    ] = False,
+    max_failures: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Stop when more than N videos have failed.",
+            show_default="no limit",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Estimate work, disk space and time; write nothing."),
+    ] = False,
+) -> None:
+    """Decode and encode the videos and captions not yet cached.
+
+    The cache lies in cache/ beside the settings, or in $GARE_CACHE_ROOT, in a folder named after
+    everything that the features depend on. Other settings make another folder; going back to the
+    old settings finds the old one. You can interrupt the command and run it again at any time. See
+    docs/cache.md.
+
+    Example:
+        gare-cache extract --dry-run
+    """
+    from gare_cache.cache.lock import parse_shard
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.stages.extract import extract
+
+    workspace = open_workspace(params, outputs)
+    if dry_run:
+        from gare_cache.extraction.estimate import dry_run as estimate
+
+        for line in estimate(workspace, device=device, threads=threads, workers=workers):
+            typer.echo(line)
+        return
+    features = extract(
+        workspace,
+        device=device,
+        threads=threads,
+        workers=workers,
+        shard=parse_shard(shard) if shard else None,
+        finalise=finalise,
+        retry_failed=retry_failed,
+        max_failures=max_failures,
+    )
+    if features is not None:
+        typer.echo(f"{workspace.features}")
+
+
+def import_features(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="HDF5 files, npz archives or folders of npy files."),
+    ],
+    encoder_id: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name of the encoder; needed unless export-features wrote the file.",
+        ),
+    ] = None,
+    max_frames: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Frames kept per video.",
+            show_default="what the longest video needs",
+        ),
+    ] = None,
+    logit_scale: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Natural logarithm of the logit scale that heads start from.",
+            show_default="the file's, or log 100",
+        ),
+    ] = None,
+    ignore_unknown: Annotated[
+        bool,
+        typer.Option("--ignore-unknown", help="Skip ids that are not in the manifest."),
+    ] = False,
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+) -> None:
+    """Import features encoded elsewhere, instead of extract.
+
+    No video file is needed: set dataset.video_roots to an empty list and run prepare first. Files
+    larger than memory are streamed. You can interrupt the command and run it again at any time.
+    See docs/features.md for the file layouts and for what becomes of faulty rows.
+
+    Example:
+        gare-cache import-features features.h5 --encoder-id mine
+    """
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.stages.exchange import import_features
+
+    workspace = open_workspace(params, outputs)
+    import_features(
+        workspace,
+        sources,
+        encoder_id=encoder_id,
+        max_frames=max_frames,
+        logit_scale=logit_scale,
+        ignore_unknown=ignore_unknown,
+    )
+    typer.echo(f"{workspace.features}")
+
+
+def train(
+    params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None, device: Device = "auto"
+) -> None:
+    """Train a head on the cached features.
+
+    Every epoch is validated and the best one is kept. Under torchrun, N processes share each batch:
+
+      torchrun --nproc-per-node=N -m gare_cache.cli train
+
+    An interrupted training continues after its last complete epoch, with the same result.
+
+    Example:
+        gare-cache train --device cpu
+    """
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.stages.train import train
+    from gare_cache.training.distributed import is_first_process
+
+    workspace = open_workspace(params, outputs)
+    train(workspace, device=device)
+    if is_first_process():
+        typer.echo(f"{workspace.run}")
+
+
+def evaluate(
+    params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None, device: Device = "auto"
+) -> None:
+    """Score the head and the zero-shot baseline.
+
+    Recall is measured in both directions, with fair ties and confidence intervals. Writes
+    metrics.json, the rank of every query (ranks.parquet) and the similarity matrix. Test-time
+    normalisers named in evaluate.normalisers are applied to the same scores (docs/normalisers.md).
+    Every scoring of the test split is recorded in .gare/ledger.jsonl.
+
+    Example:
+        gare-cache evaluate
+    """
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.project.progress import say
+    from gare_cache.stages.evaluate import evaluate
+    from gare_cache.stages.report import score_lines
+
+    workspace = open_workspace(params, outputs)
+    evaluate(workspace, device=device)
+    for line in score_lines(workspace):
+        say(line)
+    typer.echo(f"{workspace.evaluation}")
+
+
+def report(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
+    """Write the results as HTML, Markdown and LaTeX.
+
+    The HTML page is self-contained: one file that loads nothing else. The table of results is
+    printed, too.
+
+    Example:
+        gare-cache report
+    """
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.stages.report import report
+
+    workspace = open_workspace(params, outputs)
+    typer.echo(report(workspace))
+    typer.echo(f"{workspace.report / 'report.html'}")

@@ -1,0 +1,162 @@
+"""What the page of a run says in words: its head, its results and how they were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.results import CountedResult, PairedDifference, SplitResult
+from gare_cache.own import is_own
+from gare_cache.reports.content import NormaliserLedger, ResultRow
+from gare_cache.reports.normalisers import HEADER, ledger_cells, ledger_notes
+
+_LOSS_NAMES = {"info_nce": "InfoNCE", "ncl": "NCL"}
+_REGULARISER_NAMES = {
+    "ib": "L_ib",
+    "eps": "L_eps",
+    "dir": "L_dir",
+    "orthogonality": "L_orth",
+    "trust_region": "L_tr",
+}
+ZERO_SHOT_NAME = "zero-shot mean pooling"
+_RULES = {
+    "drop": "queries without features left out",
+    "count_as_miss": "queries without features counted as misses",
+}
+CAPTION_RULES = {"all": "every caption is a query", "first": "one caption a video, its first"}
+_CONVENTIONS = {
+    "best_caption_of_all": "best own caption among the captions of other videos",
+    "best_caption_group": "among the other videos' caption groups",
+}
+
+
+def describe_head(settings: dict[str, Any]) -> str:
+    """Name a head by its parts and losses: ``linear, transformer, gap module: InfoNCE, L_ib``.
+
+    Of the gap module, what differs from the published one is named: ``gap module (video side, words
+    as context)``.
+    """
+    head, loss = settings["head"], settings["train"]["loss"]
+    parts = [head["projection"]] if head["projection"] != "none" else []
+    parts.append(head["aggregator"]["name"])
+    interaction = head["interaction"]["name"]
+    if interaction == "pooled":
+        parts.append(f"{head['pooling']['name'].replace('_', '-')} pooling")
+    else:
+        shown = interaction if is_own(interaction) else interaction.replace("_", "-")
+        parts.append(f"{shown} interaction")
+    parts += [_describe_gap(head["gap"])] if head["gap"] else []
+    contrastive = loss["contrastive"]["name"]
+    losses = [_LOSS_NAMES.get(contrastive, contrastive)]
+    losses += [term for name, term in _REGULARISER_NAMES.items() if loss[name]["weight"] > 0]
+    return f"{', '.join(parts)}: {', '.join(losses)}"
+
+
+def _describe_gap(gap: dict[str, Any]) -> str:
+    changes = [
+        phrase
+        for phrase, differs in (
+            ("video side", gap["side"] == "video"),
+            ("words as context", gap["context"] == "words"),
+            ("without a gap", gap["query"] == "text"),
+            ("negated gap", gap["eta"] == -1),
+            (f"{gap['layers']} layers", gap["layers"] > 1),
+        )
+        if differs
+    ]
+    return f"gap module ({', '.join(changes)})" if changes else "gap module"
+
+
+def result_rows(result: SplitResult, names: Mapping[str, str]) -> list[ResultRow]:
+    """Return a row a method, under the protocol's rule for queries without features."""
+    mark = f" ({_RULES[result.headline.missing]})" if result.alternative else ""
+    return _rows(result.headline, names, mark)
+
+
+def alternative_rows(result: SplitResult, names: Mapping[str, str]) -> list[ResultRow]:
+    """Return the rows under the other rule; none where every query has features."""
+    other = result.alternative
+    return [] if other is None else _rows(other, names, f" ({_RULES[other.missing]})")
+
+
+def normaliser_ledger(result: SplitResult) -> NormaliserLedger | None:
+    """Return the normalisers' rows as cells with their notes."""
+    found = result.normalisers
+    if found is None:
+        return None
+    return NormaliserLedger(HEADER, ledger_cells(found["rows"]), ledger_notes(found))
+
+
+def difference_sentences(result: SplitResult) -> list[str]:
+    """Say by how much the head's R@1 differs from zero shot, a sentence a direction."""
+    return [_difference(d, result.headline.difference[d]) for d in DIRECTIONS]
+
+
+def result_notes(result: SplitResult) -> list[str]:
+    """Say what a reader has to know about these numbers."""
+    notes = ["One training run: the interval covers the choice of test videos, not of the seed."]
+    if result.alternative:
+        notes.append(
+            f"Some queries have no features ({result.coverage}); the headline is with "
+            f"{_RULES[result.headline.missing]}. Both rules are printed; compare with others' "
+            "numbers only under the same one."
+        )
+    if result.split == "val":
+        notes.append("These are validation figures: the epoch was selected on the same split.")
+    if result.split == "train":
+        notes.append("These are figures on the training split and say nothing about new videos.")
+    return notes
+
+
+def run_facts(
+    result: SplitResult,
+    record: Mapping[str, Any],
+    *,
+    dataset: str,
+    encoder: str,
+    frames: str,
+    ledger: str | None,
+) -> list[tuple[str, str]]:
+    """Return protocol, features, training, versions and machine as names and words.
+
+    Args:
+        result: what was scored.
+        record: of the run.
+        dataset: name of the data set.
+        encoder: in words.
+        frames: which frames were used, in words.
+        ledger: how often test was scored; None on another split.
+    """
+    versions = record["provenance"]["versions"]
+    return [
+        ("Data set", dataset),
+        ("Split", result.split),
+        ("Protocol", CAPTION_RULES[result.captions]),
+        ("Video to text", _CONVENTIONS[result.v2t_convention]),
+        ("Coverage", result.coverage),
+        ("Headline", _RULES[result.headline.missing]),
+        *([] if ledger is None else [("Test ledger", ledger)]),
+        ("Encoder", encoder),
+        ("Encoder id", record["encoder_id"][:12]),
+        ("Frames", frames),
+        ("Trained on", record["coverage"]["train"]),
+        ("Selected on", f"{record['coverage']['val']}; epoch {record['best_epoch']}"),
+        ("Seed", str(record["settings"]["train"]["seed"])),
+        ("Run", record["run_key"]),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("Machine", f"{record['provenance']['processor']}, device {record['device']}"),
+    ]
+
+
+def _rows(counted: CountedResult, names: Mapping[str, str], mark: str) -> list[ResultRow]:
+    return [ResultRow(f"{name}{mark}", counted.methods[method]) for method, name in names.items()]
+
+
+def _difference(direction: str, difference: PairedDifference) -> str:
+    verdict = "" if difference.distinguishable else "; not distinguishable on this test set"
+    return (
+        f"{direction}: the head's R@1 differs from zero shot by {difference.points:+.1f} points, "
+        f"95 % interval {difference.low:+.1f} to {difference.high:+.1f} (paired bootstrap over "
+        f"{difference.videos:,} videos){verdict}."
+    )
