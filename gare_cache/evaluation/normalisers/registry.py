@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from pydantic import FiniteFloat, create_model
 
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.metrics import NonFiniteScores, Scores
@@ -26,7 +26,17 @@ from gare_cache.evaluation.normalisers.functions import (
     qbnorm,
     sinkhorn,
 )
+from gare_cache.evaluation.normalisers.settings import (
+    CslsSettings,
+    DslSettings,
+    DualDynamicSettings,
+    DualSettings,
+    NnnSettings,
+    QbnormSettings,
+    SinkhornSettings,
+)
 from gare_cache.own import is_own
+from gare_cache.settings import Settings, parse_settings
 
 RAW = "raw"
 INDUCTIVE = "inductive"
@@ -41,63 +51,21 @@ Parameters = Mapping[str, int | float | str]
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """A parameter's default and range.
-
-    Attributes:
-        default: of the type that values must have; an int is taken where a float is expected.
-        minimum: the smallest value; None where ``above`` or ``choices`` bound it.
-        above: a bound that is no value itself.
-        choices: the values of a word.
-        hint: what to do instead of a value out of range.
-    """
-
-    default: int | float | str
-    minimum: float | None = None
-    above: float | None = None
-    choices: Sequence[str] = ()
-    hint: str = ""
-
-    @property
-    def allowed(self) -> str:
-        """Say which values are allowed."""
-        if isinstance(self.default, str):
-            return " or ".join(self.choices) or "a text"
-        number = "a whole number" if isinstance(self.default, int) else "a number"
-        if self.above is not None:
-            return f"{number} above {self.above:g}"
-        if self.minimum is None:
-            return number
-        return f"{number} of at least {self.minimum:g}"
-
-    def accepts(self, value: Any) -> bool:
-        """Say whether a value has the type and lies in the range."""
-        if isinstance(self.default, str):
-            return value in self.choices if self.choices else isinstance(value, str)
-        types = int if isinstance(self.default, int) else (int, float)
-        if isinstance(value, bool) or not isinstance(value, types) or not math.isfinite(value):
-            return False
-        return (self.minimum is None or value >= self.minimum) and (
-            self.above is None or value > self.above
-        )
-
-
-@dataclass(frozen=True)
 class Normaliser:
     """A way to correct the scores of one direction.
 
     Attributes:
-        function: called with ``DirectionScores`` and the parameters by name.
+        function: called with ``DirectionScores`` and its settings by name, the parameters.
         kinds: ``inductive``: it knows training queries; ``transductive``: it sees all scored
             queries at once. The first is the default. Empty where it looks at nothing else.
-        parameters: by name.
+        settings: class of its settings, with default and range of each parameter.
         banks: what it looks at where it is inductive.
         caution: a sentence on these scores, or an empty one.
     """
 
     function: Callable[..., Scores]
     kinds: Sequence[str] = (INDUCTIVE,)
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    settings: type[Settings] = Settings
     banks: Sequence[str] = (QUERY_BANK,)
     caution: Callable[[DirectionScores], str] = lambda scores: ""
 
@@ -112,36 +80,19 @@ def _dsl_caution(scores: DirectionScores) -> str:
     )
 
 
-_PLACES = Parameter(1, minimum=1)
-_DUAL = {"b1": Parameter(1 / 1.99, above=0), "b2": Parameter(3.0, above=0)}
 _BOTH_BANKS = (QUERY_BANK, GALLERY_BANK)
+_EITHER_KIND = (INDUCTIVE, TRANSDUCTIVE)
 
 NORMALISERS: Mapping[str, Normaliser] = {
     "none": Normaliser(none, kinds=(), banks=()),
-    "sinkhorn": Normaliser(
-        sinkhorn,
-        kinds=(INDUCTIVE, TRANSDUCTIVE),
-        parameters={
-            "iterations": Parameter(
-                4, minimum=1, hint="without iterations it is inverted_softmax: name that"
-            ),
-            "targets": Parameter("uniform", choices=("uniform", "annotated")),
-        },
-    ),
-    "inverted_softmax": Normaliser(inverted_softmax, kinds=(INDUCTIVE, TRANSDUCTIVE)),
-    "qbnorm": Normaliser(qbnorm, parameters={"beta": Parameter(20.0, above=0), "k": _PLACES}),
-    "dsl": Normaliser(
-        dsl,
-        kinds=(TRANSDUCTIVE,),
-        parameters={"temp": Parameter(1.0, above=0)},
-        caution=_dsl_caution,
-    ),
-    "dual_is": Normaliser(dual_is, parameters=_DUAL, banks=_BOTH_BANKS),
-    "dual_dis": Normaliser(dual_dis, parameters={**_DUAL, "k": _PLACES}, banks=_BOTH_BANKS),
-    "csls": Normaliser(csls, parameters={"k": Parameter(10, minimum=1)}),
-    "nnn": Normaliser(
-        nnn, parameters={"alpha": Parameter(0.75, above=0), "k": Parameter(128, minimum=1)}
-    ),
+    "sinkhorn": Normaliser(sinkhorn, kinds=_EITHER_KIND, settings=SinkhornSettings),
+    "inverted_softmax": Normaliser(inverted_softmax, kinds=_EITHER_KIND),
+    "qbnorm": Normaliser(qbnorm, settings=QbnormSettings),
+    "dsl": Normaliser(dsl, kinds=(TRANSDUCTIVE,), settings=DslSettings, caution=_dsl_caution),
+    "dual_is": Normaliser(dual_is, settings=DualSettings, banks=_BOTH_BANKS),
+    "dual_dis": Normaliser(dual_dis, settings=DualDynamicSettings, banks=_BOTH_BANKS),
+    "csls": Normaliser(csls, settings=CslsSettings),
+    "nnn": Normaliser(nnn, settings=NnnSettings),
 }
 
 
@@ -206,9 +157,13 @@ def find_normaliser(name: str) -> Normaliser:
         ConfigError: the name is unknown, or what it names cannot be imported or used.
     """
     if is_own(name):
-        own = find_own_normaliser(name)
-        parameters = {key: Parameter(default) for key, default in own.parameters.items()}
-        return Normaliser(own, kinds=own.kinds, parameters=parameters, banks=own.banks)
+        custom = find_own_normaliser(name)
+        return Normaliser(
+            custom,
+            kinds=custom.kinds,
+            settings=_settings_class(custom.parameters),
+            banks=custom.banks,
+        )
     if name not in NORMALISERS:
         raise ConfigError(unknown_name("normaliser", name, NORMALISERS))
     return NORMALISERS[name]
@@ -229,13 +184,14 @@ def read_choice(entry: Mapping[str, Any]) -> NormaliserChoice:
             f"a normaliser is a mapping with its name, such as {{name: csls, k: 10}}, not {entry!r}"
         )
     normaliser = find_normaliser(name)
+    defaults = normaliser.settings().model_dump()
     for key in entry:
-        if key not in normaliser.parameters and key not in _STRUCTURE:
-            known = [*normaliser.parameters, "kind"]
+        if key not in defaults and key not in _STRUCTURE:
+            known = [*defaults, "kind"]
             raise ConfigError(unknown_name(f"parameter of normaliser {name}", str(key), known))
     candidates = {
-        key: _candidates(name, key, parameter, entry.get(key, parameter.default))
-        for key, parameter in normaliser.parameters.items()
+        key: _candidates(name, normaliser.settings, key, entry.get(key, default))
+        for key, default in defaults.items()
     }
     return NormaliserChoice(name, _kind(name, normaliser, entry), candidates)
 
@@ -309,18 +265,23 @@ def _kind(name: str, normaliser: Normaliser, entry: Mapping[str, Any]) -> str:
 
 
 def _candidates(
-    normaliser: str, name: str, parameter: Parameter, value: Any
+    normaliser: str, settings: type[Settings], name: str, value: Any
 ) -> Sequence[int | float | str]:
     values = value if isinstance(value, list) else [value]
     if not values:
         raise ConfigError(f"{name} of normaliser {normaliser} has an empty list of candidates")
-    for one in values:
-        if not parameter.accepts(one):
-            raise ConfigError(
-                f"{name} of normaliser {normaliser} is {one!r}; it must be {parameter.allowed}"
-                + (f" ({parameter.hint})" if parameter.hint else "")
-            )
+    for candidate in values:
+        parse_settings(settings, {name: candidate}, section=normaliser)
     return values
+
+
+def _settings_class(defaults: Mapping[str, int | float | str]) -> type[Settings]:
+    """Return the settings of a user's own normaliser: parameters of the types of its defaults."""
+    fields: dict[str, Any] = {
+        name: (FiniteFloat if isinstance(default, float) else type(default), default)
+        for name, default in defaults.items()
+    }
+    return create_model("CustomNormaliserSettings", __base__=Settings, **fields)
 
 
 def _print(value: int | float | str) -> str:

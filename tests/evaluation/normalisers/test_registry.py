@@ -412,19 +412,22 @@ def test_dsl_refuses_probabilities_that_vanish() -> None:
             {"name": "csls", "beta": 3},
             "unknown parameter of normaliser csls 'beta'; known: k, kind",
         ),
-        ({"name": "csls", "k": 0}, "k of normaliser csls is 0; it must be a whole number of at"),
-        ({"name": "csls", "k": 2.5}, "k of normaliser csls is 2.5"),
-        ({"name": "csls", "k": True}, "k of normaliser csls is True"),
+        ({"name": "csls", "k": 0}, "csls.k is 0: input should be greater than or equal to 1"),
+        ({"name": "csls", "k": 2.5}, "csls.k is 2.5: input should be a valid integer"),
+        ({"name": "csls", "k": True}, "csls.k is True: input should be a valid integer"),
         (
             {"name": "qbnorm", "beta": 0},
-            "beta of normaliser qbnorm is 0; it must be a number above",
+            "qbnorm.beta is 0: input should be greater than 0",
         ),
-        ({"name": "qbnorm", "beta": "20"}, "beta of normaliser qbnorm is '20'"),
-        ({"name": "nnn", "alpha": math.inf}, "alpha of normaliser nnn is inf"),
+        ({"name": "qbnorm", "beta": "20"}, "qbnorm.beta is '20': input should be a valid number"),
+        ({"name": "nnn", "alpha": math.inf}, "nnn.alpha is inf: input should be a finite number"),
         ({"name": "sinkhorn", "iterations": 0}, "without iterations it is inverted_softmax"),
-        ({"name": "sinkhorn", "targets": "true"}, "it must be uniform or annotated"),
+        (
+            {"name": "sinkhorn", "targets": "true"},
+            "sinkhorn.targets is 'true': input should be 'uniform' or 'annotated'",
+        ),
         ({"name": "dsl", "temp": []}, "temp of normaliser dsl has an empty list of candidates"),
-        ({"name": "dsl", "temp": [1.0, -1.0]}, "temp of normaliser dsl is -1.0"),
+        ({"name": "dsl", "temp": [1.0, -1.0]}, "dsl.temp is -1.0: input should be greater than 0"),
         ({"name": "dsl", "kind": "inductive"}, "normaliser dsl is transductive, not kind: 'ind"),
         ({"name": "sinkhorn", "kind": "both"}, "is inductive or transductive, not kind: 'both'"),
     ],
@@ -450,10 +453,7 @@ def test_candidates_are_combined_in_order() -> None:
 
 
 def test_defaults_are_those_of_the_sources() -> None:
-    defaults = {
-        name: {key: one.default for key, one in find_normaliser(name).parameters.items()}
-        for name in NORMALISERS
-    }
+    defaults = {name: find_normaliser(name).settings().model_dump() for name in NORMALISERS}
     assert defaults == {
         "none": {},
         "sinkhorn": {"iterations": 4, "targets": "uniform"},
