@@ -341,3 +341,10 @@ def of_another_kind(scores: Any) -> Any:
 
 
 of_another_kind.kinds = ("both",)  # type: ignore[attr-defined]
+
+
+def with_odd_parameters(
+    scores: Any, *, _floor: float = 0.5, json: str = "yes", model_dump: int = 3
+) -> Any:
+    """Parameters whose names mean something to the class that checks settings."""
+    return scores.logits.clip(_floor) + model_dump

@@ -306,7 +306,7 @@ def test_faults_in_params_are_found_when_they_are_read(trained: Path) -> None:
         for entries, message in (
             ([{"name": "qb"}], "evaluate.normalisers: unknown normaliser 'qb'"),
             ([{"name": "sinkhorn", "iterations": 0}], "without iterations it is inverted_softmax"),
-            ([{"name": "nnn", "alpha": [0.5, "much"]}], "alpha of normaliser nnn is 'much'"),
+            ([{"name": "nnn", "alpha": [0.5, "much"]}], "nnn.alpha is 'much'"),
             (["csls"], "should be a valid dictionary"),
         ):
             values = yaml.safe_load(original)

@@ -138,7 +138,10 @@ def test_a_normaliser_of_ones_own(own_project: Path) -> None:
     for entry, message in (
         ({"name": "my_parts:my_normalizer"}, "did you mean my_normaliser"),
         ({"name": "my_parts:my_normaliser", "alpha": 1}, "unknown parameter .* 'alpha'"),
-        ({"name": "my_parts:my_normaliser", "weight": "x"}, "weight .* it must be a number"),
+        (
+            {"name": "my_parts:my_normaliser", "weight": "x"},
+            "my_normaliser.weight is 'x': input should be a valid number",
+        ),
         ({"name": "my_parts:my_normaliser", "kind": "transductive"}, "is inductive, not kind"),
     ):
         change_params(own_project, evaluate__normalisers=[entry])

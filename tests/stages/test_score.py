@@ -348,7 +348,7 @@ def test_banks_are_read_for_their_own_direction(
         ),
         (["--normalise", "csls:k=3", "--query-bank-t2v", "b"], "needs --query-bank-v2t"),
         (["--normalise", "sinkhorn:iterations=0,kind=transductive"], "it is inverted_softmax"),
-        (["--normalise", "dsl:temp=hot"], "temp of normaliser dsl is 'hot'"),
+        (["--normalise", "dsl:temp=hot"], "dsl.temp is 'hot': input should be a valid number"),
         (["--normalise", "dsl:temp=1,temp=2"], "'temp=2' is no new parameter"),
         (["--normalise", "dsl:temp=1,2"], "'2' is no new parameter"),
         (["--normalise", "dsl:temp"], "'temp' is no new parameter; write NAME:param=value"),

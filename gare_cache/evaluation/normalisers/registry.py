@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from pydantic import FiniteFloat, create_model
+from pydantic import Field, FiniteFloat, create_model
 
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.metrics import NonFiniteScores, Scores
@@ -184,7 +184,7 @@ def read_choice(entry: Mapping[str, Any]) -> NormaliserChoice:
             f"a normaliser is a mapping with its name, such as {{name: csls, k: 10}}, not {entry!r}"
         )
     normaliser = find_normaliser(name)
-    defaults = normaliser.settings().model_dump()
+    defaults = normaliser.settings().model_dump(by_alias=True)
     for key in entry:
         if key not in defaults and key not in _STRUCTURE:
             known = [*defaults, "kind"]
@@ -277,9 +277,13 @@ def _candidates(
 
 def _settings_class(defaults: Mapping[str, int | float | str]) -> type[Settings]:
     """Return the settings of a user's own normaliser: parameters of the types of its defaults."""
+    # Any name may stand in a signature, but not for a field: an alias takes it.
     fields: dict[str, Any] = {
-        name: (FiniteFloat if isinstance(default, float) else type(default), default)
-        for name, default in defaults.items()
+        f"parameter_{number}": (
+            FiniteFloat if isinstance(default, float) else type(default),
+            Field(default, alias=name),
+        )
+        for number, (name, default) in enumerate(defaults.items())
     }
     return create_model("CustomNormaliserSettings", __base__=Settings, **fields)
 

@@ -502,3 +502,14 @@ def test_scores_that_cannot_be_normalised() -> None:
         )
     with pytest.raises(ConfigError, match="qbnorm's beta is on cosines"):
         qbnorm(replace(scores, scale=None), beta=20.0, k=1)
+
+
+def test_parameters_of_ones_own_may_have_any_name() -> None:
+    entry = {"name": "tests.own_modules:with_odd_parameters", "_floor": 2, "json": "no"}
+    assert setting(entry).parameters == {"_floor": 2, "json": "no", "model_dump": 3}
+    with pytest.raises(ConfigError, match=r"with_odd_parameters._floor is inf: input should be"):
+        read_choice({**entry, "_floor": [1.0, math.inf]})
+    with pytest.raises(ConfigError, match=r"with_odd_parameters.model_dump is 2.5: input should"):
+        read_choice({**entry, "model_dump": 2.5})
+    with pytest.raises(ConfigError, match=r"unknown parameter of .* 'parameter_0'; known: _floor"):
+        read_choice({**entry, "parameter_0": 1.0})
