@@ -79,7 +79,7 @@ def load_params(path: Path) -> Params:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(err).split())}") from err
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(err).split())}") from err
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no settings")
     return parse_params(values, where=str(path))

@@ -216,7 +216,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"params.yaml does not exist; give the settings with"):
         load_params(tmp_path / "params.yaml")
     (tmp_path / "a.yaml").write_text("a: [1")
-    with pytest.raises(ConfigError, match=r"is no YAML"):
+    with pytest.raises(ConfigError, match=r"is not valid YAML"):
         load_params(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("just text")
     with pytest.raises(ConfigError, match=r"holds no settings"):

@@ -1,4 +1,4 @@
-"""Temporal aggregators: frame features that know of their neighbours in time."""
+"""Temporal aggregators: mix each frame's features with those of the other frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gare_cache.errors import ConfigError
-from gare_cache.heads.own_aggregator import build_own_aggregator
+from gare_cache.heads.custom_aggregator import build_custom_aggregator
 from gare_cache.heads.settings import LstmSettings, MeanAggregatorSettings, TransformerSettings
 from gare_cache.settings import CustomSettings, NamedSettings
 
@@ -74,11 +74,13 @@ class SelfAttention(nn.Module):
     def forward(self, inputs: Tensor, key_bias: Tensor) -> Tensor:
         """Attend: ``inputs`` (V, F, D), ``key_bias`` (V, F), added to the scores of each key."""
         projected = F.linear(inputs, self.in_proj_weight, self.in_proj_bias)
-        split = projected.reshape(*inputs.shape[:2], 3, self.heads, -1)
+        split = projected.reshape(
+            *inputs.shape[:2], 3, self.heads, -1
+        )  # (V, F, 3, heads, D / heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each (V, heads, F, D / heads)
-        bias = key_bias.to(query.dtype)[:, None, None, :]
+        bias = key_bias.to(query.dtype)[:, None, None, :]  # (V, 1, 1, F)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (V, F, D)
         return out
 
 
@@ -179,8 +181,8 @@ class TransformerAggregator(nn.Module):
             ConfigError: a block or the positions are missing or of another shape.
         """
         prefix = "text.transformer.resblocks."
-        own = self.state_dict()
-        for name, target in own.items():
+        weights = self.state_dict()
+        for name, target in weights.items():
             key = re.sub(r"^resblocks\.", prefix, name)
             key = "text.positional_embedding" if name == "positional_embedding" else key
             source = state.get(key)
@@ -196,8 +198,8 @@ class TransformerAggregator(nn.Module):
                     f"the encoder's {key!r} has shape {tuple(source.shape)}, the transformer "
                     f"aggregator needs {tuple(target.shape)}; set head.aggregator.init: random"
                 )
-            own[name] = source
-        self.load_state_dict(own)
+            weights[name] = source
+        self.load_state_dict(weights)
 
 
 def _mean(settings: MeanAggregatorSettings, *, dim: int, max_frames: int) -> nn.Module:
@@ -231,5 +233,5 @@ def build_aggregator(settings: NamedSettings, *, dim: int, max_frames: int) -> n
         ConfigError: the settings do not fit the width, or the user's class cannot be built.
     """
     if isinstance(settings, CustomSettings):
-        return build_own_aggregator(settings, dim=dim, max_frames=max_frames)
+        return build_custom_aggregator(settings, dim=dim, max_frames=max_frames)
     return AGGREGATORS[settings.name](settings, dim=dim, max_frames=max_frames)

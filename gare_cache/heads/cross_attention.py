@@ -1,4 +1,4 @@
-"""A cross-attention layer from one query a pair to the tokens of the pair's video or text."""
+"""Cross-attention with one query a text-video pair; the video or the text supplies the keys."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gare_cache.heads.masking import masked_softmax
 from gare_cache.heads.settings import LinearInit
 
 NORM_EPS = 1e-5
-# The letter of a pair's owner of the context: rows are texts, columns are videos.
-OWNERS = {"text": "t", "video": "v"}
+# The index that the context shares with the pairs (T, V): of the texts, or of the videos.
+CONTEXT_LETTERS = {"text": "t", "video": "v"}
 
 
 class CrossAttentionLayer(nn.Module):
@@ -53,28 +53,31 @@ class CrossAttentionLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm3 = nn.LayerNorm(dim, eps=NORM_EPS)
 
-    def forward(self, query: Tensor, context: Tensor, mask: Tensor, *, owner: str) -> Tensor:
+    def forward(self, query: Tensor, context: Tensor, mask: Tensor, *, context_side: str) -> Tensor:
         """Attend.
 
         Args:
             query: (T, V, D); T or V may be 1 where all share it.
             context: the keys and values: (V, C, D) of the videos or (T, C, D) of the texts.
             mask: (V, C) or (T, C) bool, what of the context to attend to.
-            owner: ``"video"`` or ``"text"``, whose the context is.
+            context_side: ``"video"`` or ``"text"``: the side that supplies keys and values.
 
         Returns:
             (T, V, D). Finite also where the mask is all False.
         """
         normed = self.norm1(context)
         split = (*context.shape[:2], self.heads, -1)
-        queries = self.query_proj(self.norm1(query)).view(*query.shape[:2], self.heads, -1)
+        queries = self.query_proj(self.norm1(query))  # (T, V, D)
+        queries = queries.view(*query.shape[:2], self.heads, -1)  # (T, V, heads, D / heads)
         key = self.key_proj(normed).view(split)  # (V or T, C, heads, D / heads)
-        value = self.value_proj(normed).view(split)
-        letter = OWNERS[owner]
-        scores = torch.einsum(f"tvhd,{letter}chd->tvhc", queries, key)
-        allowed = mask[:, None] if owner == "video" else mask[:, None, None]
+        value = self.value_proj(normed).view(split)  # (V or T, C, heads, D / heads)
+        letter = CONTEXT_LETTERS[context_side]
+        scores = torch.einsum(f"tvhd,{letter}chd->tvhc", queries, key)  # (T, V, heads, C)
+        # (V, 1, C), or (T, 1, 1, C)
+        allowed = mask[:, None] if context_side == "video" else mask[:, None, None]
         weights = masked_softmax(scores * queries.shape[-1] ** -0.5, allowed)
-        mixed = torch.einsum(f"tvhc,{letter}chd->tvhd", weights, value).flatten(-2)
+        mixed = torch.einsum(f"tvhc,{letter}chd->tvhd", weights, value)  # (T, V, heads, D / heads)
+        mixed = mixed.flatten(-2)  # (T, V, D)
         attended = self.norm2(self.out_proj(mixed))
         out: Tensor = self.norm3(attended + self.dropout(self.linear1(attended)))
         return out

@@ -30,7 +30,7 @@ from gare_cache.heads.scoring import MIN_NORM
 
 @dataclass(frozen=True)
 class VideoBasis:
-    """What V videos bring to every score, computed once and reused for all texts.
+    """The terms of the score that depend on V videos alone, computed once for all texts.
 
     Attributes:
         slots: what the pooling mixes, (V, P, D).
@@ -49,7 +49,7 @@ class VideoBasis:
 
 @dataclass(frozen=True)
 class TextBasis:
-    """What T texts bring to every score.
+    """The terms of the score that depend on T texts alone.
 
     Attributes:
         text: (T, D).
@@ -63,7 +63,7 @@ class TextBasis:
 def video_basis(
     frames: Tensor, mask: Tensor, pooling: Pooling, gap: GapModule | None
 ) -> VideoBasis:
-    """Prepare the videos.
+    """Compute the terms of the score that depend on the videos alone.
 
     Args:
         frames: (V, F, D) after the aggregator.
@@ -74,14 +74,14 @@ def video_basis(
     slots, slot_mask = pooling.slots(frames, mask)
     mean = None if gap is None else centred_mean(gap, frames, mask)
     increment = None
-    if gap is not None and mean is not None and gap.owner == "video":
+    if gap is not None and mean is not None and gap.context_side == "video":
         context = gap.attended_frames(frames, mask)
-        increment = increment_basis(gap, *context, own=mean, scored=slots)
+        increment = increment_basis(gap, *context, gap_part=mean, scored=slots)
     return VideoBasis(slots, slot_mask, gram(slots), mean, increment)
 
 
 def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> TextBasis:
-    """Prepare the texts.
+    """Compute the terms of the score that depend on the texts alone.
 
     Args:
         text: (T, D).
@@ -91,10 +91,10 @@ def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> Text
     Raises:
         ConfigError: the words are the context of psi, and there are none.
     """
-    if gap is None or gap.owner == "video":
+    if gap is None or gap.context_side == "video":
         return TextBasis(text, None)
     context = gap.attended_words(words)
-    return TextBasis(text, increment_basis(gap, *context, own=text, scored=text[:, None]))
+    return TextBasis(text, increment_basis(gap, *context, gap_part=text, scored=text[:, None]))
 
 
 def exact_scores(texts: TextBasis, videos: VideoBasis, pooling: Pooling, *, side: str) -> Tensor:
@@ -113,21 +113,21 @@ def exact_scores(texts: TextBasis, videos: VideoBasis, pooling: Pooling, *, side
     """
     products = _products(texts.text, videos.slots)
     weights = pooling.weights(products, videos.slot_mask)
-    numerator = (weights * products).sum(dim=-1)
-    text_square = texts.text.square().sum(dim=-1, keepdim=True)
-    video_square = quadratic(weights, videos.slots_gram, "video")
+    numerator = (weights * products).sum(dim=-1)  # (T, V)
+    text_square = texts.text.square().sum(dim=-1, keepdim=True)  # (T, 1)
+    video_square = quadratic(weights, videos.slots_gram, "video")  # (T, V)
     basis = videos.increment or texts.increment
     if basis is not None and videos.mean is not None:
         mixture = increment_weights(basis, texts.text, videos.mean)
-        if basis.owner == "video":
+        if basis.context_side == "video":
             with_text = (mixture * _products(texts.text, basis.vectors)).sum(dim=-1)
             with_video = bilinear(mixture, basis.products, weights, "video")
         else:
-            with_text = (mixture * basis.products[:, None, :, 0]).sum(dim=-1)
-            pooled = torch.einsum("tvp,vpd->tvd", weights, videos.slots)
-            along = torch.einsum("tvd,tkd->tvk", pooled, basis.vectors)
-            with_video = (mixture * along).sum(dim=-1)
-        square = quadratic(mixture, basis.vectors_gram, basis.owner)
+            with_text = (mixture * basis.products[:, None, :, 0]).sum(dim=-1)  # (T, V)
+            pooled = torch.einsum("tvp,vpd->tvd", weights, videos.slots)  # (T, V, D)
+            along = torch.einsum("tvd,tkd->tvk", pooled, basis.vectors)  # (T, V, K + 2)
+            with_video = (mixture * along).sum(dim=-1)  # (T, V)
+        square = quadratic(mixture, basis.vectors_gram, basis.context_side)
         if side == "text":
             numerator = numerator + with_video
             text_square = text_square + 2.0 * with_text + square
@@ -138,7 +138,7 @@ def exact_scores(texts: TextBasis, videos: VideoBasis, pooling: Pooling, *, side
 
 
 def _products(text: Tensor, vectors: Tensor) -> Tensor:
-    return torch.einsum("td,vkd->tvk", text, vectors)
+    return torch.einsum("td,vkd->tvk", text, vectors)  # (T, V, K)
 
 
 def _norm(square: Tensor) -> Tensor:

@@ -58,8 +58,8 @@ class GapModule(nn.Module):
         initialise(self, settings.init)
 
     @property
-    def owner(self) -> str:
-        """Whose the context is, ``text`` or ``video``."""
+    def context_side(self) -> str:
+        """Side that supplies keys and values: ``text`` or ``video``."""
         return "text" if self.context == "words" else "video"
 
     def forward(self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None) -> Tensor:
@@ -75,15 +75,15 @@ class GapModule(nn.Module):
             Delta, (T, V, D); V is 1 where the increment depends on the text alone, T is never.
             Finite also for a video or text whose mask is all False.
         """
-        if self.owner == "text":
+        if self.context_side == "text":
             context, attended = self.attended_words(words)
         else:
             context, attended = self.attended_frames(frames, mask)
         hidden = self.queries(text, frames, mask)
         for layer in self.layers:
-            hidden = layer(hidden, context, attended, owner=self.owner)
+            hidden = layer(hidden, context, attended, context_side=self.context_side)
         delta: Tensor = self.mean_proj(hidden)
-        return delta.expand(len(text), len(frames), -1)
+        return delta.expand(len(text), len(frames), -1)  # (T, V, D)
 
     def only_layer(self) -> CrossAttentionLayer:
         """Return the layer of a module of depth 1.
@@ -99,10 +99,10 @@ class GapModule(nn.Module):
         return cast(CrossAttentionLayer, layer)
 
     def queries(self, text: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
-        """Return what asks: eta (vbar_j - t_i) (T, V, D), or t_i (T, 1, D) without a gap."""
+        """Return the attention queries: eta (vbar_j - t_i), (T, V, D), or t_i, (T, 1, D)."""
         if self.query == "text":
-            return text[:, None]
-        return self.eta * (self.video_mean(frames, mask) - text[:, None])
+            return text[:, None]  # (T, 1, D)
+        return self.eta * (self.video_mean(frames, mask) - text[:, None])  # (T, V, D)
 
     def video_mean(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Return the mean frame of each video, (V, D)."""

@@ -2,7 +2,7 @@
 
 At dropout 0 every step of a gap layer after its attention is linear between LayerNorms, and a
 LayerNorm's statistics of a mixture of known vectors are a quadratic form in the mixture weights.
-Delta_ij is therefore a mixture of heads * C + 2 vectors that depend on the owner of the context
+Delta_ij is therefore a mixture of heads * C + 2 vectors that depend on the side of the context
 alone: on the video where psi attends to its C frames, on the text where psi attends to its C words.
 Own derivation from GARE, arXiv:2505.12499, for one layer.
 """
@@ -14,17 +14,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gare_cache.heads.cross_attention import NORM_EPS, OWNERS, CrossAttentionLayer
+from gare_cache.heads.cross_attention import CONTEXT_LETTERS, NORM_EPS, CrossAttentionLayer
 from gare_cache.heads.gap import GapModule
 from gare_cache.heads.masking import masked_softmax
 
 
 @dataclass(frozen=True)
 class IncrementBasis:
-    """What N owners of the context bring to the increment; K = heads * C, c(.) centres over D.
+    """The increment as seen from the N items that supply the context.
+
+    K = heads * C, and c(.) subtracts the mean over D.
 
     Attributes:
-        owner: ``"video"`` or ``"text"``.
+        context_side: ``"video"`` or ``"text"``: what the N items are.
         eta: sign of the gap.
         keys: g1 * (Wq^T k), centred and over sqrt(D / heads), (N, heads, C, D).
         key_own: keys . x, (N, heads, C); x is c(vbar_j) of a video, t_i of a text.
@@ -34,11 +36,11 @@ class IncrementBasis:
         residual_gram: Gram of Y and the constant over D, (N, K + 1, K + 1).
         vectors: Z, Delta_ij = sum_k e_ijk Z_k, (N, K + 2, D).
         vectors_gram: Z Z^T, (N, K + 2, K + 2).
-        products: Z times what the owner alone brings to the score, (N, K + 2, P): the P pooled
+        products: Z times what the item alone brings to the score, (N, K + 2, P): the P pooled
             slots of a video, or t_i of a text, P = 1.
     """
 
-    owner: str
+    context_side: str
     eta: int
     keys: Tensor
     key_own: Tensor
@@ -52,16 +54,16 @@ class IncrementBasis:
 
 
 def increment_basis(
-    gap: GapModule, context: Tensor, mask: Tensor, *, own: Tensor, scored: Tensor
+    gap: GapModule, context: Tensor, mask: Tensor, *, gap_part: Tensor, scored: Tensor
 ) -> IncrementBasis:
-    """Prepare the side that owns the context.
+    """Prepare the side that supplies the context.
 
     Args:
         gap: a module of one layer.
         context: (N, C, D) frames of N videos or words of N texts.
         mask: (N, C) bool, what is attended to.
-        own: the owner's part of the gap: c(vbar_j), or t_i, (N, D); one row where all share it.
-        scored: the owner's part of the score: pooled slots (N, P, D), or t_i (N, 1, D).
+        gap_part: the items' part of the gap: c(vbar_j), or t_i, (N, D); one row where all share it.
+        scored: the items' part of the score: pooled slots (N, P, D), or t_i (N, 1, D).
 
     Raises:
         ConfigError: the module has more than one layer.
@@ -76,12 +78,12 @@ def increment_basis(
             gap.mean_proj(layer.norm3.bias).expand(len(context), 1, -1),
         ],
         dim=1,
-    )
+    )  # (N, K + 2, D)
     return IncrementBasis(
-        owner=gap.owner,
+        context_side=gap.context_side,
         eta=-1 if gap.query == "text" else gap.eta,
         keys=keys,
-        key_own=torch.einsum("nd,nhcd->nhc", own.expand(len(context), -1), keys),
+        key_own=torch.einsum("nd,nhcd->nhc", gap_part.expand(len(context), -1), keys),
         key_offset=key_offset,
         mask=mask,
         value_gram=gram(values) / values.shape[-1],
@@ -117,23 +119,24 @@ def increment_weights(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tens
         (T, V, K + 2); V is 1 where the increment depends on the text alone.
     """
     centred = centre(text)
-    cross = centred @ mean.T
-    squares = mean.square().sum(dim=-1) + centred.square().sum(dim=-1, keepdim=True)
-    deviation = _deviation((squares - 2.0 * cross) / text.shape[-1])[..., None, None]
-    if basis.owner == "video":
+    cross = centred @ mean.T  # (T, V)
+    squares = mean.square().sum(dim=-1) + centred.square().sum(dim=-1, keepdim=True)  # (T, V)
+    deviation = _deviation((squares - 2.0 * cross) / text.shape[-1])  # (T, V)
+    if basis.context_side == "video":
         projected = basis.key_own - torch.einsum("td,vhcd->tvhc", text, basis.keys)
-        offset, allowed = basis.key_offset, basis.mask[:, None]
+        offset, allowed = basis.key_offset, basis.mask[:, None]  # (V, heads, C), (V, 1, C)
     else:
-        own = basis.key_own[:, None]
-        projected = torch.einsum("vd,thcd->tvhc", mean, basis.keys) - own
+        projected = torch.einsum("vd,thcd->tvhc", mean, basis.keys) - basis.key_own[:, None]
+        # (T, 1, heads, C), (T, 1, 1, C)
         offset, allowed = basis.key_offset[:, None], basis.mask[:, None, None]
-    logits = basis.eta * projected / deviation + offset
-    attention = masked_softmax(logits, allowed).flatten(-2)
-    mixture = attention / _deviation(quadratic(attention, basis.value_gram, basis.owner))[..., None]
-    mixture = torch.cat([mixture, torch.ones_like(mixture[..., :1])], dim=-1)
-    spread = _deviation(quadratic(mixture, basis.residual_gram, basis.owner))
+    logits = basis.eta * projected / deviation[..., None, None] + offset  # (T, V, heads, C)
+    attention = masked_softmax(logits, allowed).flatten(-2)  # (T, V, K)
+    spread = _deviation(quadratic(attention, basis.value_gram, basis.context_side))  # (T, V)
+    mixture = attention / spread[..., None]
+    mixture = torch.cat([mixture, torch.ones_like(mixture[..., :1])], dim=-1)  # (T, V, K + 1)
+    spread = _deviation(quadratic(mixture, basis.residual_gram, basis.context_side))  # (T, V)
     mixture = mixture / spread[..., None]
-    return torch.cat([mixture, torch.ones_like(mixture[..., :1])], dim=-1)
+    return torch.cat([mixture, torch.ones_like(mixture[..., :1])], dim=-1)  # (T, V, K + 2)
 
 
 def exact_increment(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ def exact_increment(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tensor
         mean: c(vbar_j) (V, D), or one row of zeros without a gap.
     """
     weights = increment_weights(basis, text, mean)
-    return torch.einsum(f"tvk,{OWNERS[basis.owner]}kd->tvd", weights, basis.vectors)
+    return torch.einsum(f"tvk,{CONTEXT_LETTERS[basis.context_side]}kd->tvd", weights, basis.vectors)
 
 
 def centre(vectors: Tensor) -> Tensor:
@@ -158,48 +161,54 @@ def gram(vectors: Tensor) -> Tensor:
     return vectors @ vectors.transpose(-2, -1)
 
 
-def bilinear(left: Tensor, matrices: Tensor, right: Tensor, owner: str) -> Tensor:
+def bilinear(left: Tensor, matrices: Tensor, right: Tensor, context_side: str) -> Tensor:
     """Return left_ij^T M right_ij for every pair.
 
     Args:
         left: (T, V, K).
         matrices: (V, K, P) of the videos or (T, K, P) of the texts.
         right: (T, V, P) or (1, V, P).
-        owner: whose the matrices are, ``video`` or ``text``.
+        context_side: side of the matrices, ``video`` or ``text``.
 
     Returns:
         (T, V).
     """
-    mixed = torch.einsum(f"tvk,{OWNERS[owner]}kp->tvp", left, matrices)
+    # (T, V, P)
+    mixed = torch.einsum(f"tvk,{CONTEXT_LETTERS[context_side]}kp->tvp", left, matrices)
     return (mixed * right).sum(dim=-1)
 
 
-def quadratic(weights: Tensor, matrices: Tensor, owner: str) -> Tensor:
+def quadratic(weights: Tensor, matrices: Tensor, context_side: str) -> Tensor:
     """Return w_ij^T M w_ij for every pair; the arguments are those of ``bilinear``."""
-    return bilinear(weights, matrices, weights, owner)
+    return bilinear(weights, matrices, weights, context_side)
 
 
 def _folded_keys(layer: CrossAttentionLayer, context: Tensor) -> tuple[Tensor, Tensor]:
-    key = layer.key_proj(layer.norm1(context)).view(*context.shape[:2], layer.heads, -1)
+    key = layer.key_proj(layer.norm1(context))  # (N, C, D)
+    key = key.view(*context.shape[:2], layer.heads, -1)  # (N, C, heads, D / heads)
     key = key.transpose(1, 2) * key.shape[-1] ** -0.5  # (N, heads, C, D / heads)
+    # (heads, D / heads, D)
     query_weight = layer.query_proj.weight.view(layer.heads, -1, context.shape[-1])
-    keys = torch.einsum("nhce,hed->nhcd", key, query_weight) * layer.norm1.weight
-    constant = layer.query_proj(layer.norm1.bias).view(layer.heads, -1)
-    return centre(keys), torch.einsum("nhce,he->nhc", key, constant)
+    keys = torch.einsum("nhce,hed->nhcd", key, query_weight)  # (N, heads, C, D)
+    constant = layer.query_proj(layer.norm1.bias).view(layer.heads, -1)  # (heads, D / heads)
+    offset = torch.einsum("nhce,he->nhc", key, constant)  # (N, heads, C)
+    return centre(keys * layer.norm1.weight), offset
 
 
 def _folded_values(layer: CrossAttentionLayer, context: Tensor) -> Tensor:
-    value = layer.value_proj(layer.norm1(context)).view(*context.shape[:2], layer.heads, -1)
+    value = layer.value_proj(layer.norm1(context))  # (N, C, D)
+    value = value.view(*context.shape[:2], layer.heads, -1)  # (N, C, heads, D / heads)
+    # (D, heads, D / heads)
     out_weight = layer.out_proj.weight.view(context.shape[-1], layer.heads, -1)
-    folded = torch.einsum("nche,dhe->nhcd", value, out_weight)
+    folded = torch.einsum("nche,dhe->nhcd", value, out_weight)  # (N, heads, C, D)
     return folded + layer.out_proj.bias / layer.heads
 
 
 def _residual(layer: CrossAttentionLayer, values: Tensor, count: int) -> Tensor:
     scaled = values * layer.norm2.weight
-    rows = scaled + scaled @ layer.linear1.weight.T
+    rows = scaled + scaled @ layer.linear1.weight.T  # (N, K, D)
     constant = layer.norm2.bias + layer.linear1(layer.norm2.bias)
-    return centre(torch.cat([rows, constant.expand(count, 1, -1)], dim=1))
+    return centre(torch.cat([rows, constant.expand(count, 1, -1)], dim=1))  # (N, K + 1, D)
 
 
 def _deviation(variance: Tensor) -> Tensor:

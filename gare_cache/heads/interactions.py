@@ -1,4 +1,4 @@
-"""The registry of interactions: what scores a pair of a text and the frames of a video."""
+"""The registry of interactions: modules that score a text against the frames of a video."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from gare_cache.heads.custom_interaction import build_custom_interaction
 from gare_cache.heads.gap import GapModule
-from gare_cache.heads.own_interaction import build_own_interaction
 from gare_cache.heads.pooled import PooledInteraction
 from gare_cache.heads.pooling import build_pooling
 from gare_cache.heads.settings import HeadSettings, PooledSettings, TokenWiseSettings
@@ -57,6 +57,6 @@ def build_interaction(head: HeadSettings, *, dim: int, max_frames: int) -> nn.Mo
     """
     settings = head.interaction
     if isinstance(settings, CustomSettings):
-        return build_own_interaction(settings, dim=dim, max_frames=max_frames)
+        return build_custom_interaction(settings, dim=dim, max_frames=max_frames)
     constructor = INTERACTIONS[settings.name]
     return constructor(settings, head=head, dim=dim, max_frames=max_frames)

@@ -20,7 +20,7 @@ def mean_pool(frames: Tensor, mask: Tensor, reference_padding: bool = False) -> 
         (V, D).
     """
     weights = (torch.ones_like(mask) if reference_padding else mask).to(frames.dtype)
-    total = torch.einsum("vf,vfd->vd", weights, frames)
+    total = torch.einsum("vf,vfd->vd", weights, frames)  # (V, D)
     return total / weights.sum(dim=1, keepdim=True).clamp_min(1.0)
 
 

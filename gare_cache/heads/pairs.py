@@ -1,4 +1,4 @@
-"""What goes into the scoring of text-video pairs beside the features, and what comes out."""
+"""Inputs and results of scoring text-video pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Words = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class PairScores:
-    """What a batch of pairs gives to the losses.
+    """Scores and increments of all pairs of a batch, the input of the losses.
 
     Attributes:
         similarity: cosines (T, V), not scaled.

@@ -41,7 +41,8 @@ class PooledInteraction(nn.Module):
     ) -> PairScores:
         """Score all pairs with the pair tensor: text (T, D), frames (V, F, D), mask (V, F)."""
         vectors = self.vectors(text, frames, mask, words)
-        anchors, videos, delta = vectors.text[:, None], vectors.video, vectors.delta
+        anchors = vectors.text[:, None]  # (T, 1, D)
+        videos, delta = vectors.video, vectors.delta
         if delta is not None and self.side == "text":
             anchors = anchors + delta
         elif delta is not None:
@@ -90,7 +91,7 @@ class ExactScorer:
         """Estimate the memory; ``Scorer``."""
         heads = 0 if self.gap is None else self.gap.heads
         encoding = 20 * num_frames * dim
-        if self.gap is None or self.gap.owner == "video":
+        if self.gap is None or self.gap.context_side == "video":
             rows = heads * num_frames + 2
             video = 10 * rows * dim + 6 * rows * rows
             return Footprint(encoding, video, 0, 5 * num_frames + 10 * rows)

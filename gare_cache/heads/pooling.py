@@ -1,4 +1,4 @@
-"""Pooling of frames to the scored video vector: their mean, or what the text makes of them."""
+"""Pooling of the frames to one video vector: their mean, or weighted by the text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class MeanPooling:
     def slots(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean as the only slot (V, 1, D), and a mask (V, 1) that is True."""
         mean = mean_pool(frames, mask, self.reference_padding)
-        return mean[:, None], torch.ones_like(mask[:, :1])
+        return mean[:, None], torch.ones_like(mask[:, :1])  # (V, 1, D), (V, 1)
 
     def weights(self, products: Tensor, mask: Tensor) -> Tensor:
         """Return ones (1, V, 1): the same video vector for every text."""
@@ -97,7 +97,7 @@ class CrossAttentionPooling(nn.Module):
 
     def forward(self, text: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
         """Pool: text (T, D), frames (V, F, D), mask (V, F) -> (T, V, D)."""
-        pooled: Tensor = self.layer(text[:, None], frames, mask, owner="video")
+        pooled: Tensor = self.layer(text[:, None], frames, mask, context_side="video")
         return pooled
 
 
@@ -138,8 +138,9 @@ def pool(pooling: Pooling, text: Tensor, frames: Tensor, mask: Tensor) -> tuple[
         The pooled videos (T, V, D) and the weights (T, V, P); T is 1 where all texts share them.
     """
     slots, slot_mask = pooling.slots(frames, mask)
-    weights = pooling.weights(torch.einsum("td,vpd->tvp", text, slots), slot_mask)
-    return torch.einsum("tvp,vpd->tvd", weights, slots), weights
+    products = torch.einsum("td,vpd->tvp", text, slots)  # (T, V, P)
+    weights = pooling.weights(products, slot_mask)
+    return torch.einsum("tvp,vpd->tvd", weights, slots), weights  # (T, V, D), (T, V, P)
 
 
 def build_pooling(

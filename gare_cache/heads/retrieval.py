@@ -31,7 +31,7 @@ MAX_SCALE = 100.0
 
 
 class _Start(Settings):
-    """What a head is built for and starts from; not part of params.yaml."""
+    """Shape of the data that a head is built for, and its initial scale; not in params.yaml."""
 
     dim: Count
     max_frames: Count
@@ -256,8 +256,8 @@ class RetrievalHead(nn.Module):
                 for part in parts
             ]
             for rows in blocks(len(text), shape.texts):
-                own = None if checked is None else (checked[0][rows], checked[1][rows])
-                texts = scorer.texts(encoded[rows], self.encode_words(own))
+                block_words = None if checked is None else (checked[0][rows], checked[1][rows])
+                texts = scorer.texts(encoded[rows], self.encode_words(block_words))
                 for part, prepared in zip(parts, videos, strict=True):
                     scores[rows, part] = scorer.score(texts, prepared)
         return scores

@@ -19,7 +19,7 @@ MIN_NORM = 1e-8
 
 @dataclass(frozen=True)
 class Footprint:
-    """How many numbers live at once while pairs are scored; upper estimates.
+    """Upper estimates of the tensor elements that are held at once while pairs are scored.
 
     Attributes:
         encoding: of a video while its frames are projected and aggregated.
@@ -36,7 +36,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class BlockShape:
-    """How many items are handled at once.
+    """How many texts and videos are scored at once.
 
     Attributes:
         texts: texts scored at once.
@@ -77,7 +77,7 @@ def pair_cosine(anchors: Tensor, pooled: Tensor) -> Tensor:
     Returns:
         (T, V).
     """
-    products = torch.einsum("tvd,tvd->tv", anchors, pooled)
+    products = torch.einsum("tvd,tvd->tv", anchors, pooled)  # (T, V)
     anchor_norms: Tensor = torch.linalg.vector_norm(anchors, dim=-1)
     pooled_norms: Tensor = torch.linalg.vector_norm(pooled, dim=-1)
     return products / (anchor_norms.clamp_min(MIN_NORM) * pooled_norms.clamp_min(MIN_NORM))

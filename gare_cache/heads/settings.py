@@ -131,7 +131,7 @@ class GapSettings(Settings):
 
     @property
     def same_for_all_videos(self) -> bool:
-        """Whether the increment depends on the text alone: words asked by the text."""
+        """Whether the increment depends on the text alone: query and context are both text."""
         return self.context == "words" and self.query == "text"
 
 

@@ -48,13 +48,13 @@ class TokenWiseInteraction(nn.Module):
             "tpd,vkd->tvpk",
             F.normalize(tokens, dim=-1, eps=MIN_NORM),
             F.normalize(frames, dim=-1, eps=MIN_NORM),
-        )
+        )  # (T, V, W, F)
         of_words = masked_softmax(self.text_weight(tokens)[..., 0], real)  # (T, W)
         of_frames = masked_softmax(self.video_weight(frames)[..., 0], mask)  # (V, F)
         best_frame = _masked_max(cosines, mask[None, :, None], dim=3)  # (T, V, W)
         best_word = _masked_max(cosines, real[:, None, :, None], dim=2)  # (T, V, F)
-        from_words = (of_words[:, None] * best_frame).sum(dim=-1)
-        from_frames = (of_frames * best_word).sum(dim=-1)
+        from_words = (of_words[:, None] * best_frame).sum(dim=-1)  # (T, V)
+        from_frames = (of_frames * best_word).sum(dim=-1)  # (T, V)
         return PairScores((from_words + from_frames) / 2, None)
 
     def pair_elements(self, num_frames: int, num_words: int, dim: int) -> int:

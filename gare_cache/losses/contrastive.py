@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gare_cache.losses.custom_loss import build_custom_loss
 from gare_cache.losses.logits import pair_logits
 from gare_cache.losses.ncl import ncl
-from gare_cache.losses.own_loss import build_own_loss
 from gare_cache.settings import CustomSettings, NamedSettings, arguments
 
 ContrastiveLoss = Callable[..., Tensor]
@@ -67,5 +67,5 @@ def build_contrastive(settings: NamedSettings) -> ContrastiveLoss:
         ConfigError: a user's loss cannot be imported or called.
     """
     if isinstance(settings, CustomSettings):
-        return build_own_loss(settings)
+        return build_custom_loss(settings)
     return functools.partial(CONTRASTIVE[settings.name], **arguments(settings))

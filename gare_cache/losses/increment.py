@@ -29,7 +29,7 @@ def information_bottleneck(
     prior_sigma: float,
     normalise: bool,
 ) -> Tensor:
-    """Penalise what the increments of an anchor tell beyond a normal prior.
+    """Penalise the information in an anchor's increments: their KL divergence from a normal prior.
 
     L_ib = 1/V sum_j KL( N(mu_j, diag sigma_j^2) || N(0, sigma_p^2 I) )
          = 1/V sum_j 1/2 sum_d ( r_jd^2 + (mu_jd / sigma_p)^2 - 1 - 2 log r_jd )
@@ -161,7 +161,7 @@ def trust_region(delta: Tensor, *, radius: Tensor | float) -> Tensor:
 
 def _by_anchor(delta: Tensor, side: Side) -> Tensor:
     """Return (anchors, increments of an anchor, D)."""
-    return delta.transpose(0, 1) if side == "video" else delta
+    return delta.transpose(0, 1) if side == "video" else delta  # (V, T, D) or (T, V, D)
 
 
 def _others(side: Side) -> str:
@@ -170,7 +170,7 @@ def _others(side: Side) -> str:
 
 def _cosines(delta: Tensor) -> Tensor:
     directions = F.normalize(delta, dim=-1, eps=_MIN_NORM)
-    return directions @ directions.transpose(1, 2)
+    return directions @ directions.transpose(1, 2)  # (T, V, V)
 
 
 def _require_two(term: str, what: str, count: int) -> None:

@@ -37,7 +37,7 @@ _OF_OBJECTIVE = ("weight", "learned")
 
 @dataclass(frozen=True)
 class LossTerms:
-    """A loss and what it is made of.
+    """A loss and its terms.
 
     Attributes:
         total: the scalar to differentiate.

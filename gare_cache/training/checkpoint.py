@@ -1,4 +1,4 @@
-"""A trained head in one safetensors file, with everything that is needed to build it again."""
+"""Trained heads as safetensors files that hold all that is needed to rebuild them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _METADATA_KEY = "gare_cache"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A head and where it comes from.
+    """A trained head with the record of its training.
 
     Attributes:
         head: the head with its weights, in evaluation mode.

@@ -1,4 +1,4 @@
-"""Training in several processes: each scores its rows of a batch, all see the whole batch's loss.
+"""Training in several processes: each scores its rows of a batch and sees the whole loss.
 
 A contrastive loss and GARE's terms need the global batch. Every process holds the features and the
 same weights. Of a batch of B pairs, process r of W scores texts r B/W to (r + 1) B/W against all B

@@ -28,7 +28,7 @@ from gare_cache.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Everything of a training before its first batch, all on one device.
+    """Head, loss, optimiser and splits of a training, all on one device.
 
     Attributes:
         head: the head to train.
@@ -49,7 +49,7 @@ class TrainingSetup:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch did.
+    """Losses, validation scores and rates of an epoch.
 
     Attributes:
         epoch: counted from 1.
@@ -74,7 +74,7 @@ class EpochRecord:
 
 @dataclass
 class TrainingState:
-    """Where a run stands after an epoch; saved and restored whole."""
+    """State of a training after an epoch; saved and restored as a whole."""
 
     epoch: int = 0
     best_epoch: int = 0
@@ -202,8 +202,8 @@ def _train_epoch(
         batch = batch.to(split.text.device)
         videos = split.video_of_text[batch]
         frames = training_frames(split, videos, setup.frame_choice, generator)
-        own = processes.own(batch)
-        scores = processes.gather(head(split.text[own], *frames, split.words_of(own)))
+        share = processes.own(batch)
+        scores = processes.gather(head(split.text[share], *frames, split.words_of(share)))
         known = None if positives is None else positives.among(batch)
         loss = objective(
             scores.similarity, scores.delta, head.scale, positives=known, side=head.side
@@ -264,10 +264,10 @@ def _restore(
     setup.objective.load_state_dict(saved["objective"])
     setup.optimizer.load_state_dict(saved["optimizer"])
     generator.set_state(saved["order"])
-    own = saved["random"][processes.rank]
-    torch.set_rng_state(own["torch"])
-    if own["cuda"] is not None:
-        torch.cuda.set_rng_state(own["cuda"], setup.head.logit_scale.device)
+    random_state = saved["random"][processes.rank]
+    torch.set_rng_state(random_state["torch"])
+    if random_state["cuda"] is not None:
+        torch.cuda.set_rng_state(random_state["cuda"], setup.head.logit_scale.device)
     history = [EpochRecord(**record) for record in saved["state"].pop("history")]
     return TrainingState(history=history, **saved["state"])
 

@@ -1,4 +1,4 @@
-"""Everything of a training before its first batch, and the identity it has."""
+"""Preparation of a training: seeds, splits, head, loss and optimiser; and its identity."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def training_identity(
     *,
     num_processes: int = 1,
 ) -> dict[str, Any]:
-    """Collect what decides a training: settings, features, what is listed, and the code.
+    """Return the identity of a training: settings, features, data and code.
 
     Machine and versions are not in it; they decide the last bits alone and stand in the record.
 
@@ -127,7 +127,7 @@ def listed_digests(manifest: Manifest) -> dict[str, str]:
 
 
 def run_key(identity: Mapping[str, Any]) -> str:
-    """Return the name of a training: the start of its identity's digest."""
+    """Return a training's key, the first 16 digits of its identity's digest."""
     return canonical_digest(identity)[:16]
 
 

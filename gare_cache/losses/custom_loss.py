@@ -12,7 +12,7 @@ from gare_cache.own import call_own, import_own, require_signature
 from gare_cache.settings import CustomSettings
 
 
-def build_own_loss(settings: CustomSettings) -> Callable[..., Tensor]:
+def build_custom_loss(settings: CustomSettings) -> Callable[..., Tensor]:
     """Import a user's loss and bind it to its options.
 
     Args:
@@ -41,26 +41,26 @@ def build_own_loss(settings: CustomSettings) -> Callable[..., Tensor]:
         similarity: Tensor, scale: Tensor | float, *, positives: Tensor | None = None
     ) -> Tensor:
         given = {"positives": positives, **options}
-        found = call_own(function, f"loss {name!r}", similarity, scale, **given)
-        return _require_scalar(found, similarity, name)
+        value = call_own(function, f"loss {name!r}", similarity, scale, **given)
+        return _require_scalar(value, similarity, name)
 
     return loss
 
 
-def _require_scalar(found: Any, similarity: Tensor, name: str) -> Tensor:
-    if not isinstance(found, Tensor):
+def _require_scalar(value: Any, similarity: Tensor, name: str) -> Tensor:
+    if not isinstance(value, Tensor):
         raise ConfigError(
-            f"loss {name!r} returned a {type(found).__name__}; it must return a tensor, so that it "
+            f"loss {name!r} returned a {type(value).__name__}; it must return a tensor, so that it "
             "can be differentiated"
         )
-    if found.dim() != 0:
+    if value.dim() != 0:
         raise ConfigError(
-            f"loss {name!r} returned a tensor of shape {tuple(found.shape)}; it must be a scalar: "
+            f"loss {name!r} returned a tensor of shape {tuple(value.shape)}; it must be a scalar: "
             "average over the pairs"
         )
-    if similarity.requires_grad and not found.requires_grad:
+    if similarity.requires_grad and not value.requires_grad:
         raise ConfigError(
             f"loss {name!r} does not depend on the similarity, as far as gradients tell; keep to "
             "torch's functions, without detach, item, argmax or numpy on the way"
         )
-    return found
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from gare_cache.errors import ConfigError, unknown_name
-from gare_cache.heads.own_parts import build_own_module, require_result
+from gare_cache.heads.custom_parts import build_custom_module, require_result
 from gare_cache.heads.pairs import PairScores, Words
 from gare_cache.heads.settings import SIDES
 from gare_cache.own import call_own, require_signature
@@ -15,7 +15,7 @@ from gare_cache.settings import CustomSettings
 _COPIES = 4
 
 
-class OwnInteraction(nn.Module):
+class CustomInteraction(nn.Module):
     """Call a user's module on all pairs and check what it returns.
 
     The module is called as ``module(text, frames, mask)``, or with the words as a fourth argument
@@ -73,10 +73,10 @@ class OwnInteraction(nn.Module):
                 than it must have.
         """
         arguments = (text, frames, mask, words) if self.needs_words else (text, frames, mask)
-        found = call_own(self.module, self._what, *arguments)
-        scores, delta = found, None
-        if isinstance(found, PairScores):
-            scores, delta = found.similarity, found.delta
+        returned = call_own(self.module, self._what, *arguments)
+        scores, delta = returned, None
+        if isinstance(returned, PairScores):
+            scores, delta = returned.similarity, returned.delta
         shape = (len(text), len(frames))
         similarity = require_result(
             scores, shape=shape, like=text, what=self._what, letters="(T, V)"
@@ -111,7 +111,9 @@ class OwnInteraction(nn.Module):
         return f"interaction {self.name!r}"
 
 
-def build_own_interaction(settings: CustomSettings, *, dim: int, max_frames: int) -> OwnInteraction:
+def build_custom_interaction(
+    settings: CustomSettings, *, dim: int, max_frames: int
+) -> CustomInteraction:
     """Build a user's interaction ``MyHead(dim=D, max_frames=F, **options)``.
 
     Args:
@@ -122,5 +124,5 @@ def build_own_interaction(settings: CustomSettings, *, dim: int, max_frames: int
     Raises:
         ConfigError: it cannot be imported or built.
     """
-    module = build_own_module(settings, what="interaction", dim=dim, max_frames=max_frames)
-    return OwnInteraction(module, settings.name)
+    module = build_custom_module(settings, what="interaction", dim=dim, max_frames=max_frames)
+    return CustomInteraction(module, settings.name)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gare_cache.heads.own_parts import build_own_module, require_result
+from gare_cache.heads.custom_parts import build_custom_module, require_result
 from gare_cache.own import call_own, require_signature
 from gare_cache.settings import CustomSettings
 
 
-class OwnAggregator(nn.Module):
+class CustomAggregator(nn.Module):
     """Call a user's module (frames, mask) -> frames and check what it returns."""
 
     def __init__(self, module: nn.Module, name: str) -> None:
@@ -47,7 +47,9 @@ class OwnAggregator(nn.Module):
         )
 
 
-def build_own_aggregator(settings: CustomSettings, *, dim: int, max_frames: int) -> OwnAggregator:
+def build_custom_aggregator(
+    settings: CustomSettings, *, dim: int, max_frames: int
+) -> CustomAggregator:
     """Build a user's aggregator ``MyAggregator(dim=D, max_frames=F, **options)``.
 
     Args:
@@ -58,5 +60,5 @@ def build_own_aggregator(settings: CustomSettings, *, dim: int, max_frames: int)
     Raises:
         ConfigError: it cannot be imported or built.
     """
-    module = build_own_module(settings, what="aggregator", dim=dim, max_frames=max_frames)
-    return OwnAggregator(module, settings.name)
+    module = build_custom_module(settings, what="aggregator", dim=dim, max_frames=max_frames)
+    return CustomAggregator(module, settings.name)

@@ -11,7 +11,7 @@ from gare_cache.own import call_own, import_own, require_signature
 from gare_cache.settings import CustomSettings
 
 
-def build_own_module(
+def build_custom_module(
     settings: CustomSettings, *, what: str, dim: int, max_frames: int
 ) -> nn.Module:
     """Import a user's class and call it as ``MyPart(dim=D, max_frames=F, **options)``.
@@ -34,12 +34,12 @@ def build_own_module(
 
 
 def require_result(
-    found: Any, *, shape: tuple[int, ...], like: Tensor, what: str, letters: str
+    returned: Any, *, shape: tuple[int, ...], like: Tensor, what: str, letters: str
 ) -> Tensor:
     """Check what a user's module returned.
 
     Args:
-        found: the result.
+        returned: the result.
         shape: what it must have.
         like: a tensor whose dtype and device it must have.
         what: ``"interaction 'my:Head'"``.
@@ -48,17 +48,17 @@ def require_result(
     Raises:
         ConfigError: it is no tensor, or one of another shape, dtype or device.
     """
-    if not isinstance(found, Tensor):
+    if not isinstance(returned, Tensor):
         raise ConfigError(
-            f"{what} returned a {type(found).__name__}; it must return a tensor {letters}"
+            f"{what} returned a {type(returned).__name__}; it must return a tensor {letters}"
         )
-    if tuple(found.shape) != shape:
+    if tuple(returned.shape) != shape:
         raise ConfigError(
-            f"{what} returned a tensor of shape {tuple(found.shape)}; {letters} is {shape} here"
+            f"{what} returned a tensor of shape {tuple(returned.shape)}; {letters} is {shape} here"
         )
-    if found.dtype != like.dtype or found.device != like.device:
+    if returned.dtype != like.dtype or returned.device != like.device:
         raise ConfigError(
-            f"{what} returned {found.dtype} on {found.device}; its inputs are {like.dtype} on "
+            f"{what} returned {returned.dtype} on {returned.device}; its inputs are {like.dtype} on "
             f"{like.device}, and so must its result be"
         )
-    return found
+    return returned

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from gare_cache.errors import ConfigError
-from gare_cache.heads.own_aggregator import OwnAggregator
-from gare_cache.heads.own_interaction import OwnInteraction
+from gare_cache.heads.custom_aggregator import CustomAggregator
+from gare_cache.heads.custom_interaction import CustomInteraction
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from tests.plain_head import plain_head
 
@@ -34,7 +34,7 @@ def test_a_head_around_an_interaction_of_ones_own(inputs: Inputs) -> None:
     head = own_head("Cosine", bias=True)
     text, frames, mask = float_inputs(inputs)
     scores = head(text, frames, mask)
-    assert isinstance(head.interaction, OwnInteraction)
+    assert isinstance(head.interaction, CustomInteraction)
     assert (head.needs_words, head.side, head.exact, head.compares_vectors) == (
         False,
         "text",
@@ -179,7 +179,7 @@ def test_an_aggregator_of_ones_own(inputs: Inputs) -> None:
         pooling={"name": "mean"},
     )
     plain = plain_head(dim=16, max_frames=6, aggregator={"name": "mean"}, pooling={"name": "mean"})
-    assert isinstance(head.aggregator, OwnAggregator)
+    assert isinstance(head.aggregator, CustomAggregator)
     expected = plain.similarity(text, frames + 0.5, mask)
     torch.testing.assert_close(head.similarity(text, frames, mask), expected)
     assert head.settings["aggregator"]["options"] == {"length": 0.5}

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gare_cache.errors import ConfigError
-from gare_cache.losses.own_loss import build_own_loss
+from gare_cache.losses.custom_loss import build_custom_loss
 from gare_cache.settings import CustomSettings
 
 MODULE = "tests.own_modules"
@@ -10,7 +10,9 @@ SIMILARITY = torch.eye(3).requires_grad_()
 
 
 def test_a_loss_gets_similarity_scale_positives_and_its_options() -> None:
-    loss = build_own_loss(CustomSettings(name=f"{MODULE}:diagonal_loss", options={"weight": 2.0}))
+    loss = build_custom_loss(
+        CustomSettings(name=f"{MODULE}:diagonal_loss", options={"weight": 2.0})
+    )
     assert float(loss(SIMILARITY, torch.tensor(5.0)).detach()) == -10
     positives = torch.eye(3, dtype=torch.bool)
     assert float(loss(SIMILARITY, 5.0, positives=positives).detach()) == -10
@@ -25,20 +27,20 @@ def test_a_loss_gets_similarity_scale_positives_and_its_options() -> None:
     ],
 )
 def test_what_it_returns_is_checked(name: str, message: str) -> None:
-    loss = build_own_loss(CustomSettings(name=f"{MODULE}:{name}", options={}))
+    loss = build_custom_loss(CustomSettings(name=f"{MODULE}:{name}", options={}))
     with pytest.raises(ConfigError, match=message):
         loss(SIMILARITY, 1.0)
 
 
 def test_signatures_are_checked_before_training() -> None:
     with pytest.raises(ConfigError, match=r"called as \(similarity, scale, positives=...\)"):
-        build_own_loss(CustomSettings(name=f"{MODULE}:loss_without_positives", options={}))
+        build_custom_loss(CustomSettings(name=f"{MODULE}:loss_without_positives", options={}))
     with pytest.raises(ConfigError, match=r"unexpected keyword argument 'margin'"):
-        build_own_loss(CustomSettings(name=f"{MODULE}:diagonal_loss", options={"margin": 1}))
+        build_custom_loss(CustomSettings(name=f"{MODULE}:diagonal_loss", options={"margin": 1}))
 
 
 def test_an_error_in_it_is_named_with_its_place() -> None:
-    loss = build_own_loss(CustomSettings(name=f"{MODULE}:raising_loss", options={"what": 1}))
+    loss = build_custom_loss(CustomSettings(name=f"{MODULE}:raising_loss", options={"what": 1}))
     with pytest.raises(
         ConfigError, match=r"raising_loss' fails at .*:\d+ with IndexError: index 4"
     ):
