@@ -386,7 +386,7 @@ def test_the_logit_scale(project: Path, source: Path) -> None:
 def test_the_transformer_cannot_start_from_a_declared_encoder(project: Path, source: Path) -> None:
     bring(project, source)
     change_params(project, head__aggregator__init="encoder")
-    with pytest.raises(ConfigError, match=r"set aggregator.init: random"):
+    with pytest.raises(ConfigError, match=r"set head.aggregator.init: random"):
         train(workspace(project))
 
 
