@@ -74,9 +74,8 @@ class SelfAttention(nn.Module):
     def forward(self, inputs: Tensor, key_bias: Tensor) -> Tensor:
         """Attend: ``inputs`` (V, F, D), ``key_bias`` (V, F), added to the scores of each key."""
         projected = F.linear(inputs, self.in_proj_weight, self.in_proj_bias)
-        split = projected.reshape(
-            *inputs.shape[:2], 3, self.heads, -1
-        )  # (V, F, 3, heads, D / heads)
+        # (V, F, 3, heads, D / heads)
+        split = projected.reshape(*inputs.shape[:2], 3, self.heads, -1)
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each (V, heads, F, D / heads)
         bias = key_bias.to(query.dtype)[:, None, None, :]  # (V, 1, 1, F)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)

@@ -58,7 +58,7 @@ def require_result(
         )
     if returned.dtype != like.dtype or returned.device != like.device:
         raise ConfigError(
-            f"{what} returned {returned.dtype} on {returned.device}; its inputs are {like.dtype} on "
-            f"{like.device}, and so must its result be"
+            f"{what} returned {returned.dtype} on {returned.device}; its inputs are {like.dtype} "
+            f"on {like.device}, and so must its result be"
         )
     return returned
