@@ -129,9 +129,7 @@ def _occupied(folder: Path, names: list[str]) -> str:
 def _refuse_other_divisions(folder: Path, shard: Shard) -> None:
     others = [name for name in writers(folder) if not name.endswith(f"/{shard.count})")]
     if others:
-        raise CacheError(
-            f"shard {shard} belongs to another division than the writers: {_occupied(folder, others)}"
-        )
+        raise CacheError(f"shard {shard} belongs to another division: {_occupied(folder, others)}")
 
 
 def _acquire(descriptor: int, mode: int, folder: Path) -> None:

@@ -181,7 +181,7 @@ def test_leaving_the_block_ends_busy_idle_and_starting_workers() -> None:
 
 WAITING = """
 import sys
-from gare_cache.video.workers import in_workers
+from gare_cache.processes.workers import in_workers
 from tests.processes import jobs
 given = [("", 0), ("", 1), ("loop in C", 2), ("loop", 3)]
 with in_workers(
@@ -230,9 +230,9 @@ def test_a_worker_ends_itself_where_nobody_ends_it(monkeypatch: pytest.MonkeyPat
 
 
 def test_workers_import_no_torch() -> None:
-    program = "import sys, gare_cache.stages.decode_videos as _; print(*sys.modules)"
-    found = subprocess.run(
+    program = "import sys, gare_cache.extraction.decode as _; print(*sys.modules)"
+    finished = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY
     )
     heavy = {"torch", "torchvision", "open_clip", "zarr", "pydantic", "typer", "matplotlib"}
-    assert not heavy & set(found.stdout.split())
+    assert not heavy & set(finished.stdout.split())

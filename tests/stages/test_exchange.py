@@ -159,7 +159,9 @@ def test_videos_and_captions_from_different_files(project: Path, tmp_path: Path)
     assert arrays(project, written["folder"]) == arrays(project, whole["folder"])
     with pytest.raises(FeatureFileError, match=r"no text features in .*train.h5; name all files"):
         bring(project, paths[0])
-    with pytest.raises(FeatureFileError, match=r"8 video_ids are both in .*train.h5 and in .*whole"):
+    with pytest.raises(
+        FeatureFileError, match=r"8 video_ids are both in .*train.h5 and in .*whole"
+    ):
         bring(project, paths[0], tmp_path / "whole.h5")
     other = write_hdf5(tmp_path / "other.h5", {**text, "text": np.ones((28, 4))})
     with pytest.raises(FeatureFileError, match=r"text features of .*other.h5 have width 4, .* 8"):
@@ -364,7 +366,9 @@ def test_identities_in_files_must_agree(project: Path, source: Path, tmp_path: P
     for path in (one, two):
         with h5py.File(path, "a") as file:
             file.attrs["encoder_identity"] = "{"
-    with pytest.raises(FeatureFileError, match=r"one.h5: attribute 'encoder_identity' is not valid JSON"):
+    with pytest.raises(
+        FeatureFileError, match=r"one.h5: attribute 'encoder_identity' is not valid JSON"
+    ):
         bring(project, one, two, encoder_id=None)
 
 

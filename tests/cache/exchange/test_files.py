@@ -190,7 +190,10 @@ def test_hdf5s_own_bfloat16_is_read(tmp_path: Path, opened: Any) -> None:
     [
         (lambda f: f.__setitem__((1, 1, 2), np.nan), r"frame 1 of 3 holds NaN or infinity in f.h5"),
         (lambda f: f.__setitem__((1, 2, 0), -np.inf), r"frame 2 of 3 holds NaN or infinity"),
-        (lambda f: f.__setitem__((1, 0, 0), 70000.0), r"frame 0 of 3 exceeds float16's largest value, 65,504"),
+        (
+            lambda f: f.__setitem__((1, 0, 0), 70000.0),
+            r"frame 0 of 3 exceeds float16's largest value, 65,504",
+        ),
         (lambda f: f.__setitem__((1, 2), 0.0), r"frame 2 of 3 is zero in float16"),
         (lambda f: f.__setitem__((1, 2), 1e-9), r"frame 2 of 3 is zero in float16"),
     ],
@@ -327,10 +330,14 @@ def test_files_that_are_no_feature_files(tmp_path: Path, opened: Any) -> None:
     with pytest.raises(FeatureFileError, match=r"gone.h5 does not exist"):
         opened(tmp_path / "gone.h5")
     (tmp_path / "text.h5").write_text("not HDF5 at all")
-    with pytest.raises(FeatureFileError, match=r"text.h5 is neither an HDF5 file, nor an npz archive, nor"):
+    with pytest.raises(
+        FeatureFileError, match=r"text.h5 is neither an HDF5 file, nor an npz archive, nor"
+    ):
         opened(tmp_path / "text.h5")
     np.save(tmp_path / "frames.npy", FRAMES)
-    with pytest.raises(FeatureFileError, match=r"frames.npy is neither .*; give the folder that holds"):
+    with pytest.raises(
+        FeatureFileError, match=r"frames.npy is neither .*; give the folder that holds"
+    ):
         opened(tmp_path / "frames.npy")
     whole = write_hdf5(tmp_path / "whole.h5", PACKED).read_bytes()
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
