@@ -1,4 +1,4 @@
-"""Chunk files: raw little-endian blocks, replaced as a whole, flushed, checked where they lie."""
+"""Chunk files: raw little-endian blocks, written atomically and checked in place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DROP_COMMAND = "gare-cache verify --drop-damaged"
 
 
 def chunk_path(folder: Path, spec: ArraySpec, unit: int) -> Path:
-    """Return the file of a unit's chunk: one chunk spans all trailing dimensions."""
+    """Return the path of a unit's chunk; a chunk spans all trailing dimensions."""
     return (folder / FEATURES / spec.name / "c" / str(unit)).joinpath(
         *("0" for _ in spec.row_shape)
     )
@@ -30,7 +30,7 @@ def checksum(chunk: npt.NDArray[Any]) -> str:
 
 
 def write_chunk(folder: Path, spec: ArraySpec, unit: int, chunk: npt.NDArray[Any]) -> None:
-    """Write a whole chunk: a new file, flushed, renamed; then its folders are flushed."""
+    """Write a whole chunk: to a new file, flushed and renamed; then flush its folders."""
     path = chunk_path(folder, spec, unit)
     with replacing(path) as partial:
         partial.write_bytes(chunk.tobytes())
@@ -42,22 +42,22 @@ def read_chunk(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> n
     """Read a whole chunk.
 
     Args:
-        folder: of the cache.
+        folder: the cache folder.
         spec: the array.
         unit: number of the chunk.
-        unit_rows: rows of a chunk.
+        unit_rows: rows per chunk.
 
     Returns:
-        (unit_rows, ...) values, rows behind the array's end included.
+        (unit_rows, ...) values, including rows beyond the array's end.
 
     Raises:
-        CacheError: the file is missing or of another size.
+        CacheError: the file is missing or has the wrong size.
     """
     return np.array(map_chunk(folder, spec, unit, unit_rows=unit_rows))
 
 
 def map_chunk(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> npt.NDArray[Any]:
-    """Map a whole chunk into memory, as ``read_chunk`` returns it but read when it is used."""
+    """Memory-map a whole chunk; otherwise as ``read_chunk``."""
     fault = size_fault(folder, spec, unit, unit_rows=unit_rows)
     if fault is not None:
         raise CacheError(f"{folder / FEATURES}: {fault}; run `{DROP_COMMAND}`")
@@ -65,22 +65,24 @@ def map_chunk(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> np
     return np.memmap(chunk_path(folder, spec, unit), spec.dtype, "r", shape=shape)
 
 
-def only_done(chunk: npt.NDArray[Any], spec: ArraySpec, done: Sequence[int]) -> npt.NDArray[Any]:
-    """Return a chunk in which the places that are not ``done`` hold the fill value."""
+def keep_done_rows(
+    chunk: npt.NDArray[Any], spec: ArraySpec, done: Sequence[int]
+) -> npt.NDArray[Any]:
+    """Return a copy of a chunk whose rows outside ``done`` hold the fill value."""
     kept = spec.empty(len(chunk))
     kept[list(done)] = chunk[list(done)]
     return kept
 
 
 def size_fault(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> str | None:
-    """Say why a chunk's file cannot be whole, judged by its size; None where it can."""
+    """Say what is wrong with the size of a chunk's file; None if it is right."""
     path = chunk_path(folder, spec, unit)
     name = path.relative_to(folder / FEATURES)
     expected = unit_rows * spec.row_bytes
     try:
-        found = path.stat().st_size
+        size = path.stat().st_size
     except FileNotFoundError:
         return f"chunk {name} is missing, though the journal has it"
-    if found != expected:
-        return f"chunk {name} has {found:,} bytes instead of {expected:,}"
+    if size != expected:
+        return f"chunk {name} has {size:,} bytes instead of {expected:,}"
     return None

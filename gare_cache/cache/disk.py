@@ -1,4 +1,4 @@
-"""Word what the machine refuses while a cache is written."""
+"""Turn disk-full, quota and permission errors into ``EnvironmentFailure``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gare_cache.errors import EnvironmentFailure
 
 _ELSEWHERE = f"put the caches elsewhere with ${ROOT_VARIABLE}"
 # errno -> what is wrong, what to do
-_REFUSALS = {
+_CAUSES = {
     errno.ENOSPC: ("the disk is full", f"free some space, or {_ELSEWHERE}"),
     errno.EDQUOT: ("the disk quota is used up", f"free some space, or {_ELSEWHERE}"),
     errno.EFBIG: ("the limit of a file's size is reached", f"raise `ulimit -f`, or {_ELSEWHERE}"),
@@ -24,19 +24,19 @@ _REFUSALS = {
 
 
 @contextmanager
-def explain_refusals(folder: Path) -> Iterator[None]:
-    """Turn the system's refusal to write below ``folder`` into an ``EnvironmentFailure``.
+def environment_errors(folder: Path) -> Iterator[None]:
+    """Turn the errors of the disk while writing below ``folder`` into ``EnvironmentFailure``.
 
     Raises:
-        EnvironmentFailure: disk full, quota or size limit reached, read-only, no permission; the
-            message names the folder and what to do. Any other ``OSError`` passes.
+        EnvironmentFailure: disk full, quota or file size limit reached, read-only, no permission,
+            I/O error; the message names the folder and the remedy. Other ``OSError`` pass.
     """
     try:
         yield
     except OSError as err:
-        if err.errno not in _REFUSALS:
+        if err.errno not in _CAUSES:
             raise
-        wrong, advice = _REFUSALS[err.errno]
+        wrong, advice = _CAUSES[err.errno]
         raise EnvironmentFailure(
             f"cannot write to {folder}: {wrong}; {advice}. Finished units are kept: run the same "
             "command again"

@@ -1,4 +1,4 @@
-"""The cache folders under a root: what they are, what may go, and one file to share one."""
+"""Cache folders under a root: list, clean up, pack into one file and unpack."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from gare_cache.cache.disk import explain_refusals
+from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.lock import refuse_while_written, writers
 from gare_cache.cache.reader import FeatureCache, open_cache, open_unchecked
 from gare_cache.cache.schema import FEATURES, KINDS
@@ -24,16 +24,16 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*-[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class FolderSummary:
-    """One cache folder for a list.
+    """What the list of caches shows of one folder.
 
     Attributes:
-        name: of the folder.
+        name: the folder's name.
         dataset: name of the data set.
         encoder_id: identity of the encoder.
-        sampling: settings of the sampling that are not off, ``name=value`` each.
-        counts: rows that are ok, failed, pending, by kind.
-        num_bytes: size of all its files.
-        state: ``complete``, ``unfinished``, ``being written by 123`` or what is wrong.
+        sampling: sampling settings in use, each as ``name=value``.
+        counts: number of ok, failed and pending rows by kind.
+        num_bytes: total size of its files.
+        state: ``complete``, ``unfinished``, ``being written by 123`` or an error message.
     """
 
     name: str
@@ -53,18 +53,18 @@ def cache_folders(root: Path) -> list[Path]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the size of all files in a folder."""
+    """Return the total size of the files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def summarise(folder: Path) -> FolderSummary:
-    """Describe a cache folder; one that cannot be read says why in its state."""
+    """Summarise a cache folder; the state of an unreadable one says why."""
     size = folder_bytes(folder)
     try:
         cache = open_cache(folder)
     except CacheError as err:
         return FolderSummary(name=folder.name, num_bytes=size, state=f"unreadable: {err}")
-    found = writers(folder)
+    active = writers(folder)
     done = "complete" if is_complete(cache) else "unfinished"
     counts = {kind: cache.counts(kind) for kind in KINDS}
     sampling = cache.attributes["identity"].get("sampling", {})
@@ -78,7 +78,7 @@ def summarise(folder: Path) -> FolderSummary:
             for kind in KINDS
         ),
         num_bytes=size,
-        state=f"being written by {', '.join(found)}" if found else done,
+        state=f"being written by {', '.join(active)}" if active else done,
     )
 
 
@@ -89,37 +89,37 @@ def is_complete(cache: FeatureCache) -> bool:
 
 
 def leftovers(root: Path, named: set[str]) -> list[tuple[Path, str]]:
-    """List what may be removed under a root, with the reason for each.
+    """List what can be removed under a root, with the reason for each.
 
     Args:
-        root: of caches.
-        named: folders that a features.json names.
+        root: folder of caches.
+        named: names of the folders that a features.json refers to.
 
     Returns:
-        Cache folders that are not named, unpackings that were interrupted, and temporary files
-        of killed writers; nothing in a folder that is being written.
+        Cache folders that are not named, interrupted unpackings, and temporary files of killed
+        writers; nothing in a folder that is being written.
     """
-    found = []
+    removable = []
     for folder in cache_folders(root):
         if writers(folder):
             continue
         if folder.name.endswith(PARTIAL_SUFFIX):
-            found.append((folder, "an unpacking that was interrupted"))
+            removable.append((folder, "an unpacking that was interrupted"))
         elif folder.name not in named:
-            found.append((folder, "no features.json names it"))
+            removable.append((folder, "no features.json names it"))
         else:
-            found += [(path, "a killed writer left it") for path in partial_files(folder)]
-    return found
+            removable += [(path, "a killed writer left it") for path in partial_files(folder)]
+    return removable
 
 
 def remove(path: Path) -> int:
-    """Remove a file or a folder and return the bytes that it took.
+    """Remove a file or a folder and return the bytes freed.
 
     Raises:
         CacheError: it is a cache that is being written.
-        EnvironmentFailure: the disk refuses.
+        EnvironmentFailure: the file system refuses.
     """
-    with explain_refusals(path):
+    with environment_errors(path):
         if not path.is_dir():
             size = path.stat().st_size
             path.unlink()
@@ -134,12 +134,12 @@ def pack(folder: Path, file: Path) -> None:
     """Write a finished cache into one uncompressed tar; the same cache gives the same bytes.
 
     Args:
-        folder: of the cache.
-        file: the tar to make; must not exist.
+        folder: the cache folder.
+        file: the tar file to create; must not exist.
 
     Raises:
         CacheError: the cache is unfinished, damaged or being written, or ``file`` exists.
-        EnvironmentFailure: the disk refuses.
+        EnvironmentFailure: the file system refuses.
     """
     if file.exists():
         raise CacheError(f"{file} exists; choose another name, or remove it first")
@@ -150,7 +150,7 @@ def pack(folder: Path, file: Path) -> None:
     faults = verify_cache(folder, sources=False).faults
     if faults:
         raise CacheError(f"{folder} is damaged: {faults[0]}")
-    with explain_refusals(file.parent), replacing(file) as partial, partial.open("wb") as stream:
+    with environment_errors(file.parent), replacing(file) as partial, partial.open("wb") as stream:
         _write_tar(stream, folder)
 
 
@@ -172,19 +172,19 @@ def _packed_files(folder: Path) -> Iterator[Path]:
 
 
 def unpack(file: Path, root: Path) -> Path:
-    """Unpack a packed cache into a root and verify it; it appears there as a whole or not at all.
+    """Unpack and verify a packed cache; it appears in the root completely or not at all.
 
     Args:
-        file: made by ``pack``.
-        root: of caches.
+        file: tar file made by ``pack``.
+        root: folder of caches.
 
     Returns:
         The new folder.
 
     Raises:
-        CacheError: it is no packed cache, names a path outside its folder, is damaged, or its
+        CacheError: it is not a packed cache, names a path outside its folder, is damaged, or its
             folder exists.
-        EnvironmentFailure: the disk refuses.
+        EnvironmentFailure: the file system refuses.
     """
     try:
         with tarfile.open(file, "r:") as tar:
@@ -194,7 +194,7 @@ def unpack(file: Path, root: Path) -> Path:
             if target.exists():
                 raise CacheError(f"{target} exists and is not overwritten; move it away first")
             partial = root / f"{name}{PARTIAL_SUFFIX}"
-            with explain_refusals(root):
+            with environment_errors(root):
                 shutil.rmtree(partial, ignore_errors=True)
                 try:
                     _write_members(tar, members, partial)
@@ -204,7 +204,7 @@ def unpack(file: Path, root: Path) -> Path:
                     shutil.rmtree(partial, ignore_errors=True)
     except tarfile.TarError as err:
         raise CacheError(
-            f"{file} is no packed cache ({err}); make one with `gare-cache cache pack`"
+            f"{file} is not a packed cache ({err}); make one with `gare-cache cache pack`"
         ) from err
     return target
 
@@ -216,7 +216,7 @@ def _only_folder(file: Path, members: list[tarfile.TarInfo]) -> str:
         outside = path.is_absolute() or ".." in path.parts or len(path.parts) < 2
         if outside or not member.isfile() or path in seen:
             raise CacheError(
-                f"{file} is refused: member {member.name!r} is no file of its own inside a cache "
+                f"{file} is refused: member {member.name!r} is not a distinct file in a cache "
                 "folder; make it with `gare-cache cache pack`"
             )
         seen.add(path)

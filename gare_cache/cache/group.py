@@ -1,4 +1,4 @@
-"""The zarr group of a cache: made once, checked whenever it is opened."""
+"""The zarr group of a cache: created once, checked whenever it is opened."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_group(folder: Path) -> zarr.Group:
     """Open the group of a cache for reading.
 
     Raises:
-        CacheError: there is none, it is damaged, or it has another format.
+        CacheError: the group is missing, damaged or of another format.
     """
     if not (folder / FEATURES).is_dir():
         raise CacheError(f"no feature cache at {folder}; run `gare-cache extract`")
@@ -55,10 +55,10 @@ def open_group_for_writing(
     layout: Layout,
     head_start: Mapping[str, Tensor],
 ) -> zarr.Group:
-    """Open the group of a cache, making it and its arrays where they do not exist.
+    """Open the group of a cache for writing; create it and its arrays if missing.
 
     Args:
-        folder: of the cache; nobody else may be doing the same.
+        folder: the cache folder; the caller holds its gate.
         dataset: name of the data set.
         identity: the extraction identity.
         layout: shapes of the arrays.
@@ -106,7 +106,7 @@ def stored_array(group: zarr.Group, spec: ArraySpec, folder: Path) -> zarr.Array
     """Return an array of a cache's group.
 
     Raises:
-        CacheError: it is missing, or not laid out as the cache says.
+        CacheError: it is missing, or its layout is not the cache's.
     """
     array = group.get(spec.name)
     if (
@@ -125,14 +125,14 @@ def stored_array(group: zarr.Group, spec: ArraySpec, folder: Path) -> zarr.Array
 
 
 def stored_unit_rows(group: zarr.Group, layout: Layout, folder: Path) -> dict[Kind, int]:
-    """Return the rows of a unit as they were chosen when the arrays were made."""
+    """Return the rows per unit that were chosen when the arrays were created."""
     return {
         kind: int(stored_array(group, layout.arrays(kind)[0], folder).chunks[0]) for kind in KINDS
     }
 
 
 def _create_array(group: zarr.Group, spec: ArraySpec, unit_rows: int) -> None:
-    # Raw little-endian blocks: a chunk file can be memory-mapped and checked as it lies there.
+    # Raw little-endian blocks: a chunk file can be memory-mapped and checked in place.
     group.create_array(
         spec.name,
         shape=(0, *spec.row_shape),

@@ -1,4 +1,4 @@
-"""The identities that decide whether two caches hold the same features."""
+"""Extraction identity: two caches with equal identities hold the same features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT_VARIABLE = "GARE_CACHE_ROOT"
 def extraction_identity(
     *, encoder: dict[str, Any], sampling: dict[str, Any], decoder_rule: str
 ) -> dict[str, Any]:
-    """Collect everything the features of an extraction depend on.
+    """Return everything that the features of an extraction depend on.
 
     Args:
         encoder: the encoder's identity.
@@ -37,5 +37,5 @@ def cache_root(project: Path) -> Path:
 
 
 def folder_name(dataset: str, identity: dict[str, Any]) -> str:
-    """Return ``<dataset>-<first 12 of the extraction id>``."""
+    """Return ``<dataset>-<first 12 characters of the extraction id>``."""
     return f"{dataset}-{canonical_digest(identity)[:12]}"

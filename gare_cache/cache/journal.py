@@ -1,4 +1,4 @@
-"""The append-only record of finished units: what stands in it is done, nothing else is."""
+"""Append-only journal of finished units: a unit is complete if and only if it has a record here."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ UNITS_FILE = "units.jsonl"
 
 @dataclass(frozen=True)
 class RowOutcome:
-    """What became of one row.
+    """Result of one row: features, or the reason for their absence.
 
     Attributes:
-        row: row number in the arrays.
-        reason: why there are no features; None where there are.
-        decoder: decoder used, for videos.
-        switch_reason: why the decoder that the rule names was not used.
+        row: row of the arrays.
+        reason: why the row has no features; None if it has some.
+        decoder: name of the decoder, for videos.
+        switch_reason: why the decoder that the rule prefers was not used.
         digest: SHA-256 of the source's bytes, for videos.
     """
 
@@ -37,16 +37,16 @@ class RowOutcome:
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """A finished write of a unit, or the decision that a unit is not done after all.
+    """A finished write of a unit, or the withdrawal of a unit found damaged.
 
     Attributes:
-        sequence: orders the records of a unit, whatever file they stand in.
+        sequence: position in the order of all records, across the journal's files.
         kind: ``video`` or ``text``.
         unit: number of the chunk along the first axis.
-        outcomes: the rows that this write filled.
+        outcomes: results of the rows that this write filled.
         checksums: CRC-32C (hex) of each array's whole chunk after the write.
-        seconds: time spent reading and decoding, encoding, writing.
-        dropped: the unit was found damaged: none of its rows is done any more.
+        seconds: time spent on reading and decoding, on encoding, on writing.
+        dropped: the unit was found damaged; none of its rows counts as done any more.
     """
 
     sequence: int
@@ -59,7 +59,7 @@ class UnitRecord:
 
 
 def append(path: Path, record: UnitRecord) -> None:
-    """Append a record to a file and flush it to the disk; its chunks must be there already."""
+    """Append a record to a file and flush it to disk; its chunks must be on disk already."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         _drop_torn_line(file)
@@ -70,12 +70,12 @@ def append(path: Path, record: UnitRecord) -> None:
 
 
 def read(folder: Path) -> list[UnitRecord]:
-    """Read all records of all files in the order in which they hold.
+    """Read the records of all files in the order of their sequence numbers.
 
-    A last line without its end was never finished.
+    An unterminated last line is ignored: its write was interrupted.
 
     Raises:
-        CacheError: a line is no record.
+        CacheError: a line is not a record.
     """
     records = []
     for path in sorted(folder.glob("*.jsonl")):
@@ -85,7 +85,7 @@ def read(folder: Path) -> list[UnitRecord]:
                 records.append(_parse(line))
             except (ValueError, KeyError, TypeError, AttributeError) as err:
                 raise CacheError(
-                    f"{path}:{number} is no journal record ({err}); the cache is damaged: move "
+                    f"{path}:{number} is not a journal record ({err}); the cache is damaged: move "
                     f"{folder.parent} away and extract again"
                 ) from err
     return sorted(records, key=lambda record: record.sequence)

@@ -1,4 +1,4 @@
-"""A finished cache as numpy arrays, by split and by id: for programs that are not gare-cache."""
+"""A finished cache as numpy arrays, by split and by id, for use outside gare-cache."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from gare_cache.manifest import Manifest, read_manifest
 
 @dataclass(frozen=True, eq=False)
 class LoadedSplit:
-    """The features of one split; videos without features and their captions are left out.
+    """Features of one split, without videos that have no features and their captions.
 
     Attributes:
-        name: of the split.
+        name: name of the split.
         video_ids: V ids, the rows of ``frames``, ``times``, ``num_frames``.
         frames: (V, F, D) float16 projected frame features, not normalised, NaN on padding.
         times: (V, F) float32 seconds from the start of the file, NaN on padding.
@@ -32,7 +32,7 @@ class LoadedSplit:
         captions: T sentences.
         text: (T, D) float16 pooled caption features, not normalised.
         video_of_text: (T,) int64, row of each caption's video.
-        failed: reason for each video of the split that could not be encoded.
+        failed: videos of the split that could not be encoded, with the reason.
         missing: videos of the split without a file, or absent from the imported features.
     """
 
@@ -61,7 +61,7 @@ class LoadedCache:
     Attributes:
         encoder_id: identity of the encoder.
         extraction_id: identity of the extraction.
-        content_digest: over ids, their states and the chunks' checksums.
+        content_digest: digest of the ids, their states and the checksums of the chunks.
         splits: name -> features.
     """
 
@@ -77,7 +77,7 @@ class LoadedCache:
         """Return a split.
 
         Raises:
-            CacheError: it is unknown; the message lists the known ones.
+            CacheError: the name is unknown; the message lists the known ones.
         """
         if name not in self.splits:
             raise CacheError(unknown_name("split", name, self.splits))
@@ -90,8 +90,8 @@ class LoadedCache:
             CacheError: the video has no features.
         """
         split, row = _find("video", video_id, self._video_rows)
-        found = self.splits[split]
-        return found.frames[row, : found.num_frames[row]]
+        features = self.splits[split]
+        return features.frames[row, : features.num_frames[row]]
 
     def caption(self, caption_id: str) -> npt.NDArray[np.float16]:
         """Return the (D,) feature of a caption.
@@ -106,7 +106,7 @@ class LoadedCache:
         """Return the (R, F', D) augmented features of a video's real frames, memory-mapped.
 
         Raises:
-            CacheError: the video has no features, or the cache no views.
+            CacheError: the video has no features, or the cache holds no views.
         """
         num_frames = len(self.video(video_id))
         return self._cache.views([video_id])[0][:, :num_frames]
@@ -115,7 +115,7 @@ class LoadedCache:
         """Return the (F', P, D) patch tokens of a video's real frames, memory-mapped.
 
         Raises:
-            CacheError: the video has no features, or the cache no patch tokens.
+            CacheError: the video has no features, or the cache holds no patch tokens.
         """
         num_frames = len(self.video(video_id))
         return self._cache.patches([video_id])[0][:num_frames]
@@ -124,7 +124,7 @@ class LoadedCache:
         """Return the (L, D) word tokens of a caption, memory-mapped; the last is its feature.
 
         Raises:
-            CacheError: the caption has no features, or the cache no word tokens.
+            CacheError: the caption has no features, or the cache holds no word tokens.
         """
         _find("caption", caption_id, self._caption_rows)
         return self._cache.words([caption_id])[0]
@@ -136,11 +136,11 @@ def load_cache(folder: Path | str, *, manifest: Path | str | None = None) -> Loa
     Args:
         folder: ``ROOT/<dataset>-<id12>``.
         manifest: folder of the tables that ``prepare`` wrote; None takes the copy that the last
-            finished extraction left in the cache. It says what belongs to which split.
+            finished extraction left in the cache. It assigns items to splits.
 
     Raises:
-        CacheError: there is no such cache, it is damaged by the look of its files, or an item of
-            the manifest is not done.
+        CacheError: the cache is missing, the size of a file shows damage, or an item of the
+            manifest is not done.
         AnnotationError: the manifest is missing or has other columns.
     """
     cache = open_cache(Path(folder))

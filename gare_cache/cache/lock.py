@@ -1,8 +1,8 @@
-"""Who may write a cache: one whole-cache writer, or several shards of one division.
+"""Locks of a cache folder: one whole-cache writer, or the shards of one division.
 
-Three kinds of lock files lie in the folder, each freed by the system when its process dies:
+The folder holds three kinds of lock files, each released by the system when its process dies:
 ``lock`` (exclusive for a whole-cache writer, shared by shards), ``lock.shard-i-of-n`` (one process
-a shard) and ``lock.gate``, held for the moments in which locks are taken or rows allocated.
+per shard) and ``lock.gate``, held briefly while locks are taken or rows allocated.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def parse_shard(text: str) -> Shard:
     """Read ``i/n``.
 
     Raises:
-        ConfigError: it is none, or i does not lie in 1..n.
+        ConfigError: the text has another form, or i does not lie in 1..n.
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    shard = Shard(int(found[1]), int(found[2])) if found else Shard(0, 0)
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    shard = Shard(int(match[1]), int(match[2])) if match else Shard(0, 0)
     if not 1 <= shard.index <= shard.count:
         raise ConfigError(f"--shard is {text!r}; give i/n with i from 1 to n, for example 1/4")
     return shard
@@ -56,7 +56,7 @@ def parse_shard(text: str) -> Shard:
 
 @contextmanager
 def gate(folder: Path) -> Iterator[None]:
-    """Wait for and hold the folder's short exclusive lock."""
+    """Wait for the folder's short-term exclusive lock and hold it."""
     with _opened(folder / _GATE) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -64,64 +64,64 @@ def gate(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_cache(folder: Path) -> Iterator[None]:
-    """Hold the cache alone.
+    """Hold the lock of a whole-cache writer.
 
     Raises:
-        CacheError: others write it; the message names their pids.
+        CacheError: other processes write it; the message has their pids.
     """
     with _opened(folder / _WHOLE) as descriptor:
         with gate(folder):
-            _take(descriptor, fcntl.LOCK_EX, folder)
-            _sign(descriptor)
+            _acquire(descriptor, fcntl.LOCK_EX, folder)
+            _write_pid(descriptor)
         yield
 
 
 @contextmanager
 def shard_of_cache(folder: Path, shard: Shard) -> Iterator[None]:
-    """Hold one shard of the cache beside the others of the same division.
+    """Hold the lock of one shard; other shards of the same division may be at work.
 
     Raises:
-        CacheError: a whole-cache writer, the same shard or another division is at work.
+        CacheError: a whole-cache writer, the same shard or a shard of another division is at work.
     """
     with (
         _opened(folder / _WHOLE) as descriptor,
-        _opened(folder / f"lock.shard-{shard.index}-of-{shard.count}") as own,
+        _opened(folder / f"lock.shard-{shard.index}-of-{shard.count}") as shard_lock,
     ):
         with gate(folder):
             _refuse_other_divisions(folder, shard)
-            _take(descriptor, fcntl.LOCK_SH, folder)
-            _take(own, fcntl.LOCK_EX, folder)
-            _sign(own)
+            _acquire(descriptor, fcntl.LOCK_SH, folder)
+            _acquire(shard_lock, fcntl.LOCK_EX, folder)
+            _write_pid(shard_lock)
         yield
 
 
 def writers(folder: Path) -> list[str]:
-    """Name the processes that write the cache now: ``123``, ``124 (shard 2/3)``; none is []."""
-    found = [
-        f"{_owner(path)} (shard {match[1]}/{match[2]})"
+    """List the processes that write the cache now, such as ``123`` or ``124 (shard 2/3)``."""
+    names = [
+        f"{_pid(path)} (shard {match[1]}/{match[2]})"
         for path in sorted(folder.glob("lock.shard-*"))
         if (match := _SHARD.fullmatch(path.name)) and _is_held(path)
     ]
-    if not found and _is_held(folder / _WHOLE):
-        found = [_owner(folder / _WHOLE)]
-    return found
+    if not names and _is_held(folder / _WHOLE):
+        names = [_pid(folder / _WHOLE)]
+    return names
 
 
 def refuse_while_written(folder: Path) -> None:
-    """Refuse to go on while a process writes the cache.
+    """Check that no process writes the cache.
 
     Raises:
-        CacheError: with the writers' pids.
+        CacheError: one does; the message has the pids.
     """
-    found = writers(folder)
-    if found:
-        raise CacheError(_occupied(folder, found))
+    names = writers(folder)
+    if names:
+        raise CacheError(_occupied(folder, names))
 
 
-def _occupied(folder: Path, found: list[str]) -> str:
-    pids = " ".join(name.split()[0] for name in found)
+def _occupied(folder: Path, names: list[str]) -> str:
+    pids = " ".join(name.split()[0] for name in names)
     return (
-        f"{folder} is being written by process {', '.join(found)}; wait for it, or stop it with "
+        f"{folder} is being written by process {', '.join(names)}; wait for it, or stop it with "
         f"`kill {pids}` and run again"
     )
 
@@ -129,21 +129,19 @@ def _occupied(folder: Path, found: list[str]) -> str:
 def _refuse_other_divisions(folder: Path, shard: Shard) -> None:
     others = [name for name in writers(folder) if not name.endswith(f"/{shard.count})")]
     if others:
-        raise CacheError(
-            f"shard {shard} is of another division than those at work: {_occupied(folder, others)}"
-        )
+        raise CacheError(f"shard {shard} belongs to another division: {_occupied(folder, others)}")
 
 
-def _take(descriptor: int, mode: int, folder: Path) -> None:
-    # More than one attempt: somebody who asks for the writers holds a lock for an instant.
+def _acquire(descriptor: int, mode: int, folder: Path) -> None:
+    # More than one attempt: `writers` holds each lock for an instant while it looks.
     for _ in range(_ATTEMPTS):
-        if _try(descriptor, mode):
+        if _try_lock(descriptor, mode):
             return
         time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
     raise CacheError(_occupied(folder, writers(folder) or ["unknown"]))
 
 
-def _try(descriptor: int, mode: int) -> bool:
+def _try_lock(descriptor: int, mode: int) -> bool:
     try:
         fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -151,12 +149,12 @@ def _try(descriptor: int, mode: int) -> bool:
     return True
 
 
-def _sign(descriptor: int) -> None:
+def _write_pid(descriptor: int) -> None:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
 
-def _owner(path: Path) -> str:
+def _pid(path: Path) -> str:
     return path.read_text(errors="replace").strip() or "unknown"
 
 
@@ -166,7 +164,7 @@ def _is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _try(descriptor, fcntl.LOCK_SH)
+        return not _try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
 
@@ -183,7 +181,7 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _let_go() -> None:
+def _close_inherited() -> None:
     # A forked child shares its parent's locks and would keep them after the parent's death.
     for descriptor in _held:
         with suppress(OSError):
@@ -191,4 +189,4 @@ def _let_go() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_inherited)

@@ -1,4 +1,4 @@
-"""Open a finished cache: features by id, identities, and what became of every item."""
+"""Open a finished cache: features by id, identities, and the result of every item."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gare_cache.cache.schema import (
     Layout,
     thumbnail_path,
 )
-from gare_cache.cache.sizes import refuse_size_faults
+from gare_cache.cache.sizes import check_chunk_sizes
 from gare_cache.cache.words import Tokens, read_unit_words
 from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest
@@ -74,7 +74,7 @@ class FeatureCache:
 
     @property
     def content_digest(self) -> str:
-        """SHA-256 over ids, their states and the chunks' checksums."""
+        """SHA-256 of the ids, their states and the checksums of the chunks."""
         return canonical_digest({kind: self.tables[kind].digest() for kind in KINDS})
 
     def videos(self, ids: Sequence[str]) -> VideoFeatures:
@@ -91,7 +91,7 @@ class FeatureCache:
         """Return the augmented features of videos, memory-mapped: (R, F, D) each, NaN on padding.
 
         Raises:
-            CacheError: the cache holds none, or as ``videos``.
+            CacheError: the cache holds none; otherwise as ``videos``.
         """
         self._require(self.layout.num_views > 0, "augmented views", "extract.views")
         return self._mapped(VIEWS, ids)
@@ -100,7 +100,7 @@ class FeatureCache:
         """Return the patch tokens of videos, memory-mapped: (F, P, D) each, NaN on padding.
 
         Raises:
-            CacheError: the cache holds none, or as ``videos``.
+            CacheError: the cache holds none; otherwise as ``videos``.
         """
         self._require(self.layout.num_patches > 0, "patch tokens", "extract.patch_tokens")
         return self._mapped(PATCHES, ids)
@@ -109,7 +109,7 @@ class FeatureCache:
         """Return the word tokens of captions, memory-mapped: (L, D) each, the last one at EOT.
 
         Raises:
-            CacheError: the cache holds none, or as ``captions``.
+            CacheError: the cache holds none; otherwise as ``captions``.
         """
         self._require(self.layout.words, "word tokens", "extract.word_tokens")
         table = self.tables["text"]
@@ -129,7 +129,7 @@ class FeatureCache:
         return self._read("text/features", self.rows("text", ids))
 
     def counts(self, kind: Kind) -> dict[str, int]:
-        """Count the current rows of all ids: ``ok``, ``failed``, ``pending``."""
+        """Count the current rows of all ids by status: ``ok``, ``failed``, ``pending``."""
         table = self.tables[kind]
         counts = Counter(table.status(row) for row in table.latest().values())
         return {status: counts[status] for status in ("ok", "failed", "pending")}
@@ -145,12 +145,14 @@ class FeatureCache:
 
     def head_start(self) -> dict[str, Tensor]:
         """Return the tensors that heads start from."""
-        from safetensors.torch import load_file  # torch takes seconds; looking needs none
+        from safetensors.torch import (
+            load_file,
+        )  # torch takes seconds to import; reading features does not need it
 
         return load_file(self.folder / HEAD_START)
 
     def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
-        """Return the JPEG of each video; None where it has none."""
+        """Return the JPEG thumbnail of each video; None if it has none."""
         latest = self.tables["video"].latest()
         paths = [thumbnail_path(self.folder, latest[id_]) for id_ in ids]
         return [path.read_bytes() if path.exists() else None for path in paths]
@@ -195,19 +197,19 @@ def open_cache(folder: Path) -> FeatureCache:
     """Open a cache for reading.
 
     Raises:
-        CacheError: there is no cache, one of another format, or a chunk that the journal has is
-            missing or of another size.
+        CacheError: the cache is missing or of another format, or a chunk that the journal records
+            is missing or has the wrong size.
     """
     cache = open_unchecked(folder)
-    refuse_size_faults(folder, cache.layout, cache.tables)
+    check_chunk_sizes(folder, cache.layout, cache.tables)
     return cache
 
 
 def open_unchecked(folder: Path) -> FeatureCache:
-    """Open a cache whose chunks may be damaged; only verification has a use for that.
+    """Open a cache without checking its chunks, for verification.
 
     Raises:
-        CacheError: there is no cache, one of another format, or its tables are damaged.
+        CacheError: the cache is missing or of another format, or its tables are damaged.
     """
     group = open_group(folder)
     attributes = dict(group.attrs)

@@ -1,4 +1,4 @@
-"""Which row holds which video or caption, and what became of it."""
+"""Row tables of a cache: the video or caption of each row, and its result."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gare_cache.cache.schema import KINDS, TABLES, Kind
 from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest, write_parquet
 
-# The first column after the row number is the id; the last row of an id is taken again only where
-# all the columns of KEY are equal: a changed file or sentence takes a new row, also where it is
-# changed back, so that the last row of an id is always the current one.
+# The first column after the row number is the id. An item keeps the last row of its id only if all
+# columns of KEYS are equal: a changed file or sentence gets a new row, even if it is changed back,
+# so that the last row of an id is always the current one.
 SOURCE_COLUMNS: dict[Kind, pa.Schema] = {
     "video": pa.schema(
         [
@@ -58,15 +58,15 @@ class RowTable:
     checksums: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def allocate(self, sources: Sequence[dict[str, Any]]) -> list[int]:
-        """Return the row of each source; one that is new or changed takes the next row.
+        """Return the row of each source; a new or changed source gets the next free row.
 
         Raises:
-            CacheError: two of the sources have one id.
+            CacheError: two of the sources have the same id.
         """
         id_, times = next(iter(Counter(s[ID[self.kind]] for s in sources).most_common(1)), ("", 0))
         if times > 1:
             raise CacheError(
-                f"{times} {self.kind} items have the id {id_!r}; give every item its own id and "
+                f"{times} {self.kind} items have the id {id_!r}; give every item a unique id and "
                 "run `gare-cache prepare` again"
             )
         rows = {self._key(self.sources[row]): row for row in self.latest().values()}
@@ -82,8 +82,8 @@ class RowTable:
         """Return the last row of every id."""
         return {source[ID[self.kind]]: row for row, source in enumerate(self.sources)}
 
-    def note(self, record: journal.UnitRecord) -> None:
-        """Take a finished or dropped unit into account.
+    def apply(self, record: journal.UnitRecord) -> None:
+        """Apply a journal record: mark its rows as done, or those of a dropped unit as pending.
 
         Raises:
             CacheError: the record names rows that do not exist or belong to another unit.
@@ -93,8 +93,8 @@ class RowTable:
             if row >= len(self.sources) or row // self.unit_rows != record.unit:
                 raise CacheError(
                     f"the journal says that unit {record.unit} holds {self.kind} row {row}, but "
-                    f"there are {len(self.sources)} rows, {self.unit_rows} a unit; move the cache "
-                    "away and extract again"
+                    f"there are {len(self.sources)} rows, {self.unit_rows} per unit; move the "
+                    "cache away and extract again"
                 )
         if record.dropped:
             for row in self.done_rows(record.unit):
@@ -116,7 +116,7 @@ class RowTable:
         return "ok" if self.outcomes[row].reason is None else "failed"
 
     def digest(self) -> str:
-        """Return the SHA-256 of the ids, their states and the chunks' checksums."""
+        """Return the SHA-256 of the ids, their states and the checksums of the chunks."""
         rows = [
             [row, source[ID[self.kind]], self.status(row)]
             for row, source in enumerate(self.sources)
@@ -124,7 +124,7 @@ class RowTable:
         return canonical_digest([rows, sorted(self.checksums.items())])
 
     def write(self, folder: Path) -> None:
-        """Write the table as Parquet, by rename."""
+        """Write the table as Parquet, atomically."""
         rows = [self._row(row) for row in range(len(self.sources))]
         schema = pa.schema([("row", pa.int64()), *SOURCE_COLUMNS[self.kind], *_OUTCOME_COLUMNS])
         write_parquet(folder / TABLES[self.kind], pa.Table.from_pylist(rows, schema=schema))
@@ -148,11 +148,11 @@ class RowTable:
 
 
 def read_sources(folder: Path, kind: Kind) -> list[dict[str, Any]]:
-    """Read the sources of a kind in row order; a missing table is an empty one.
+    """Read the sources of a kind in row order; a missing table counts as empty.
 
     Raises:
-        CacheError: the table is unreadable, its rows are not numbered 0, 1, 2, or an item that did
-            not change has two.
+        CacheError: the table is unreadable, its rows are not numbered 0, 1, 2, ..., or an unchanged
+            item has two rows.
     """
     path = folder / TABLES[kind]
     if not path.exists():
@@ -163,7 +163,7 @@ def read_sources(folder: Path, kind: Kind) -> list[dict[str, Any]]:
     except (pa.ArrowException, OSError) as err:
         if isinstance(err, OSError) and err.errno is not None:
             raise
-        raise CacheError(f"{path} is no table of a cache ({err}); {_RESTORE}") from err
+        raise CacheError(f"{path} is not a cache table ({err}); {_RESTORE}") from err
     if table["row"].to_pylist() != list(range(len(table))):
         raise CacheError(
             f"{path}: the rows are not numbered from 0 to {len(table) - 1}; {_RESTORE}"
@@ -184,14 +184,14 @@ def read_rows(
     """Read both tables of a cache and apply its journal.
 
     Args:
-        folder: of the cache.
+        folder: the cache folder.
         records: its journal.
-        unit_rows: rows of a unit, by kind.
+        unit_rows: rows per unit, by kind.
 
     Raises:
         CacheError: a table is damaged, or the journal contradicts it.
     """
     tables = {kind: RowTable(kind, unit_rows[kind], read_sources(folder, kind)) for kind in KINDS}
     for record in records:
-        tables[record.kind].note(record)
+        tables[record.kind].apply(record)
     return tables

@@ -1,4 +1,4 @@
-"""What lies where in a cache folder, and how large a unit is."""
+"""Layout of a cache folder: file names, array shapes and dtypes, rows per unit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TABLES: dict[Kind, str] = {"video": "items.parquet", "text": "captions.parquet"}
 
 _UNIT_BYTES = 4 * 2**20
 _MOST_UNIT_BYTES = 64 * 2**20
-_FEW_ROWS = 16  # a unit of longer rows grows up to this: its last batch is mostly padding
+_FEW_ROWS = 16  # minimum for long rows: in smaller units the last batch is mostly padding
 _MOST_ROWS: dict[Kind, int] = {"video": 256, "text": 4096}
 _MOST_ROWS_OF_WORDS = 256  # some 13 tokens a caption: 3.4 MB at width 512
 
@@ -38,7 +38,7 @@ LENGTHS = "text/lengths"
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of a cache: its name in the group, the shape of a row, dtype and fill."""
+    """One array of a cache: name in the group, row shape, dtype and fill value."""
 
     name: str
     row_shape: tuple[int, ...]
@@ -51,21 +51,21 @@ class ArraySpec:
         return int(np.prod(self.row_shape, dtype=int)) * np.dtype(self.dtype).itemsize
 
     def empty(self, rows: int) -> np.ndarray[Any, np.dtype[Any]]:
-        """Return ``rows`` rows of fill."""
+        """Return ``rows`` rows of the fill value."""
         return np.full((rows, *self.row_shape), self.fill, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Shapes of a cache.
+    """Sizes that determine the array shapes of a cache.
 
     Attributes:
         max_frames: frames F kept per video.
         dim: width D of the features.
         num_views: augmented views R kept per video, 0 for none.
         num_patches: patch tokens P kept per frame, 0 for none.
-        words: whether the word tokens of captions are kept: not as rows, for captions differ in
-            length, but as one array a unit (see ``cache.words``).
+        words: whether the word tokens of captions are kept: because captions differ in length,
+            as one ragged array per unit (see ``cache.words``).
     """
 
     max_frames: int
@@ -75,7 +75,7 @@ class Layout:
     words: bool = False
 
     def arrays(self, kind: Kind) -> tuple[ArraySpec, ...]:
-        """Return the arrays of a kind; their rows are in step."""
+        """Return the arrays of a kind; row i of each belongs to the same item."""
         nan = float("nan")
         if kind == "video":
             frame = (self.max_frames, self.dim)
@@ -91,9 +91,9 @@ class Layout:
         return (features, ArraySpec(LENGTHS, (), "<i4", 0)) if self.words else (features,)
 
     def unit_rows(self, kind: Kind) -> int:
-        """Return the rows of a unit: a power of two.
+        """Return the number of rows per unit, a power of two.
 
-        Its largest array fills some 4 MB; where that is fewer than 16 rows, 16 within 64 MB.
+        The unit's largest array takes about 4 MB; long rows get up to 16 per unit within 64 MB.
         """
         if kind == "text" and self.words:
             return _MOST_ROWS_OF_WORDS
@@ -107,21 +107,21 @@ class Layout:
 
 
 def thumbnail_path(folder: Path, row: int) -> Path:
-    """Return the file of a row's thumbnail."""
+    """Return the path of a row's thumbnail."""
     return folder / THUMBNAILS / f"{row:07d}.jpg"
 
 
 def check_format(attributes: dict[str, Any], folder: object) -> None:
-    """Refuse a group that is no cache, or one of another format.
+    """Check that a group is a cache of the format that this version reads.
 
     Raises:
-        CacheError: with the versions found and known.
+        CacheError: it is not; the message gives both versions.
     """
-    found = attributes.get("format_version")
-    if found is None:
-        raise CacheError(f"{folder} is no feature cache; run `gare-cache extract`")
-    if found != FORMAT_VERSION:
+    version = attributes.get("format_version")
+    if version is None:
+        raise CacheError(f"{folder} is not a feature cache; run `gare-cache extract`")
+    if version != FORMAT_VERSION:
         raise CacheError(
-            f"{folder} has cache format {found}; this version reads {FORMAT_VERSION}: install the "
-            "gare-cache that wrote it, or extract anew into another root"
+            f"{folder} has cache format {version}; this version reads {FORMAT_VERSION}: install "
+            "the gare-cache that wrote it, or extract again into another root"
         )

@@ -1,4 +1,4 @@
-"""What the sizes of a cache's files tell at once: chunks that cannot be what the journal says."""
+"""Fast check: chunk files whose size contradicts the journal."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from gare_cache.cache.words import words_fault
 from gare_cache.errors import CacheError
 
 
-def refuse_size_faults(folder: Path, layout: Layout, tables: Mapping[Kind, RowTable]) -> None:
-    """Refuse a cache whose chunk files contradict its journal.
+def check_chunk_sizes(folder: Path, layout: Layout, tables: Mapping[Kind, RowTable]) -> None:
+    """Check the size of every chunk file that the journal records.
 
     Raises:
-        CacheError: with the number of such chunks and the first of them.
+        CacheError: a size is wrong; the message has the first fault and their number.
     """
     faults = list(_size_faults(folder, layout, tables))
     if faults:
         raise CacheError(
             f"{folder} is damaged: {faults[0]} ({len(faults)} such chunks); run "
-            f"`{DROP_COMMAND}`, then `gare-cache extract` to make their units anew"
+            f"`{DROP_COMMAND}`, then `gare-cache extract` to write their units again"
         )
 
 
 def _size_faults(folder: Path, layout: Layout, tables: Mapping[Kind, RowTable]) -> Iterator[str]:
     for kind, table in tables.items():
         for unit in sorted(table.checksums):
-            found = [
+            faults = [
                 size_fault(folder, spec, unit, unit_rows=table.unit_rows)
                 for spec in layout.arrays(kind)
             ]
             if kind == "text" and layout.words:
-                found.append(words_fault(folder, layout, table, unit))
-            yield from (fault for fault in found if fault is not None)
+                faults.append(words_fault(folder, layout, table, unit))
+            yield from filter(None, faults)

@@ -1,4 +1,4 @@
-"""Reread a whole cache: checksums, sizes, counts, NaN patterns, norms, digests of the sources."""
+"""Verify a whole cache: checksums, sizes, counts, NaN patterns, norms, source digests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gare_cache.cache.chunks import (
     DROP_COMMAND,
     checksum,
     chunk_path,
-    only_done,
+    keep_done_rows,
     read_chunk,
     size_fault,
 )
@@ -36,22 +36,22 @@ from gare_cache.cache.words import read_unit_words, words_fault, words_path
 from gare_cache.errors import CacheError
 from gare_cache.files import file_digest
 
-_MAKE_ANEW = f"run `{DROP_COMMAND}`, then `gare-cache extract`"
-_UNFINISHED = "rows that are not done hold something; an extraction was stopped while it wrote them"
+_WRITE_AGAIN = f"run `{DROP_COMMAND}`, then `gare-cache extract`"
+_UNFINISHED = "rows that are not done hold data; an extraction was stopped while it wrote them"
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something in a cache that is not as it was written.
+    """A difference between a cache and what was written.
 
     Attributes:
         file: path below the cache folder, or the source's path.
         problem: what is wrong.
         remedy: what to do.
-        unit: the unit to make anew; None where that does not help.
-        rows: the rows concerned; empty for all of the unit.
-        harmless: only rows that are not done are concerned, which extraction writes anyway.
+        unit: the unit to write again; None if that does not help.
+        rows: the rows concerned; empty for the whole unit.
+        harmless: only rows that are not done are concerned; extraction overwrites them.
     """
 
     file: str
@@ -71,12 +71,12 @@ class Fault:
 
 @dataclass
 class Verification:
-    """What a reading of a whole cache found.
+    """Result of verifying a whole cache.
 
     Attributes:
         faults: in the order of the arrays.
-        num_chunks: chunks read.
-        num_bytes: their size.
+        num_chunks: number of chunks read.
+        num_bytes: their total size.
         sources_read: videos whose digest was computed again.
         sources_absent: videos whose file is not on this machine.
         norms: array -> (smallest, largest) norm of a feature vector.
@@ -93,28 +93,28 @@ class Verification:
 def verify_cache(
     folder: Path, *, sources: bool = True, on_step: Callable[[int], None] = lambda _: None
 ) -> Verification:
-    """Reread everything that a cache holds.
+    """Read everything that a cache holds and check it.
 
     Args:
-        folder: of the cache; nobody may be writing it.
-        sources: compute the digests of the videos again, where they are on this machine.
+        folder: the cache folder; no process may be writing it.
+        sources: also compare the digests of the videos that are on this machine.
         on_step: called with 1 for every unit and every source; ``num_steps`` in all.
 
     Raises:
-        CacheError: it is no cache, or its tables, journal or metadata cannot be read.
+        CacheError: it is not a cache, or its tables, journal or metadata cannot be read.
     """
     cache = open_unchecked(folder)
-    found = Verification()
-    found.faults += _head_start_faults(cache)
+    result = Verification()
+    result.faults += _head_start_faults(cache)
     for kind in KINDS:
         _check_shapes(cache, kind)
         for unit in sorted(cache.tables[kind].checksums):
-            found.faults += _unit_faults(cache, kind, unit, found)
+            result.faults += _unit_faults(cache, kind, unit, result)
             on_step(1)
     for row, source in _sources(cache) if sources else ():
-        found.faults += _source_faults(cache.tables["video"], row, source, found)
+        result.faults += _source_faults(cache.tables["video"], row, source, result)
         on_step(1)
-    return found
+    return result
 
 
 def num_steps(folder: Path) -> int:
@@ -146,7 +146,7 @@ def _check_shapes(cache: FeatureCache, kind: Kind) -> None:
 
 
 def _unit_faults(
-    cache: FeatureCache, kind: Kind, unit: int, found: Verification
+    cache: FeatureCache, kind: Kind, unit: int, result: Verification
 ) -> Iterator[Fault]:
     table = cache.tables[kind]
     values: dict[str, npt.NDArray[Any]] = {}
@@ -155,46 +155,46 @@ def _unit_faults(
         fault = size_fault(cache.folder, spec, unit, unit_rows=table.unit_rows)
         if fault is None:
             chunk = read_chunk(cache.folder, spec, unit, unit_rows=table.unit_rows)
-            found.num_chunks += 1
-            found.num_bytes += chunk.nbytes
-            # Rows that are not done are the checksum's affair alone.
-            values[spec.name] = only_done(chunk, spec, done)
+            result.num_chunks += 1
+            result.num_bytes += chunk.nbytes
+            # Rows that are not done matter to the checksum alone.
+            values[spec.name] = keep_done_rows(chunk, spec, done)
             yield from _checksum_faults(cache, spec, table, unit, chunk)
         else:
             file = str(chunk_path(cache.folder, spec, unit).relative_to(cache.folder))
-            yield Fault(file, fault, _MAKE_ANEW, (kind, unit))
+            yield Fault(file, fault, _WRITE_AGAIN, (kind, unit))
     if kind == "text" and cache.layout.words:
-        yield from _words_faults(cache, unit, found)
+        yield from _words_faults(cache, unit, result)
     if len(values) == len(cache.layout.arrays(kind)):
         first = unit * table.unit_rows
         ok = np.array([table.status(first + i) == "ok" for i in range(table.unit_rows)])
         check = _video_problems if kind == "video" else _text_problems
-        for name, problem, bad in check(values, ok, found):
+        for name, problem, bad in check(values, ok, result):
             rows = tuple(int(row) for row in first + np.flatnonzero(bad))
-            yield Fault(f"array {name}", problem, _MAKE_ANEW, (kind, unit), rows)
+            yield Fault(f"array {name}", problem, _WRITE_AGAIN, (kind, unit), rows)
 
 
-def _words_faults(cache: FeatureCache, unit: int, found: Verification) -> Iterator[Fault]:
+def _words_faults(cache: FeatureCache, unit: int, result: Verification) -> Iterator[Fault]:
     table = cache.tables["text"]
     path = words_path(cache.folder, unit)
     file = str(path.relative_to(cache.folder))
     problem = words_fault(cache.folder, cache.layout, table, unit)
     if problem is not None:
-        yield Fault(file, problem, _MAKE_ANEW, ("text", unit))
+        yield Fault(file, problem, _WRITE_AGAIN, ("text", unit))
         return
     words = read_unit_words(cache.folder, cache.layout, table, unit)
-    found.num_chunks += 1
-    found.num_bytes += path.stat().st_size
+    result.num_chunks += 1
+    result.num_bytes += path.stat().st_size
     expected = table.checksums[unit].get(WORDS)
     if words.checksum() != expected:
         problem = f"its checksum is {words.checksum()}, the journal has {expected}"
-        yield Fault(file, problem, _MAKE_ANEW, ("text", unit))
+        yield Fault(file, problem, _WRITE_AGAIN, ("text", unit))
     elif not words.exact:
         yield Fault(file, _UNFINISHED, "run `gare-cache extract`", ("text", unit), harmless=True)
     bad = [row for row, tokens in words.of_row.items() if not np.isfinite(tokens).all()]
     if bad:
         problem = "values that are not finite"
-        yield Fault(f"array {WORDS}", problem, _MAKE_ANEW, ("text", unit), tuple(bad))
+        yield Fault(f"array {WORDS}", problem, _WRITE_AGAIN, ("text", unit), tuple(bad))
 
 
 def _checksum_faults(
@@ -208,24 +208,24 @@ def _checksum_faults(
     if checksum(chunk) == expected:
         return
     first = unit * table.unit_rows
-    kept = only_done(chunk, spec, [row - first for row in table.done_rows(unit)])
+    kept = keep_done_rows(chunk, spec, [row - first for row in table.done_rows(unit)])
     file = str(chunk_path(cache.folder, spec, unit).relative_to(cache.folder))
     if checksum(kept) == expected:
         remedy = "run `gare-cache extract`"
         yield Fault(file, _UNFINISHED, remedy, (table.kind, unit), harmless=True)
     else:
         problem = f"its checksum is {checksum(chunk)}, the journal has {expected}"
-        yield Fault(file, problem, _MAKE_ANEW, (table.kind, unit))
+        yield Fault(file, problem, _WRITE_AGAIN, (table.kind, unit))
 
 
 def _video_problems(
-    values: Mapping[str, npt.NDArray[Any]], ok: npt.NDArray[np.bool_], found: Verification
+    values: Mapping[str, npt.NDArray[Any]], ok: npt.NDArray[np.bool_], result: Verification
 ) -> Iterator[tuple[str, str, npt.NDArray[np.bool_]]]:
     num_frames = values["video/num_frames"]
     most = values["video/times"].shape[1]
     wrong = np.where(ok, (num_frames < 1) | (num_frames > most), num_frames != 0)
     if wrong.any():
-        yield "video/num_frames", "counts that do not fit the journal", wrong
+        yield "video/num_frames", "counts that contradict the journal", wrong
     mask = np.arange(most) < num_frames[:, None]
     for name, values_of_frames in values.items():
         if name == "video/num_frames":
@@ -236,20 +236,20 @@ def _video_problems(
         if name == "video/times":  # imported features may come without times
             bad = np.asarray(bad & ~np.isnan(array).all(axis=(1, 2)))
         if bad.any():
-            yield name, "values that are not finite in frames that count", bad
+            yield name, "values that are not finite in real frames", bad
         bad = np.asarray((~mask & ~np.isnan(array).all(-1)).any(1))
         if bad.any():
-            yield name, "values where there is no frame", bad
+            yield name, "values on padding frames", bad
     real = {"video/frames": mask, VIEWS: mask[:, None], PATCHES: mask[:, :, None]}
     for name in real.keys() & values.keys():
-        zero = _without_direction(name, values[name], real[name], found)
+        zero = _zero_norm(name, values[name], real[name], result)
         if zero.any():
             bad = np.asarray(zero.reshape(len(ok), -1).any(1))
             yield name, "feature vectors of length zero", bad
 
 
 def _text_problems(
-    values: Mapping[str, npt.NDArray[Any]], ok: npt.NDArray[np.bool_], found: Verification
+    values: Mapping[str, npt.NDArray[Any]], ok: npt.NDArray[np.bool_], result: Verification
 ) -> Iterator[tuple[str, str, npt.NDArray[np.bool_]]]:
     features = values["text/features"]
     bad = ok & ~np.isfinite(features).all(1)
@@ -258,24 +258,24 @@ def _text_problems(
     if LENGTHS in values:
         bad = (values[LENGTHS] > 0) != ok
         if bad.any():
-            yield LENGTHS, "numbers of tokens that do not fit the journal", np.asarray(bad)
+            yield LENGTHS, "token counts that contradict the journal", np.asarray(bad)
     bad = ~ok & ~np.isnan(features).all(1)
     if bad.any():
-        yield "text/features", "values where no caption is", bad
-    bad = _without_direction("text/features", features, ok, found)
+        yield "text/features", "values in rows without a caption", bad
+    bad = _zero_norm("text/features", features, ok, result)
     if bad.any():
         yield "text/features", "feature vectors of length zero", bad
 
 
-def _without_direction(
-    name: str, vectors: npt.NDArray[Any], mask: npt.NDArray[np.bool_], found: Verification
+def _zero_norm(
+    name: str, vectors: npt.NDArray[Any], mask: npt.NDArray[np.bool_], result: Verification
 ) -> npt.NDArray[np.bool_]:
     norms = np.linalg.norm(vectors.astype(np.float32), axis=-1)
     mask = np.broadcast_to(mask, norms.shape)
     real = norms[mask & np.isfinite(norms)]
     if len(real):
-        low, high = found.norms.get(name, (np.inf, 0.0))
-        found.norms[name] = (min(low, float(real.min())), max(high, float(real.max())))
+        low, high = result.norms.get(name, (np.inf, 0.0))
+        result.norms[name] = (min(low, float(real.min())), max(high, float(real.max())))
     return np.asarray(mask & (norms == 0))
 
 
@@ -289,19 +289,19 @@ def _sources(cache: FeatureCache) -> Sequence[tuple[int, dict[str, Any]]]:
 
 
 def _source_faults(
-    table: RowTable, row: int, source: dict[str, Any], found: Verification
+    table: RowTable, row: int, source: dict[str, Any], result: Verification
 ) -> Iterator[Fault]:
     path = Path(source["path"])
     try:
         stat = path.stat()
     except OSError:
-        found.sources_absent += 1
+        result.sources_absent += 1
         return
-    found.sources_read += 1
+    result.sources_read += 1
     if (stat.st_size, stat.st_mtime_ns) != (source["size_bytes"], source["mtime_ns"]):
-        # The row belongs to the older file for good; the changed one takes a new row.
+        # The row stays with the older file; the changed file gets a new row.
         remedy = "run `gare-cache prepare`, then `gare-cache extract`"
         yield Fault(str(path), "the video has changed since it was encoded", remedy)
     elif file_digest(path) != table.outcomes[row].digest:
         problem = "the video has other content than when it was encoded, under the same date"
-        yield Fault(str(path), problem, _MAKE_ANEW, ("video", row // table.unit_rows), (row,))
+        yield Fault(str(path), problem, _WRITE_AGAIN, ("video", row // table.unit_rows), (row,))

@@ -1,9 +1,9 @@
-"""Word tokens of captions: one ragged array a unit, in the order of its rows.
+"""Word tokens of captions: one ragged array per unit, in row order.
 
-``text/lengths`` says how many tokens a row has. The tokens on the disk are at every moment either
+``text/lengths`` holds the number of tokens of each row. At any moment the tokens on disk are either
 those of the done rows or those of all rows that have a length, and their number tells which: the
-lengths of a unit are written before its tokens, and what a killed writer left behind the done rows
-is taken away before the lengths are written again.
+lengths of a unit are written before its tokens, and tokens that a killed writer left beyond the
+done rows are removed before the lengths are written again.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ Tokens = npt.NDArray[np.float16]
 
 @dataclass(frozen=True, eq=False)
 class UnitWords:
-    """The word tokens of a unit as they lie on the disk.
+    """Word tokens of a unit, as stored.
 
     Attributes:
         of_row: done row -> (L, D) float16, memory-mapped.
-        exact: False where rows that are not done hold tokens too.
+        exact: False if rows that are not done hold tokens too.
     """
 
     of_row: Mapping[int, Tokens]
     exact: bool
 
     def checksum(self) -> str:
-        """Return the CRC-32C (hex) of the done rows' tokens, one after the other."""
+        """Return the CRC-32C (hex) of the concatenated tokens of the done rows."""
         return checksum(joined(self.of_row.values()))
 
 
 def joined(tokens: Iterable[Tokens]) -> Tokens:
-    """Return the tokens of several captions as one (sum L, D) array."""
+    """Concatenate the tokens of several captions into one flat array of sum(L) x D values."""
     return np.concatenate([np.empty(0, "<f2"), *(t.ravel() for t in tokens)]).astype("<f2")
 
 
 def write_unit_words(folder: Path, unit: int, tokens: Mapping[int, Tokens], *, dim: int) -> str:
-    """Write the tokens of a unit: the chunk, then the array's metadata, both flushed.
+    """Write the tokens of a unit: the chunk, then the array's metadata, both flushed to disk.
 
     Args:
-        folder: of the cache; the unit's lengths must lie there already.
-        unit: its number.
+        folder: the cache folder; the unit's lengths must be written already.
+        unit: number of the unit.
         tokens: row -> (L, D), for all rows that have tokens.
         dim: width D.
 
@@ -75,11 +75,11 @@ def write_unit_words(folder: Path, unit: int, tokens: Mapping[int, Tokens], *, d
 
 
 def read_unit_words(folder: Path, layout: Layout, table: RowTable, unit: int) -> UnitWords:
-    """Find the tokens of a unit's done rows.
+    """Memory-map the tokens of a unit's done rows.
 
     Raises:
-        CacheError: the file is missing, or its size fits neither the rows that are done nor all
-            rows that have a length.
+        CacheError: the file is missing, or its size fits neither the done rows nor all rows that
+            have a length.
     """
     lengths = _lengths(folder, layout, table, unit)
     fault = words_fault(folder, layout, table, unit)
@@ -102,22 +102,22 @@ def read_unit_words(folder: Path, layout: Layout, table: RowTable, unit: int) ->
 
 
 def words_fault(folder: Path, layout: Layout, table: RowTable, unit: int) -> str | None:
-    """Say why a unit's tokens cannot be whole, judged by the size of their file."""
+    """Say what is wrong with the size of a unit's token file; None if it is right."""
     lengths = _lengths(folder, layout, table, unit)
     path = words_path(folder, unit)
     name = path.relative_to(folder / FEATURES)
     try:
-        found = path.stat().st_size
+        size = path.stat().st_size
     except FileNotFoundError:
         return f"chunk {name} is missing, though the journal has it"
     done = sum(lengths[row] for row in table.done_rows(unit)) * layout.dim * 2
-    if found not in (done, sum(lengths.values()) * layout.dim * 2):
-        return f"chunk {name} has {found:,} bytes instead of {done:,}"
+    if size not in (done, sum(lengths.values()) * layout.dim * 2):
+        return f"chunk {name} has {size:,} bytes instead of {done:,}"
     return None
 
 
 def words_path(folder: Path, unit: int) -> Path:
-    """Return the file of a unit's tokens, the one chunk of their array."""
+    """Return the path of a unit's tokens, the only chunk of their array."""
     return folder / FEATURES / WORDS / str(unit) / "c" / "0" / "0"
 
 

@@ -1,4 +1,4 @@
-"""Write features unit by unit: chunks first, flushed to the disk, then the journal."""
+"""Write features unit by unit: first the chunks, flushed to disk, then the journal record."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from gare_cache.cache.chunks import (
     DROP_COMMAND,
     checksum,
     chunk_path,
-    only_done,
+    keep_done_rows,
     read_chunk,
     write_chunk,
 )
-from gare_cache.cache.disk import explain_refusals
+from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.group import open_group_for_writing, stored_array, stored_unit_rows
 from gare_cache.cache.lock import Shard, gate, shard_of_cache, whole_cache, writers
 from gare_cache.cache.rows import RowTable, read_rows, read_sources
@@ -36,7 +36,7 @@ from gare_cache.cache.schema import (
     Layout,
     thumbnail_path,
 )
-from gare_cache.cache.sizes import refuse_size_faults
+from gare_cache.cache.sizes import check_chunk_sizes
 from gare_cache.cache.words import read_unit_words, words_path, write_unit_words
 from gare_cache.errors import CacheError
 from gare_cache.files import PARTIAL_SUFFIX
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PendingUnit:
-    """Rows of one unit that are asked for and not done."""
+    """Requested rows of one unit that are not done."""
 
     kind: Kind
     unit: int
@@ -56,7 +56,7 @@ class PendingUnit:
 
 @dataclass(frozen=True)
 class CacheWriter:
-    """An open cache folder, locked for this process; made by ``open_writer``."""
+    """A cache folder opened and locked by ``open_writer``."""
 
     folder: Path
     layout: Layout
@@ -68,9 +68,9 @@ class CacheWriter:
     _sequence: Iterator[int]
 
     def allocate(self, kind: Kind, sources: Sequence[dict[str, Any]]) -> list[int]:
-        """Give every source a row, known ones their old row, and make room for them.
+        """Assign a row to every source and grow the arrays; known sources keep their row.
 
-        Safe with several shards at once: each sees what the others allocated.
+        Safe with concurrent shards: each sees the rows that the others allocated.
 
         Args:
             kind: ``video`` or ``text``.
@@ -80,17 +80,17 @@ class CacheWriter:
             The row of each source.
 
         Raises:
-            CacheError: two of the sources have one id.
-            EnvironmentFailure: the disk refuses.
+            CacheError: two of the sources have the same id.
+            EnvironmentFailure: the file system refuses.
         """
         table = self.tables[kind]
-        with explain_refusals(self.folder), gate(self.folder):
+        with environment_errors(self.folder), gate(self.folder):
             if self._shard:
                 table.sources[:] = read_sources(self.folder, kind)
             known = len(table.sources)
             rows = table.allocate(sources)
             if len(table.sources) > known:
-                # Arrays first: a table never names a row that has no place.
+                # Arrays first: the table never names a row beyond their end.
                 for spec in self.layout.arrays(kind):
                     array = stored_array(self._group, spec, self.folder)
                     array.resize((len(table.sources), *spec.row_shape))
@@ -98,9 +98,9 @@ class CacheWriter:
         return rows
 
     def pending(self, kind: Kind, rows: Sequence[int]) -> list[PendingUnit]:
-        """Return this writer's units that hold some of ``rows`` not done, in order.
+        """Return this writer's units with those of ``rows`` that are not done, in order.
 
-        Failed rows count as done unless the writer retries them; units of other shards are theirs.
+        Failed rows count as done unless the writer retries them; units of other shards are left.
         """
         table = self.tables[kind]
         units: dict[int, list[int]] = {}
@@ -129,22 +129,22 @@ class CacheWriter:
             pending: the unit and its rows.
             values: array name -> (rows, ...) values in the order of ``pending.rows``; with word
                 tokens also ``text/tokens``, (sum L, D) in the same order.
-            outcomes: one a row.
+            outcomes: one per row.
             thumbnails: row -> JPEG.
-            seconds: time spent before the write, by side.
+            seconds: time spent before the write, by step.
 
         Raises:
             CacheError: the unit's earlier rows are damaged.
-            EnvironmentFailure: the disk refuses; the unit counts as not done.
+            EnvironmentFailure: the file system refuses; the unit counts as not done.
         """
         started = time.perf_counter()
         arrays = self.layout.arrays(pending.kind)
-        with explain_refusals(self.folder):
+        with environment_errors(self.folder):
             words = self._words(pending, values) if pending.kind == "text" else None
             checksums = {
                 spec.name: self._write(spec, pending, values[spec.name]) for spec in arrays
             }
-            if words is not None:  # behind their lengths, see ``cache.words``
+            if words is not None:  # after their lengths, see ``cache.words``
                 checksums[WORDS] = write_unit_words(
                     self.folder, pending.unit, words, dim=self.layout.dim
                 )
@@ -161,7 +161,7 @@ class CacheWriter:
                 seconds={**seconds, "write": time.perf_counter() - started},
             )
             journal.append(self.folder / JOURNAL / _journal_name(self._shard), record)
-        self.tables[pending.kind].note(record)
+        self.tables[pending.kind].apply(record)
         if self._on_commit:
             self._on_commit(record)
 
@@ -174,7 +174,7 @@ class CacheWriter:
     def _words(
         self, pending: PendingUnit, values: Mapping[str, npt.NDArray[Any]]
     ) -> dict[int, npt.NDArray[np.float16]] | None:
-        """Join the tokens of the rows that are done with those of the pending ones."""
+        """Merge the tokens of the done rows with those of the pending rows."""
         if not self.layout.words:
             return None
         table = self.tables["text"]
@@ -184,21 +184,21 @@ class CacheWriter:
             if kept.checksum() != table.checksums[pending.unit][WORDS]:
                 raise _not_as_recorded(words_path(self.folder, pending.unit))
             words |= kept.of_row
-            if not kept.exact:  # else another set of pending rows would make its lengths untrue
+            if not kept.exact:  # a different set of pending rows would contradict its lengths
                 write_unit_words(self.folder, pending.unit, words, dim=self.layout.dim)
         ends = np.cumsum(values[LENGTHS])
         words |= zip(pending.rows, np.split(values[WORDS], ends[:-1]), strict=True)
         return words
 
     def _done_before(self, spec: ArraySpec, pending: PendingUnit) -> npt.NDArray[Any]:
-        # The rows that stay; what an interrupted write left in the others does not.
+        # Keeps the done rows; clears what an interrupted write left in the others.
         table = self.tables[pending.kind]
         first = pending.unit * table.unit_rows
         done = [row - first for row in table.done_rows(pending.unit)]
         if not done:
             return spec.empty(table.unit_rows)
         stored = read_chunk(self.folder, spec, pending.unit, unit_rows=table.unit_rows)
-        kept = only_done(stored, spec, done)
+        kept = keep_done_rows(stored, spec, done)
         expected = table.checksums[pending.unit][spec.name]
         if expected not in (checksum(stored), checksum(kept)):
             raise _not_as_recorded(chunk_path(self.folder, spec, pending.unit))
@@ -217,7 +217,7 @@ def open_writer(
     retry_failed: bool = False,
     on_commit: Callable[[journal.UnitRecord], None] | None = None,
 ) -> Iterator[CacheWriter]:
-    """Open a cache folder for writing, making it where it does not exist.
+    """Open a cache folder for writing; create it if missing.
 
     Args:
         folder: ``ROOT/<dataset>-<id12>``.
@@ -225,17 +225,17 @@ def open_writer(
         identity: the extraction identity; the folder belongs to it alone.
         layout: shapes of the arrays.
         head_start: tensors that heads start from.
-        shard: write this part's units beside other shards; None writes alone.
-        retry_failed: take failed rows for pending.
-        on_commit: called with every record once it is durable; what it raises ends the writing.
+        shard: write the units of this shard only; None writes all, as the only writer.
+        retry_failed: treat failed rows as pending.
+        on_commit: called with every record once it is durable; an exception stops the writing.
 
     Raises:
         CacheError: another process writes, the folder has another format, or it is damaged.
         FingerprintMismatch: the folder belongs to another extraction.
-        EnvironmentFailure: the disk refuses.
+        EnvironmentFailure: the file system refuses.
     """
     with _locked(folder, shard):
-        with explain_refusals(folder), gate(folder):
+        with environment_errors(folder), gate(folder):
             if len(writers(folder)) == 1:  # another shard's temporary files are in use
                 _sweep(folder)
             group = open_group_for_writing(
@@ -243,7 +243,7 @@ def open_writer(
             )
             records = journal.read(folder / JOURNAL)
             tables = read_rows(folder, records, stored_unit_rows(group, layout, folder))
-        refuse_size_faults(folder, layout, tables)
+        check_chunk_sizes(folder, layout, tables)
         yield CacheWriter(
             folder=folder,
             layout=layout,
@@ -254,20 +254,20 @@ def open_writer(
             _on_commit=on_commit,
             _sequence=itertools.count(1 + max((r.sequence for r in records), default=0)),
         )
-        if shard is None:  # a shard knows nothing of the others' outcomes
-            with explain_refusals(folder):
+        if shard is None:  # a shard does not know the others' outcomes
+            with environment_errors(folder):
                 for table in tables.values():
                     table.write(folder)
 
 
 def drop_units(folder: Path, units: Sequence[tuple[Kind, int]]) -> None:
-    """Record that units are not done, so that the next extraction makes them anew.
+    """Record that units are not done, so that the next extraction writes them again.
 
     Raises:
         CacheError: another process writes.
-        EnvironmentFailure: the disk refuses.
+        EnvironmentFailure: the file system refuses.
     """
-    with _locked(folder, None), explain_refusals(folder):
+    with _locked(folder, None), environment_errors(folder):
         last = max((r.sequence for r in journal.read(folder / JOURNAL)), default=0)
         for number, (kind, unit) in enumerate(units, last + 1):
             record = journal.UnitRecord(
@@ -287,9 +287,9 @@ def sweep_partial_files(folder: Path) -> None:
 
     Raises:
         CacheError: another process writes.
-        EnvironmentFailure: the disk refuses.
+        EnvironmentFailure: the file system refuses.
     """
-    with _locked(folder, None), explain_refusals(folder):
+    with _locked(folder, None), environment_errors(folder):
         _sweep(folder)
 
 
@@ -301,7 +301,7 @@ def partial_files(folder: Path) -> list[Path]:
 @contextmanager
 def _locked(folder: Path, shard: Shard | None) -> Iterator[None]:
     with ExitStack() as stack:
-        with explain_refusals(folder):
+        with environment_errors(folder):
             lock = shard_of_cache(folder, shard) if shard else whole_cache(folder)
             stack.enter_context(lock)
         yield

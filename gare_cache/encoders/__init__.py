@@ -1,1 +1,1 @@
-"""Frames and captions -> CLIP features."""
+"""Encode frames and captions with a frozen CLIP model."""

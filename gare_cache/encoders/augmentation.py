@@ -1,7 +1,7 @@
-"""Augmented views of a video: one crop, flip and set of operations for all of its frames.
+"""Augmented views of a video: the same crop, flip and operations for all of its frames.
 
-Runs in the workers that decode; torch and torchvision are imported where a view is made, so that
-workers without views start without them.
+Runs in the decoding workers; torch and torchvision are imported only when a view is drawn, so that
+workers without views start faster.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Views:
     """How views are drawn: random resized crop, horizontal flip, RandAugment (arXiv:1909.13719).
 
     Attributes:
-        count: views R of a video.
-        seed: of the draws; they depend on it, the video's id and the view's number alone.
-        smallest_crop: least share of the frame's area that a crop keeps, 0 to 1.
-        flip: whether half of the views are mirrored; wrong where captions say left or right.
-        operations: RandAugment's N, operations a view; 0 for none.
+        count: views R per video.
+        seed: seed of the draws, which depend only on it, the video's id and the view's number.
+        smallest_crop: smallest share of the frame's area that a crop keeps, 0 to 1.
+        flip: whether half of the views are mirrored; wrong if captions say left or right.
+        operations: RandAugment's N, operations per view; 0 for none.
         magnitude: RandAugment's M, their strength, 0 to 30.
     """
 
@@ -38,7 +38,7 @@ class Views:
 
 
 def view_identity(views: Views) -> dict[str, Any]:
-    """Return what the pixels of views depend on, the library that draws them included."""
+    """Return everything that the pixels of views depend on, including the torchvision version."""
     return {**asdict(views), "torchvision": importlib.metadata.version("torchvision")}
 
 
@@ -47,23 +47,23 @@ def draw_views(frames: Frames, views: Views, *, video_id: str, size: tuple[int, 
 
     Args:
         frames: (F, H, W, 3) RGB, whole frames.
-        views: how.
+        views: how views are drawn.
         video_id: the video's id.
         size: (height, width) of the model's input.
 
     Returns:
-        (R, F, height, width, 3) uint8, every frame of a view changed alike.
+        (R, F, height, width, 3) uint8; all frames of a view are transformed alike.
     """
     import torch
 
     transform = _transform(views, size)
-    clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    clip = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (F, 3, H, W)
     drawn = []
     with torch.random.fork_rng(devices=[]):
         for number in range(views.count):
             torch.manual_seed(_seed(views.seed, video_id, number))
-            drawn.append(transform(clip).permute(0, 2, 3, 1).numpy())
-    return np.stack(drawn)
+            drawn.append(transform(clip).permute(0, 2, 3, 1).numpy())  # (F, height, width, 3)
+    return np.stack(drawn)  # (R, F, height, width, 3)
 
 
 def _seed(seed: int, video_id: str, number: int) -> int:

@@ -1,4 +1,4 @@
-"""Frames and captions -> pooled features of one frozen model."""
+"""The frozen encoder: pooled CLIP features of frames and captions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Encoder:
     """A frozen CLIP with its own preprocessing, tokenizer and identity.
 
     Attributes:
-        name: of the model, as it was asked for.
+        name: name of the model, as given in the settings.
         identity: what the features depend on: model configuration, digest of the weights,
             QuickGELU, preprocessing, precision, text context.
         dim: width D of the features.
-        context_length: tokens a caption may have, start and end included.
-        cuts_text: whether captions are encoded only up to the longest of a batch.
-        preprocessing: how frames become the model's input; its ``shrink`` may run elsewhere.
+        context_length: maximum number of tokens per caption, including start and end.
+        cuts_text: whether captions are encoded only up to the length of the longest in the batch.
+        preprocessing: how frames become the model's input; ``shrink`` may run in a worker.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Encoder:
         return canonical_digest(self.identity)
 
     def preprocess(self, frames: npt.NDArray[np.uint8]) -> Tensor:
-        """Resize, crop and normalise; as the model's own transform does for ``exact``.
+        """Resize, crop and normalise frames; ``exact`` equals the model's own transform.
 
         Args:
             frames: (F, H, W, 3) RGB.
@@ -70,14 +70,14 @@ class Encoder:
         """Finish the preprocessing that ``preprocessing.shrink`` has begun.
 
         Args:
-            pixels: (F, H, W, 3) uint8 as it returns them.
+            pixels: (F, H, W, 3) uint8 as ``shrink`` returns them.
 
         Returns:
             As ``preprocess``.
         """
         tensor = torch.from_numpy(pixels)
         if self._device.type == "cuda":
-            tensor = tensor.pin_memory()  # else the copy would wait for the batch before it
+            tensor = tensor.pin_memory()  # otherwise the copy would wait for the previous batch
         return to_images(tensor.to(self._device, non_blocking=True), self.preprocessing)
 
     @torch.inference_mode()
@@ -88,7 +88,7 @@ class Encoder:
             images: (B, 3, height, width) float32.
 
         Returns:
-            (B, D) float32 on the encoder's device, where it may still be in the making: projected
+            (B, D) float32 on the encoder's device, possibly still being computed there: projected
             CLS features, not normalised.
         """
         images = images.to(self._device, self._dtype)
@@ -108,7 +108,7 @@ class Encoder:
 
     @torch.inference_mode()
     def count_patches(self) -> int:
-        """Try the model's patch tokens and return how many a frame has.
+        """Check that the model provides patch tokens; return their number per frame.
 
         Raises:
             ConfigError: they do not reproduce the frame's feature.
@@ -123,7 +123,7 @@ class Encoder:
         return torch.as_tensor(self._tokenizer(list(captions), context_length=self.context_length))
 
     def count_cut(self, captions: Sequence[str]) -> int | None:
-        """Count captions longer than the context; None where the tokenizer cannot tell."""
+        """Count captions longer than the context; None if the tokenizer cannot tell."""
         if not hasattr(self._tokenizer, "encode"):
             return None
         room = self.context_length - 2  # start and end of text
@@ -152,15 +152,15 @@ class Encoder:
             tokens: (B, context_length) ids.
 
         Returns:
-            (B, L, D) float32 on the CPU, L at least the longest caption; the token at EOT (the
-            largest id) is the caption's feature, those behind it mean nothing.
+            (B, W, D) float32 on the CPU, W at least the longest caption; the token at EOT (the
+            largest id) is the caption's feature, later tokens are meaningless.
         """
         tokens = tokens.to(self._device)
         return word_tokens(self._model, tokens, cut=self.cuts_text).float().cpu()
 
     @torch.inference_mode()
     def require_words(self) -> None:
-        """Try the model's word tokens.
+        """Check that the model provides word tokens.
 
         Raises:
             ConfigError: they do not reproduce the caption's feature.
@@ -169,7 +169,7 @@ class Encoder:
         require_words(self._model, tokens, cut=self.cuts_text, name=self.name, dtype=self._dtype)
 
     def head_start(self) -> dict[str, Tensor]:
-        """Return what heads start from, see ``text_tower.head_start``."""
+        """Return the tensors that heads start from, see ``text_tower.head_start``."""
         return head_start(self._model, dim=self.dim)
 
 
@@ -181,13 +181,13 @@ def load_encoder(
     context_length: int | None = None,
     preprocess: str = "exact",
 ) -> Encoder:
-    """Load a model with everything that belongs to it.
+    """Load a model with its tokenizer, preprocessing and identity.
 
     Args:
         source: model and weights.
         precision: ``fp32``, ``bf16`` or ``fp16``; part of the identity.
         device: where to run; None is the CPU.
-        context_length: tokens a caption may have; None is the model's own context.
+        context_length: maximum number of tokens per caption; None takes the model's context.
         preprocess: ``exact`` or ``device``, see ``Preprocessing``; part of the identity.
 
     Raises:
@@ -199,7 +199,9 @@ def load_encoder(
     loaded = load_model(source, precision=precision, device=device)
     model = loaded.model
     cuts_text = _cuts_text(source, model, device)
-    context = _context_length(source, context_length, own=model.context_length, cuts=cuts_text)
+    context = _context_length(
+        source, context_length, model_context=model.context_length, cuts=cuts_text
+    )
     open_clip = import_open_clip()
     constants = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     identity = {
@@ -225,7 +227,7 @@ def load_encoder(
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """Return the SHA-256 of all weights by name, whatever file they came from."""
+    """Return the SHA-256 of all weights by name, independent of the file that held them."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         array = value.detach().cpu().contiguous()
@@ -241,14 +243,18 @@ def _cuts_text(source: ModelSource, model: Any, device: torch.device) -> bool:
         return can_cut(model, tokens.to(device))
 
 
-def _context_length(source: ModelSource, asked: int | None, *, own: int, cuts: bool) -> int:
-    if asked is None or asked == own:
-        return own
+def _context_length(
+    source: ModelSource, asked: int | None, *, model_context: int, cuts: bool
+) -> int:
+    if asked is None or asked == model_context:
+        return model_context
     if not cuts:
         raise ConfigError(
             f"encoder.context_length is {asked}, but the text tower of {source.model!r} needs its "
-            f"whole context of {own}; set it to null"
+            f"whole context of {model_context}; set it to null"
         )
-    if not 3 <= asked <= own:
-        raise ConfigError(f"encoder.context_length is {asked}; {source.model!r} allows 3 to {own}")
+    if not 3 <= asked <= model_context:
+        raise ConfigError(
+            f"encoder.context_length is {asked}; {source.model!r} allows 3 to {model_context}"
+        )
     return asked

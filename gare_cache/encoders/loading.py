@@ -1,4 +1,4 @@
-"""Name of a model and its weights -> an open_clip model, with nothing left to chance."""
+"""Load an open_clip model by name; whatever could silently be wrong is checked or must be given."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _CONFIG_FILE = "open_clip_config.json"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Which model and weights are meant.
+    """Model and weights to load.
 
     Attributes:
         model: an open_clip model name, ``local-dir:FOLDER`` or ``hf-hub:ORG/REPO``.
         pretrained: a tag of the named model or a checkpoint file; None for the two schemes, whose
-            weights lie beside their configuration.
-        quick_gelu: the activation the weights were trained with; None takes it from the tag or the
-            configuration. A checkpoint file does not say, so there it must be given.
-        trust_checkpoint: unpickle a checkpoint file that is more than tensors (TorchScript
+            weights are stored beside their configuration.
+        quick_gelu: whether the weights were trained with QuickGELU; None takes it from the tag or
+            the configuration. Required for a checkpoint file, which does not say.
+        trust_checkpoint: unpickle a checkpoint file that holds more than tensors (TorchScript
             archives such as OpenAI's); such a file can run any code.
     """
 
@@ -76,7 +76,7 @@ def load_model(source: ModelSource, *, precision: str, device: torch.device) -> 
                 require_pretrained=True,
                 weights_only=not source.trust_checkpoint,
             )
-    except Exception as err:  # open_clip raises what its many loaders raise
+    except Exception as err:  # open_clip passes on the errors of its many loaders
         raise _loading_error(source, err) from err
     return LoadedModel(model.eval().requires_grad_(False), config, quick_gelu)
 
@@ -102,7 +102,7 @@ def _model_config(open_clip: Any, source: ModelSource) -> dict[str, Any]:
         raise ConfigError(unknown_name("encoder model", source.model, models))
     if source.pretrained is None:
         raise ConfigError(
-            f"encoder.pretrained is null, and {source.model!r} has no weights of its own; give a "
+            f"encoder.pretrained is null, and {source.model!r} comes without weights; give a "
             f"tag ({', '.join(open_clip.list_pretrained_tags_by_model(source.model)[:5])}, ...) "
             "or a checkpoint file"
         )
@@ -120,7 +120,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
     except (json.JSONDecodeError, KeyError) as err:
-        raise EncoderError(f"{path} is no open_clip configuration ({err!r})") from err
+        raise EncoderError(f"{path} is not an open_clip configuration ({err!r})") from err
     return config
 
 
@@ -161,7 +161,7 @@ def _quick_gelu(open_clip: Any, source: ModelSource, config: dict[str, Any]) -> 
 
 
 def _preprocessing_of_file(open_clip: Any, source: ModelSource) -> dict[str, Any] | None:
-    """For a checkpoint file, the constants that all published weights of its model share."""
+    """Return the preprocessing that all published weights of a checkpoint file's model share."""
     tags = open_clip.list_pretrained_tags_by_model(source.model)
     if source.pretrained is None or source.pretrained in tags:
         return None

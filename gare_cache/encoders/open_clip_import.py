@@ -1,7 +1,4 @@
-"""Import open_clip and torchvision's transforms.
-
-Also where torchvision's compiled operators do not fit the installed torch.
-"""
+"""Import open_clip and torchvision, even a torchvision built for another torch."""
 
 from __future__ import annotations
 
@@ -17,12 +14,14 @@ from gare_cache.errors import EnvironmentFailure
 logger = logging.getLogger(__name__)
 
 _MISSING_OPERATOR = "operator torchvision::nms does not exist"
-# Declared, never implemented: open_clip calls neither; torchvision only registers shapes for them.
+# Declared without an implementation: open_clip calls neither; torchvision registers their shapes.
 _OPERATORS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_libraries: list[torch.library.Library] = []  # a Library takes its operators with it when it dies
+_libraries: list[
+    torch.library.Library
+] = []  # keeps the operators alive: they vanish with their Library
 
 
 def import_open_clip() -> ModuleType:

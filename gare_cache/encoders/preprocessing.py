@@ -1,6 +1,6 @@
-"""Frames of any size -> pixels of the model's size, with PIL, exactly as open_clip does it.
+"""Resize and crop frames to the model's input size with PIL, exactly as open_clip does.
 
-The part that runs in the workers that decode: it imports no torch.
+Runs in the decoding workers, so it does not import torch.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Preprocessing:
         kind: ``exact``: the model's own transform, resizing with PIL; ``device``: resizing with
             torch where the model runs, within 2 grey levels of it.
         size: height and width of the model's input, in pixels.
-        mean: what is subtracted from each channel, on a scale of 0 to 1.
-        std: what each channel is divided by.
+        mean: mean of each channel, on a scale of 0 to 1.
+        std: standard deviation of each channel.
         interpolation: ``bilinear`` or ``bicubic``.
-        resize_mode: which edge is made to fit: ``shortest`` (the rest is cut off), ``longest``
+        resize_mode: edge that is made to fit: ``shortest`` (the rest is cropped), ``longest``
             (the rest is filled), or both (``squash``).
-        fill: grey level of what lies outside the frame.
+        fill: grey level of the area outside the frame.
     """
 
     kind: str
@@ -45,19 +45,19 @@ class Preprocessing:
     fill: int
 
     def shrink(self, frames: Frames) -> Frames:
-        """Do what is to be done before frames travel to the process of the model.
+        """Do the part of the preprocessing that runs before frames are sent to the model's process.
 
         Args:
             frames: (F, H, W, 3) RGB.
 
         Returns:
-            For ``exact`` (F, height, width, 3), resized and cropped, for ``device`` the frames.
+            For ``exact`` (F, height, width, 3), resized and cropped; for ``device`` the input.
         """
         if self.kind == "device":
             return frames
         height, width = self.resized(*frames.shape[1:3])
         resampling = _RESAMPLING[self.interpolation]
-        return np.stack(
+        return np.stack(  # (F, height, width, 3)
             [
                 self.fitted(np.asarray(Image.fromarray(frame).resize((width, height), resampling)))
                 for frame in frames
@@ -81,18 +81,18 @@ class Preprocessing:
         """Cut or fill a resized (height, width, 3) frame to ``size`` about its centre."""
         rows, columns = map(centred, image.shape[:2], self.size)
         if rows.filled == columns.filled == (0, 0):
-            return image[rows.kept, columns.kept]
+            return image[rows.kept, columns.kept]  # (height, width, 3)
         padded = np.pad(image, (rows.filled, columns.filled, (0, 0)), constant_values=self.fill)
-        return padded[rows.kept, columns.kept]
+        return padded[rows.kept, columns.kept]  # (height, width, 3)
 
 
 @dataclass(frozen=True)
 class Margins:
-    """How a line of pixels comes to another length about its centre.
+    """Padding and crop that bring a line of pixels to another length about its centre.
 
     Attributes:
-        filled: pixels added before and after it.
-        kept: what is kept of the longer line.
+        filled: pixels added before and after the line.
+        kept: part of the padded line that is kept.
     """
 
     filled: tuple[int, int]
@@ -115,7 +115,7 @@ def preprocessing_of(config: Any, kind: str) -> Preprocessing:
     if kind not in KINDS:
         raise ConfigError(unknown_name("preprocessing", kind, KINDS))
     height, width = (config.size, config.size) if isinstance(config.size, int) else config.size
-    # open_clip resizes to an input that is not square with its default alone.
+    # For an input that is not square open_clip ignores the configured interpolation.
     heeded = config.resize_mode != "shortest" or height == width
     bilinear = config.interpolation == "bilinear" and heeded
     return Preprocessing(

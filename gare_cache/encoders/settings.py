@@ -12,7 +12,7 @@ from gare_cache.settings import Count, Positive, Settings
 
 
 class EncoderSettings(Settings):
-    """Which frozen encoder."""
+    """Settings of the frozen encoder."""
 
     model: str
     pretrained: str | None = None
@@ -24,7 +24,7 @@ class EncoderSettings(Settings):
 
 
 class ViewSettings(Settings):
-    """Augmented encodings of every video."""
+    """Settings of the augmented views."""
 
     count: Count
     seed: Annotated[int, Field(ge=0)] = 0
@@ -35,7 +35,7 @@ class ViewSettings(Settings):
 
 
 class ExtractSettings(Settings):
-    """Which frames, and how they are encoded."""
+    """Settings of sampling, encoding and stored tokens."""
 
     sampler: Literal["fps_then_uniform", "segment_centre"] = "fps_then_uniform"
     max_frames_cached: Count = 64

@@ -1,4 +1,4 @@
-"""A causal text tower cut at the batch's longest caption: the same features, less work."""
+"""Run a causal text tower only up to the longest caption of a batch: same features, less work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Largest relative difference between the cut and the whole tower that counts as rounding.
+# Largest relative difference between cut and full context that counts as rounding.
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
@@ -17,33 +17,33 @@ def text_tower(model: Any) -> Any:
 
 
 def encode_cut(tower: Any, tokens: Tensor) -> Tensor:
-    """Encode tokens cut behind the longest caption of the batch.
+    """Encode tokens, cut after the longest caption of the batch.
 
-    Nothing behind a token reaches it through a causal mask, so the feature at EOT does not depend
-    on the padding. EOT is the largest id, as in CLIP's vocabulary.
+    Under a causal mask no token depends on later ones, so the feature at EOT does not depend on
+    the padding. EOT is the largest id, as in CLIP's vocabulary.
 
     Args:
-        tower: a text tower of CLIP's kind, see ``can_cut``.
+        tower: a CLIP text tower, see ``can_cut``.
         tokens: (B, context) ids, padded with zeros.
 
     Returns:
         (B, D) projected features at EOT, not normalised.
     """
-    x = _hidden_cut(tower, tokens)
-    x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]
+    x = _hidden_cut(tower, tokens)  # (B, W, width)
+    x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]  # (B, width)
     return project_text(tower, x)
 
 
 def encode_words_cut(tower: Any, tokens: Tensor) -> Tensor:
-    """Encode tokens as ``encode_cut`` and keep them all: (B, L, D) with L of the longest caption.
+    """Encode tokens as ``encode_cut`` and keep them all: (B, W, D), W of the longest caption.
 
-    The row at EOT is the caption's feature; rows behind it mean nothing.
+    The token at EOT is the caption's feature; later tokens are meaningless.
     """
     return project_text(tower, _hidden_cut(tower, tokens))
 
 
 def project_text(tower: Any, hidden: Tensor) -> Tensor:
-    """Project (..., width) hidden states behind the last norm to (..., D)."""
+    """Project (..., width) hidden states after the last norm to (..., D)."""
     projection = tower.text_projection
     if projection is None:
         return hidden
@@ -54,18 +54,18 @@ def project_text(tower: Any, hidden: Tensor) -> Tensor:
 def _hidden_cut(tower: Any, tokens: Tensor) -> Tensor:
     length = int(tokens.argmax(dim=-1).max()) + 1
     dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(tokens[:, :length]).to(dtype)
+    x = tower.token_embedding(tokens[:, :length]).to(dtype)  # (B, W, width)
     x = x + tower.positional_embedding[:length].to(dtype)
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length].to(x.device))
     return torch.as_tensor(tower.ln_final(x))
 
 
 def can_cut(model: Any, tokens: Tensor) -> bool:
-    """Tell whether ``encode_cut`` gives this model's own features, by trying it.
+    """Try ``encode_cut`` and return whether it reproduces the model's own features.
 
     Args:
         model: the open_clip model.
-        tokens: (B, context) ids of captions of different length, in the model's own context.
+        tokens: (B, context) ids of captions of different length, in the model's context.
 
     Returns:
         True for a causal tower pooled at EOT whose cut features equal the whole ones up to
@@ -83,7 +83,7 @@ def can_cut(model: Any, tokens: Tensor) -> bool:
 
 
 def agree(features: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Tell whether features are equal up to the rounding of the dtype they were computed in."""
+    """Return whether features are equal up to the rounding of their computation's dtype."""
     if features.shape != expected.shape:
         return False
     difference = (features.float() - expected.float()).norm() / expected.float().norm()
@@ -91,16 +91,16 @@ def agree(features: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
 
 
 def head_start(model: Any, *, dim: int, blocks: int = 4) -> dict[str, Tensor]:
-    """Return what retrieval heads start from, in float32 on the CPU.
+    """Return the tensors that retrieval heads start from, in float32 on the CPU.
 
     Args:
         model: the open_clip model.
         dim: width of the features.
-        blocks: text blocks taken from the bottom.
+        blocks: number of text blocks, from the bottom.
 
     Returns:
-        ``logit_scale`` (the logarithm) and, where the model has it, ``logit_bias``; for a text
-        tower of CLIP's kind as wide as the features also ``text.positional_embedding`` (context,
+        ``logit_scale`` (its logarithm) and, if the model has it, ``logit_bias``; for a CLIP text
+        tower as wide as the features also ``text.positional_embedding`` (context,
         dim) and ``text.transformer.resblocks.{i}.*``.
     """
     start = {"logit_scale": model.logit_scale}

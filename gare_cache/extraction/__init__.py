@@ -1,1 +1,1 @@
-"""Videos and captions -> features in the cache."""
+"""Decode and encode videos and captions into the feature cache."""

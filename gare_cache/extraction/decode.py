@@ -1,6 +1,6 @@
-"""Sources of videos -> frames for the encoder, decoded in worker processes.
+"""Decode videos into frames for the encoder, in worker processes.
 
-Imported by the workers: nothing here may import torch, zarr or open_clip.
+The workers import this module, so it must not import torch, zarr or open_clip.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from gare_cache.files import file_digest
 from gare_cache.processes.workers import LostJob, in_workers
 from gare_cache.video.decoding import DecodedClip, decode_clip
 
-# What may be decoded ahead of the encoder: 3,500 frames of 224 x 224 px, 80 of 1080p.
+# Limit on frames decoded ahead of the encoder: 3,500 of 224 x 224 px, 80 of 1080p.
 _AHEAD_BYTES = 512 * 2**20
 _THUMBNAIL_PIXELS = 128
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedVideo:
-    """A video's frames on their way to the encoder, or the reason why there are none.
+    """Decoded frames of a video, or the reason why decoding failed.
 
     Attributes:
-        frames: (F, H, W, 3) uint8 RGB as ``Preprocessing.shrink`` leaves them; None if it failed.
+        frames: (F, H, W, 3) uint8 RGB as ``Preprocessing.shrink`` returns them; None on failure.
         times: (F,) float32 seconds.
-        reason: why there are no frames; None where there are.
-        decoder: decoder used.
-        switch_reason: why the decoder that the rule names was not used.
+        reason: why decoding failed; None on success.
+        decoder: name of the decoder used.
+        switch_reason: why the decoder that the rule prefers was not used.
         digest: SHA-256 of the file's bytes.
         thumbnail: JPEG of the middle frame.
-        views: (R, F, height, width, 3) uint8 augmented frames of the model's size; None without.
-        seconds: time spent on it in the worker.
+        views: (R, F, height, width, 3) uint8 augmented frames of the model's input size, or None.
+        seconds: time that the worker took.
     """
 
     frames: npt.NDArray[np.uint8] | None
@@ -68,15 +68,15 @@ def decode_in_workers(
     deadline_seconds: float,
     views: Views | None = None,
 ) -> Iterator[Iterator[DecodedVideo]]:
-    """Decode videos ahead of the caller, in worker processes that end with the block.
+    """Decode videos ahead of the caller in worker processes, which end with the block.
 
     Args:
         sources: rows of the cache's table.
         sampler: name of the sampler.
-        max_frames: the most frames of a video.
-        preprocessing: how frames are shrunk before they travel.
-        workers: processes at a time.
-        deadline_seconds: the longest that a video may take; a worker that takes longer is killed.
+        max_frames: maximum number of frames per video.
+        preprocessing: how the worker shrinks frames before it sends them.
+        workers: number of concurrent processes.
+        deadline_seconds: time limit per video; a worker that exceeds it is killed.
         views: augmented views to draw of every video.
 
     Yields:
@@ -110,12 +110,12 @@ def decode_video(
     preprocessing: Preprocessing,
     views: Views | None = None,
 ) -> DecodedVideo:
-    """Decode and shrink one video; a file that cannot be decoded gives a reason, no exception.
+    """Decode and shrink one video; failures are returned with a reason, not raised.
 
     Args:
         source: row of the cache's table.
         sampler: name of the sampler.
-        max_frames: the most frames to take.
+        max_frames: maximum number of frames.
         preprocessing: how frames are shrunk.
         views: augmented views to draw.
     """

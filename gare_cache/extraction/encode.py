@@ -1,4 +1,4 @@
-"""Encode the rows of one unit: always the same batches, so always the same bytes."""
+"""Encode the rows of one unit in fixed batches, so that the same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gare_cache.extraction.decode import DecodedVideo
 
 @dataclass(frozen=True)
 class EncodedUnit:
-    """What a unit's commit needs: values by array name, outcomes, thumbnails, seconds by side."""
+    """Arguments of a unit's commit: values by array name, outcomes, thumbnails, seconds by step."""
 
     values: dict[str, npt.NDArray[Any]]
     outcomes: list[RowOutcome]
@@ -44,20 +44,20 @@ def encode_videos(
 ) -> EncodedUnit:
     """Encode the videos of a unit as they are decoded.
 
-    Frames are encoded in the order of the rows in batches of one fixed shape, the last one filled
-    with zeros; a batch never crosses the unit.
+    Frames are encoded in row order in batches of one fixed shape, the last one padded with zeros;
+    no batch spans two units.
 
     Args:
         encoder: the frozen encoder.
         rows: row of each video, ascending.
         decoded: the videos in that order.
-        layout: shapes of the cache.
-        batch_frames: frames a batch.
-        on_video: called with 1 for every video that is done.
+        layout: layout of the cache.
+        batch_frames: frames per batch.
+        on_video: called with 1 after every video.
 
     Returns:
         Values in the order of ``rows``; a video that cannot be decoded, or whose features are not
-        finite in float16, has none, and its outcome says why.
+        finite in float16, has fill values and a reason in its outcome.
     """
     frames = _FixedBatches(encoder, batch_frames, with_patches=layout.num_patches > 0)
     views = _FixedBatches(encoder, batch_frames, with_patches=False)
@@ -67,8 +67,8 @@ def encode_videos(
         if video.frames is not None:
             frames.add(video.frames)
         if video.views is not None:
-            views.add(video.views.reshape(-1, *video.views.shape[2:]))
-        # A unit's pixels do not fit into memory.
+            views.add(video.views.reshape(-1, *video.views.shape[2:]))  # (R F, H, W, 3)
+        # The pixels of a whole unit would not fit into memory.
         videos.append(replace(video, frames=None, views=None))
         on_video(1)
     seconds = {"wait": waiting.seconds, "decode": sum(video.seconds for video in videos)}
@@ -85,15 +85,15 @@ def encode_captions(
     with_words: bool,
     on_captions: Callable[[int], None],
 ) -> EncodedUnit:
-    """Encode the captions of a unit, sorted by length, in batches of one fixed size.
+    """Encode the captions of a unit, sorted by length, in batches of a fixed size.
 
     Args:
         encoder: the frozen encoder.
         rows: row of each caption, ascending.
         captions: the sentences.
-        batch_captions: captions a batch; the last one is filled with its last caption.
-        with_words: keep the word tokens too; a caption's feature is then the token at EOT.
-        on_captions: called with the number of captions done.
+        batch_captions: captions per batch; the last batch is padded by repeating its last caption.
+        with_words: also keep the word tokens; a caption's feature is then its token at EOT.
+        on_captions: called with the number of captions encoded.
 
     Raises:
         EncoderError: a caption's features are not finite in float16.
@@ -107,12 +107,12 @@ def encode_captions(
         batch = order[start : start + batch_captions]
         filled = tokens[torch.cat([batch, batch[-1:].expand(batch_captions - len(batch))])]
         if with_words:
-            encoded = encoder.encode_words(filled).numpy().astype("<f2")
-            last = filled.argmax(dim=1).tolist()  # EOT is the largest id
+            encoded = encoder.encode_words(filled).numpy().astype("<f2")  # (B, W, D)
+            last = filled.argmax(dim=1).tolist()  # (B,); EOT is the largest id
             words |= {int(i): encoded[k, : last[k] + 1] for k, i in enumerate(batch)}
             features[batch.numpy()] = np.stack([words[int(i)][-1] for i in batch])
         else:
-            encoded = encoder.encode_tokens(filled)[: len(batch)].numpy()
+            encoded = encoder.encode_tokens(filled)[: len(batch)].numpy()  # (B, D)
             features[batch.numpy()] = encoded.astype("<f2")
         on_captions(len(batch))
     num_bad = int((~np.isfinite(features).all(axis=1)).sum())
@@ -126,18 +126,18 @@ def encode_captions(
     if with_words:
         ordered = [words[i] for i in range(len(captions))]
         values[LENGTHS] = np.array([len(tokens) for tokens in ordered], dtype="<i4")
-        values[WORDS] = np.concatenate(ordered)
+        values[WORDS] = np.concatenate(ordered)  # (sum W, D)
     outcomes = [RowOutcome(row) for row in rows]
     return EncodedUnit(values, outcomes, seconds={"encode": time.perf_counter() - started})
 
 
 @contextmanager
 def committing(writer: CacheWriter) -> Iterator[Callable[[PendingUnit, EncodedUnit], None]]:
-    """Write units in a thread of their own, one behind the caller.
+    """Commit units in a background thread, at most one behind the caller.
 
     Yields:
-        A function that hands a unit over, once the unit before it is durable. What its writing
-        raises is raised by the next call, or at the end of the block.
+        A function that queues a unit once the previous unit is durable. An exception of a commit
+        is raised by the next call, or at the end of the block.
     """
     running: deque[Future[None]] = deque()
 
@@ -168,24 +168,24 @@ def _gathered(
     views: npt.NDArray[np.float16],
     layout: Layout,
 ) -> EncodedUnit:
-    """Deal the tokens of all frames and the features of all views out to the videos."""
+    """Distribute the tokens of all frames and the features of all views over the videos."""
     values = {spec.name: spec.empty(len(rows)) for spec in layout.arrays("video")}
     outcomes, start = [], 0
     for i, (row, video) in enumerate(zip(rows, videos, strict=True)):
         length = len(video.times)
         end = start + length
-        own = tokens[start:end]
-        own_views = views[layout.num_views * start : layout.num_views * end]
+        frame_tokens = tokens[start:end]  # (F, 1 + P, D)
+        augmented = views[layout.num_views * start : layout.num_views * end]  # (R F, D)
         start = end
-        outcome = _outcome(row, video, own, own_views)
+        outcome = _outcome(row, video, frame_tokens, augmented)
         if outcome.reason is None:
-            values["video/frames"][i, :length] = own[:, 0]
+            values["video/frames"][i, :length] = frame_tokens[:, 0]
             values["video/times"][i, :length] = video.times
             values["video/num_frames"][i] = length
             if layout.num_views:
-                values[VIEWS][i, :, :length] = own_views.reshape(-1, length, layout.dim)
+                values[VIEWS][i, :, :length] = augmented.reshape(-1, length, layout.dim)
             if layout.num_patches:
-                values[PATCHES][i, :length] = own[:, 1:]
+                values[PATCHES][i, :length] = frame_tokens[:, 1:]
         outcomes.append(outcome)
     pictures = zip(rows, (video.thumbnail for video in videos), strict=True)
     thumbnails = {row: picture for row, picture in pictures if picture is not None}
@@ -193,7 +193,7 @@ def _gathered(
 
 
 class _FixedBatches:
-    """Encode frames as they come, always ``size`` at a time, into (1 + P, D) tokens each."""
+    """Encode a stream of frames in batches of exactly ``size`` into (1 + P, D) tokens per frame."""
 
     def __init__(self, encoder: Encoder, size: int, *, with_patches: bool) -> None:
         self._encoder = encoder
@@ -227,23 +227,23 @@ class _FixedBatches:
         return np.concatenate(self._features)
 
     def _encode(self, images: Tensor, real: int) -> None:
-        # Fetched one batch later, so that a GPU has the next batch before this one is done.
+        # Fetched one batch later, so that a GPU gets the next batch before it finishes this one.
         if self._with_patches:
             tokens = self._encoder.encode_frame_tokens(images)
         else:
-            tokens = self._encoder.encode_frames(images)[:, None]
+            tokens = self._encoder.encode_frames(images)[:, None]  # (B, 1, D)
         self._running.append(tokens[:real])
         if len(self._running) > 1:
             self._fetch()
 
     def _fetch(self) -> None:
         features = self._running.popleft().cpu().numpy()
-        with np.errstate(over="ignore"):  # infinity is found and recorded by the caller
+        with np.errstate(over="ignore"):  # the caller detects and records infinity
             self._features.append(features.astype("<f2"))
 
 
 class _Stopwatch:
-    """Hand items on and count the seconds spent waiting for them."""
+    """Iterate over items and count the seconds spent waiting for them."""
 
     def __init__(self, items: Iterable[DecodedVideo]) -> None:
         self._items = iter(items)

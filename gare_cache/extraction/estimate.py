@@ -1,4 +1,4 @@
-"""What an extraction would do, write and take, from a short trial; nothing is written."""
+"""Estimate work, disk space and time of an extraction from a short trial; writes nothing."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from gare_cache.project.paths import Workspace
 from gare_cache.reproducibility import resolve_device, set_threads
 
 _TRIAL_VIDEOS = 8
-_TRIAL_CAPTIONS = 1000  # of which the tokens are counted
-_MOST_BATCH = 32  # more frames or captions at a time take longer to try and are hardly faster
+_TRIAL_CAPTIONS = 1000  # captions whose tokens are counted
+_MOST_BATCH = 32  # larger batches take longer to try and are hardly faster
 _COMPARED = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """What decoding a few videos showed.
+    """Result of decoding a few videos.
 
     Attributes:
-        decode_seconds: of one process, a video.
-        num_frames: a video.
-        thumbnail_bytes: a video.
-        failures: videos that could not be decoded.
-        frame: (H, W, 3) uint8, one of the frames as they reach the encoder; None without any.
+        decode_seconds: mean time per video in one process.
+        num_frames: mean number of frames per video.
+        thumbnail_bytes: mean size per video.
+        failures: number of videos that could not be decoded.
+        frame: (H, W, 3) uint8, a frame as it reaches the encoder; None if all videos failed.
     """
 
     decode_seconds: float = 0.0
@@ -58,7 +58,7 @@ class _Trial:
 
 @dataclass(frozen=True)
 class _Rates:
-    """Frames and captions encoded a second; 0 where there is none to try."""
+    """Frames and captions encoded per second; 0 if there was nothing to try."""
 
     frames: float
     captions: float
@@ -67,13 +67,13 @@ class _Rates:
 def dry_run(
     workspace: Workspace, *, device: str = "auto", threads: int = 0, workers: int = 0
 ) -> Iterator[str]:
-    """Yield lines about what ``extract`` with the same arguments would do.
+    """Yield lines that say what ``extract`` with the same arguments would do.
 
     Args:
         workspace: the project.
         device: where the encoder runs.
-        threads: torch's threads; 0 keeps torch's choice.
-        workers: processes that decode; 0 takes one a processor.
+        threads: torch threads; 0 keeps torch's default.
+        workers: decoding processes; 0 takes one per processor.
 
     Raises:
         ConfigError, EncoderError, CacheError: as ``extract``.
@@ -100,14 +100,14 @@ def dry_run(
         return
     processes = min(workers or cores, cores)
     if pending["video"]:
-        failed = f", {trial.failures} of the tried videos fail" if trial.failures else ""
+        failed = f", {trial.failures} of the tried videos failed" if trial.failures else ""
         yield (
             f"decode           {trial.decode_seconds * 1000:,.0f} ms a video in each of "
             f"{processes} processes, {trial.num_frames:.1f} frames a video{failed}"
         )
-    own = encoder.identity["precision"]
-    for precision in dict.fromkeys((own, *_COMPARED)):
-        if precision != own:
+    configured = encoder.identity["precision"]
+    for precision in dict.fromkeys((configured, *_COMPARED)):
+        if precision != configured:
             encoder = project_encoder(workspace, manifest, device=device, precision=precision)
         rates = _Rates(
             frames=_frames_a_second(encoder, trial, workspace.params.extract.batch_frames, layout),
@@ -122,7 +122,7 @@ def dry_run(
             processes=processes,
             shared=resolve_device(device).type == "cpu",
         )
-        note = " (params.yaml)" if precision == own else ""
+        note = " (params.yaml)" if precision == configured else ""
         yield (
             f"{precision:<17}{rates.frames:,.0f} frames/s, {rates.captions:,.0f} captions/s: about "
             f"{_duration(seconds)}{note}"
@@ -142,7 +142,7 @@ def _tables(folder: Path, layout: Layout) -> Mapping[Kind, RowTable]:
 def _bytes_to_write(
     layout: Layout, tables: Mapping[Kind, RowTable], pending: Mapping[Kind, dict[int, Any]]
 ) -> int:
-    """Sum the chunks of units that have none yet; the chunks of others are replaced."""
+    """Sum the sizes of the chunks of new units; chunks of existing units are replaced."""
     total = 0
     for kind in KINDS:
         table = tables[kind]
@@ -218,7 +218,7 @@ def _frames_a_second(encoder: Encoder, trial: _Trial, batch: int, layout: Layout
         return 0.0
     frames = np.repeat(trial.frame[None], min(batch, _MOST_BATCH), axis=0)
     encode = encoder.encode_frame_tokens if layout.num_patches else encoder.encode_frames
-    encode(encoder.to_images(frames)).cpu()  # the first pays for allocations
+    encode(encoder.to_images(frames)).cpu()  # warm-up: the first call allocates memory
     started = time.perf_counter()
     encode(encoder.to_images(frames)).cpu()
     return len(frames) / (time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""What an extraction has still to do."""
+"""Items of a manifest that a cache does not hold yet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gare_cache.manifest import Manifest
 def pending_sources(
     tables: Mapping[Kind, RowTable], manifest: Manifest
 ) -> dict[Kind, dict[int, dict[str, Any]]]:
-    """Return what of a manifest is not done, by row; new items get the rows they would take."""
+    """Return the items of a manifest that are not done, by row; new items get their future rows."""
     pending: dict[Kind, dict[int, dict[str, Any]]] = {}
     for kind, sources in _sources(manifest).items():
         table = replace(tables[kind], sources=list(tables[kind].sources))
@@ -35,13 +35,13 @@ def _sources(manifest: Manifest) -> dict[Kind, list[dict[str, Any]]]:
 
 
 def units_left(tables: Mapping[Kind, RowTable], manifest: Manifest) -> int:
-    """Count the units that hold a video or caption which is not done."""
+    """Count the units with a video or caption that is not done."""
     pending = pending_sources(tables, manifest)
     return sum(len({row // tables[kind].unit_rows for row in pending[kind]}) for kind in KINDS)
 
 
 def require_nothing_pending(writer: CacheWriter, manifest: Manifest) -> None:
-    """Refuse to finalise a cache that lacks something of a manifest.
+    """Check that a cache holds every item of a manifest, so that it can be finalised.
 
     Raises:
         CacheError: units are left.

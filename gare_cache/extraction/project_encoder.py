@@ -1,4 +1,4 @@
-"""The encoder and the extraction that a project's params.yaml describes."""
+"""Encoder, layout and identity of the extraction that params.yaml describes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def project_encoder(
 
     Args:
         workspace: the project.
-        manifest: what there is to encode.
-        device: where it runs.
-        precision: another precision than params.yaml's.
+        manifest: the items to encode.
+        device: where the encoder runs.
+        precision: overrides the precision of params.yaml.
 
     Raises:
         ConfigError: no encoder is set, or there is nothing to encode.
@@ -65,10 +65,10 @@ def project_identity(workspace: Workspace, encoder: Encoder) -> dict[str, Any]:
 
 
 def project_layout(settings: ExtractSettings, encoder: Encoder) -> Layout:
-    """Return the shapes of the cache that the settings describe.
+    """Return the layout of the cache that the settings describe.
 
     Raises:
-        ConfigError: patch or word tokens are asked for that the encoder cannot give.
+        ConfigError: the settings ask for patch or word tokens that the encoder cannot provide.
     """
     if settings.word_tokens:
         encoder.require_words()
@@ -82,7 +82,7 @@ def project_layout(settings: ExtractSettings, encoder: Encoder) -> Layout:
 
 
 def project_views(settings: ExtractSettings) -> Views | None:
-    """Return how the videos are augmented; None where they are not."""
+    """Return how videos are augmented; None for no augmentation."""
     return None if settings.views is None else Views(**settings.views.model_dump())
 
 

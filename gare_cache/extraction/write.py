@@ -1,4 +1,4 @@
-"""Decode and encode everything that a cache lacks of a manifest, unit by unit."""
+"""Decode and encode the items of a manifest that a cache lacks, unit by unit."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def encode_all_videos(
     """Decode and encode the videos that the cache lacks.
 
     Args:
-        writer: of the cache.
-        encoder: makes the features.
-        manifest: the videos wanted.
-        settings: sampling, batches and deadline.
-        workers: processes that decode; 0 takes one a processor, at most 16.
+        writer: the open cache.
+        encoder: the frozen encoder.
+        manifest: lists the videos.
+        settings: sampling, batch size and deadline.
+        workers: decoding processes; 0 takes one per processor, at most 16.
     """
     sources = [row for row in manifest.videos.to_pylist() if row["path"] is not None]
     rows = writer.allocate("video", sources)
@@ -69,7 +69,7 @@ def encode_all_videos(
 def encode_all_captions(
     writer: CacheWriter, encoder: Encoder, manifest: Manifest, settings: ExtractSettings
 ) -> None:
-    """Encode the captions that the cache lacks; arguments as for the videos."""
+    """Encode the captions that the cache lacks; arguments as for ``encode_all_videos``."""
     sources = manifest.captions.to_pylist()
     rows = writer.allocate("text", sources)
     caption_of = {row: source["caption"] for row, source in zip(rows, sources, strict=True)}

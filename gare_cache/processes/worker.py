@@ -1,8 +1,8 @@
-"""One worker process: a fresh interpreter that runs a function on one job after another.
+"""A worker process: a fresh interpreter that runs a function on one job after another.
 
 It is started by ``exec``, not forked, so it shares no lock and no thread with torch, and not by
-``multiprocessing``, which would run the user's script a second time. It imports what its function
-needs and nothing else.
+``multiprocessing``, which would run the user's script a second time. It imports only
+what its function needs.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from gare_cache.processes import channel
 from gare_cache.processes.channel import Envelope
 
 _START_SECONDS = 120.0
-_GRACE_SECONDS = 5.0  # how much later a worker ends itself that nobody has ended
+_GRACE_SECONDS = 5.0  # delay after the deadline until a worker ends itself
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Libraries must not keep threads that idle beside the one that decodes.
+# Keep libraries from starting idle threads beside the decoding one.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class Raised:
-    """What the function raised instead of returning."""
+    """An exception that the function raised instead of returning."""
 
     error: Exception
 
@@ -46,7 +46,7 @@ class Worker:
     _channel: socket.socket
 
     def begin(self, job: Any) -> Envelope:
-        """Send a job and wait until its result is there, but for the bytes of its arrays.
+        """Send a job and wait for its result, up to the bytes of its arrays.
 
         Raises:
             TimeoutError: the deadline has passed.
@@ -64,7 +64,7 @@ class Worker:
         return channel.open_envelope(self._channel, envelope)
 
     def cause_of_death(self) -> str:
-        """Say how a worker ended whose channel is closed."""
+        """Say how a worker with a closed channel ended."""
         try:
             code = self._process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -75,15 +75,15 @@ class Worker:
         return f"died with signal {-code} ({signal.Signals(-code).name}{hint})"
 
     def interrupt(self) -> None:
-        """End the worker while another thread waits for it; that thread meets an ``EOFError``."""
+        """End the worker while another thread waits for it; that thread gets an ``EOFError``."""
         self._process.kill()
         with suppress(OSError):
             self._channel.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
-        """End the worker, whatever it does; it holds nothing that could be lost."""
+        """End the worker immediately; it holds no state that could be lost."""
         self._process.kill()
-        # Stuck in the kernel, in a read from a dead server, it ends when that returns.
+        # A worker stuck in the kernel, reading from a dead server, ends when the read returns.
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_SECONDS)
         self._channel.close()
@@ -93,9 +93,9 @@ def start_worker(work: Callable[[Any], Any], *, deadline_seconds: float) -> Work
     """Start a worker and wait until it is ready.
 
     Args:
-        work: a function of a module (or a ``functools.partial`` of one) that takes a job and
+        work: a module-level function (or a ``functools.partial`` of one) that takes a job and
             returns a result, both picklable.
-        deadline_seconds: the longest that a job may take.
+        deadline_seconds: time limit per job.
 
     Raises:
         EnvironmentFailure: the process cannot be started or ends at once.
@@ -111,7 +111,7 @@ def start_worker(work: Callable[[Any], Any], *, deadline_seconds: float) -> Work
                 stdout=subprocess.DEVNULL,
                 pass_fds=[there.fileno()],
                 env={**os.environ, **_ONE_THREAD, "PYTHONPATH": paths},
-                process_group=0,  # Ctrl-C on the terminal is for the parent, which ends its workers
+                process_group=0,  # Ctrl-C goes to the parent only, which ends its workers
             )
     except OSError as err:
         here.close()
@@ -133,11 +133,11 @@ def start_worker(work: Callable[[Any], Any], *, deadline_seconds: float) -> Work
 
 
 def serve(descriptor: int, parent: int) -> None:
-    """Run jobs until the parent closes the channel or is gone; the worker's main program.
+    """Main program of a worker: run jobs until the parent closes the channel or dies.
 
     Args:
-        descriptor: of the worker's end of the channel.
-        parent: process that started it.
+        descriptor: file descriptor of the worker's end of the channel.
+        parent: id of the process that started it.
     """
     _end_with(parent)
     with socket.socket(fileno=descriptor) as jobs, suppress(EOFError, ConnectionError):
@@ -145,7 +145,7 @@ def serve(descriptor: int, parent: int) -> None:
         channel.send(jobs, "ready")
         while True:
             job = channel.receive(jobs)
-            # The signal's default action needs no interpreter: it ends a loop in C, too.
+            # The signal's default action needs no interpreter, so it also ends a loop in C.
             signal.setitimer(signal.ITIMER_REAL, deadline_seconds + _GRACE_SECONDS)
             result = _run(work, job)
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -155,14 +155,14 @@ def serve(descriptor: int, parent: int) -> None:
 def _run(work: Callable[[Any], Any], job: Any) -> Any:
     try:
         return work(job)
-    except Exception as err:  # raised again in the parent, with this traceback
+    except Exception as err:  # raised again in the parent, with this traceback as a note
         err.add_note(f"in a decode worker:\n{traceback.format_exc()}")
         return Raised(err)
 
 
 def _end_with(parent: int) -> None:
-    """Have Linux end this process together with the thread that started it."""
+    """Ask Linux to end this process when the thread that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before that
+    if os.getppid() != parent:  # the parent died before the call
         os._exit(1)

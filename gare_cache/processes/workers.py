@@ -1,4 +1,4 @@
-"""Jobs through several worker processes: results in order, memory bounded, hung ones replaced."""
+"""Run jobs in worker processes: ordered results, bounded memory, hung workers replaced."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def in_workers(
     deadline_seconds: float,
     ahead_bytes: int,
 ) -> Iterator[Iterator[Result | LostJob]]:
-    """Run a function on jobs in worker processes; on leaving the block no process is left.
+    """Run a function on jobs in worker processes, all of which end with the block.
 
-    The workers run ahead of the caller until the results that wait for it fill ``ahead_bytes``. The
-    result that is next in order is let in whatever its size; each worker holds at most one more.
+    The workers run ahead of the caller until the waiting results fill ``ahead_bytes``. The result
+    that is next in order is admitted whatever its size; each worker holds at most one more.
 
     Args:
-        work: a function of a module (or a ``functools.partial`` of one) that takes a job and
+        work: a module-level function (or a ``functools.partial`` of one) that takes a job and
             returns a result, both picklable.
-        jobs: what to run it on.
-        workers: processes at a time.
-        deadline_seconds: the longest that a job may take, from when a worker takes it.
-        ahead_bytes: size of the results held for the caller.
+        jobs: arguments of the function, one per job.
+        workers: number of concurrent processes.
+        deadline_seconds: time limit per job, counted from when a worker takes it.
+        ahead_bytes: total size of the results held for the caller.
 
     Yields:
         The results in the order of the jobs. A worker that misses the deadline or dies is killed
-        and replaced, and its job's result is a ``LostJob``. What ``work`` raises is raised.
+        and replaced, and its job's result is a ``LostJob``. Exceptions of ``work`` are raised.
 
     Raises:
         EnvironmentFailure: from the iterator, if a worker cannot be started.
@@ -70,7 +70,7 @@ def in_workers(
 
 
 class _Stream(Generic[Job, Result]):
-    """The state that the threads share, one thread a worker; everything under one condition."""
+    """State shared by the threads, one per worker, all guarded by one condition."""
 
     def __init__(
         self,
@@ -85,8 +85,8 @@ class _Stream(Generic[Job, Result]):
         self._deadline_seconds = deadline_seconds
         self._ahead_bytes = ahead_bytes
         self._changed = threading.Condition()
-        self._taken = 0  # jobs that workers have taken
-        self._next = 0  # the job whose result the caller takes next
+        self._taken = 0  # number of jobs that workers have taken
+        self._next = 0  # index of the result that the caller takes next
         self._held_bytes = 0
         self._waiting: dict[int, tuple[int, Result | LostJob | Raised]] = {}
         self._workers: set[Worker] = set()
@@ -109,7 +109,7 @@ class _Stream(Generic[Job, Result]):
             yield result
 
     def supervise(self) -> None:
-        """Take jobs for one worker at a time until there are none."""
+        """Feed jobs to one worker until none are left; the body of a thread."""
         worker = None
         try:
             while (number := self._take()) is not None:
@@ -117,7 +117,7 @@ class _Stream(Generic[Job, Result]):
                 if not self._run(worker, number):
                     self._drop(worker)
                     worker = None
-        except BaseException as err:  # raised to the caller, in its thread
+        except BaseException as err:  # raised again in the caller's thread
             with self._changed:
                 self._error = err
                 self._changed.notify_all()
@@ -153,7 +153,7 @@ class _Stream(Generic[Job, Result]):
         worker.end()
 
     def _run(self, worker: Worker, number: int) -> bool:
-        """Have a worker do a job; False if that cost the worker."""
+        """Run a job in a worker; False if the worker was lost."""
         held_bytes = 0
         try:
             envelope = worker.begin(self._jobs[number])
@@ -169,7 +169,7 @@ class _Stream(Generic[Job, Result]):
         return False
 
     def _admit(self, number: int, num_bytes: int) -> None:
-        """Wait until a result may be held, or until nobody wants it any more."""
+        """Wait until a result may be held, or until the stream is closed."""
 
         def admissible() -> bool:
             fits = self._held_bytes + num_bytes <= self._ahead_bytes

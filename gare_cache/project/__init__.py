@@ -1,1 +1,1 @@
-"""A project on disk: paths, features, ledger, progress."""
+"""A project on disk: paths, features.json, the test ledger, progress output."""

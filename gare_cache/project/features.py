@@ -1,4 +1,4 @@
-"""The features that a project's later stages read, and the record of them (features.json)."""
+"""features.json: the record of the features that later stages read."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def write_features(
     videos: Mapping[str, int],
     captions: Mapping[str, int | None],
 ) -> dict[str, Any]:
-    """Write ``features.json``: the same features give the same bytes.
+    """Write ``features.json``; the same features give the same bytes.
 
     Args:
         workspace: the project.
         cache: the features.
-        videos: what became of the manifest's videos.
-        captions: what became of its captions.
+        videos: counts of the manifest's videos by result.
+        captions: counts of its captions by result.
 
     Returns:
-        The content.
+        The content of the file.
     """
     features = {
         "dataset": workspace.params.dataset.name,
@@ -46,26 +46,26 @@ def write_features(
 
 
 def open_features(workspace: Workspace) -> tuple[FeatureCache, dict[str, Any]]:
-    """Open the cache that ``features.json`` names and check that it still is the same.
+    """Open the cache that ``features.json`` names and check that it has not changed.
 
     Returns:
         The cache and the content of ``features.json``.
 
     Raises:
         CacheError: nothing was extracted, or the folder is gone.
-        FingerprintMismatch: the folder holds other features than when it was extracted.
+        FingerprintMismatch: the folder's features are not those that were extracted.
     """
     if not workspace.features.is_file():
         raise CacheError(f"{workspace.features} does not exist; run `gare-cache extract` first")
     features = json.loads(workspace.features.read_text(encoding="utf-8"))
     cache = open_cache(workspace.cache_root / features["folder"])
-    for name, found in (
+    for name, actual in (
         ("extraction_id", cache.extraction_id),
         ("content_digest", cache.content_digest),
     ):
-        if found != features[name]:
+        if actual != features[name]:
             raise FingerprintMismatch(
-                f"{cache.folder} has {name} {found[:12]}, but {workspace.features} was written for "
-                f"{features[name][:12]}; run `gare-cache extract` again"
+                f"{cache.folder} has {name} {actual[:12]}, but {workspace.features} was written "
+                f"for {features[name][:12]}; run `gare-cache extract` again"
             )
     return cache, features

@@ -1,8 +1,8 @@
-"""The test ledger: one line for every time the test split was scored, never taken back.
+"""Test ledger: an append-only record with one line per scoring of the test split.
 
-It lies in ``.gare/ledger.jsonl`` beside ``params.yaml``, outside the outputs, so that neither DVC
+It is ``.gare/ledger.jsonl`` beside ``params.yaml``, outside the outputs, so that neither DVC
 nor another folder of outputs resets it. Selection on test data cannot be prevented by a file, but
-it can be seen: whoever scored ten heads on test finds the ten in it.
+the ledger makes it visible: ten heads scored on test leave ten lines.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Scoring:
         dataset: name of the data set.
         split: ``test``.
         protocol: the settings of the scoring.
-        revision: git commit of the project, with ``-dirty`` where files differ from it; None
+        revision: git commit of the project, with ``-dirty`` if files differ from it; None
             outside a repository.
     """
 
@@ -47,12 +47,12 @@ class Scoring:
 
 @dataclass(frozen=True)
 class LedgerCount:
-    """How often test was scored.
+    """How often the test split was scored.
 
     Attributes:
         by_run: by this head.
         in_project: by any head, on this data set.
-        num_runs: different heads among these.
+        num_runs: number of distinct heads among these.
     """
 
     by_run: int
@@ -60,9 +60,9 @@ class LedgerCount:
     num_runs: int
 
     def __str__(self) -> str:
-        own = f"test scored {_times(self.by_run)} by this run"
+        by_run = f"test scored {_times(self.by_run)} by this run"
         heads = f"{self.num_runs:,} run{'' if self.num_runs == 1 else 's'}"
-        return f"{own}, {_times(self.in_project)} by {heads} of this project"
+        return f"{by_run}, {_times(self.in_project)} by {heads} of this project"
 
 
 def enter(
@@ -79,8 +79,8 @@ def enter(
     Call it before a score is written or shown, so that no score of test exists without its line.
 
     Args:
-        ledger: the file, made where there is none.
-        project: folder whose git revision is noted.
+        ledger: the file; created if missing.
+        project: folder whose git revision is recorded.
         run_key: identity of the training.
         checkpoint: SHA-256 of the head's file.
         dataset: name of the data set.
@@ -103,7 +103,7 @@ def enter(
 def read(ledger: Path) -> list[Scoring]:
     """Return all scorings, oldest first.
 
-    A line that a crash cut short is left out: its scoring was never shown.
+    A line that a crash truncated is skipped: its scoring was never shown.
     """
     if not ledger.is_file():
         return []
@@ -120,7 +120,7 @@ def count(scorings: Sequence[Scoring], *, checkpoint: str, dataset: str) -> Ledg
     """Count the scorings of a data set's test split.
 
     Args:
-        scorings: the ledger.
+        scorings: content of the ledger.
         checkpoint: SHA-256 of the head's file.
         dataset: name of the data set.
     """
@@ -129,7 +129,7 @@ def count(scorings: Sequence[Scoring], *, checkpoint: str, dataset: str) -> Ledg
 
 
 def git_revision(folder: Path) -> str | None:
-    """Return the commit of a folder's repository; None without git or repository."""
+    """Return the commit of a folder's repository; None without git or outside a repository."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Where a project keeps its files."""
+"""Paths of a project's files and folders."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gare_cache.own import use_project
 
 @dataclass(frozen=True)
 class Workspace:
-    """A project and one run of it.
+    """Settings and paths of a project and one of its runs.
 
     Attributes:
         project: folder of params.yaml.
         params: the settings.
         outputs: folder of the outputs.
-        inputs: folder of manifest and features.json, where other runs share them (a study's); None
-            where they lie among the outputs.
+        inputs: folder of manifest and features.json if several runs share them, as in a study; None
+            if they are among the outputs.
     """
 
     project: Path
@@ -34,7 +34,7 @@ class Workspace:
 
     @property
     def features(self) -> Path:
-        """What extraction leaves for the later stages: identities, counts, content digest."""
+        """Path of features.json, which extraction writes: identities, counts, content digest."""
         return (self.inputs or self.outputs) / "features.json"
 
     @property
@@ -59,26 +59,26 @@ class Workspace:
 
     @property
     def state(self) -> Path:
-        """Folder of what must survive between runs and is no output: unfinished trainings.
+        """Folder of state that survives between runs but is not an output: unfinished trainings.
 
-        A run with shared inputs keeps its own, so that it goes with the run.
+        A run with shared inputs has a state folder of its own, which is removed with the run.
         """
         return self.project / ".gare" / "state" if self.inputs is None else self.outputs / "state"
 
     @property
     def ledger(self) -> Path:
-        """The record of all scorings of the test split; shared by all folders of outputs."""
+        """Path of the test ledger, shared by all output folders."""
         return self.project / ".gare" / "ledger.jsonl"
 
 
 def open_workspace(params_file: Path, outputs: Path | None = None) -> Workspace:
-    """Read the settings; outputs lie in ``outputs/`` beside them unless another folder is given.
+    """Read the settings; outputs go to ``outputs/`` beside them unless another folder is given.
 
-    Modules that lie beside the settings can be imported from then on.
+    Modules beside the settings become importable.
 
     Raises:
-        ConfigError: the settings are faulty.
+        ConfigError: the settings are invalid.
     """
     project = params_file.parent
-    use_project(project)  # first: the settings may name parts that lie there
+    use_project(project)  # first, because the settings may name custom parts defined there
     return Workspace(project, load_params(params_file), outputs or project / "outputs")

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _quiet: ContextVar[bool] = ContextVar("_quiet", default=False)
 
 @contextmanager
 def progress(label: str, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show how far a piece of work is, on stderr.
+    """Show the progress of a piece of work on stderr.
 
-    On a terminal, work inside other work has its bar below the other's, until it is done.
+    On a terminal, nested work has its bar below the outer one until it is done.
 
     Args:
-        label: what is counted, for example ``"encode videos"``.
-        total: the whole amount.
-        done: the part that was done in earlier runs.
+        label: name of the work, for example ``"encode videos"``.
+        total: number of steps.
+        done: steps done in earlier runs.
 
     Yields:
-        A function that takes the amount done since its last call.
+        A function that takes the number of steps done since its last call.
     """
     if _quiet.get():
         yield lambda amount: None
@@ -43,7 +43,7 @@ def progress(label: str, total: int, *, done: int = 0) -> Iterator[Callable[[int
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show nothing of what is called inside."""
+    """Suppress the progress output of the block."""
     token = _quiet.set(True)
     try:
         yield
@@ -108,7 +108,7 @@ def _lines(label: str, total: int, done: int) -> Iterator[Callable[[int], None]]
 
 
 def say(line: str) -> None:
-    """Write a line for people to stderr, where it does not mix with results."""
+    """Write a line to stderr, where it does not mix with results."""
     if not _quiet.get():
         sys.stderr.write(line + "\n")
         sys.stderr.flush()

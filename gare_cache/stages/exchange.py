@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gare_cache.annotations.record import SPLITS
-from gare_cache.cache.disk import explain_refusals
+from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.exchange.export import export_features
 from gare_cache.cache.exchange.files import feature_file_digest, open_feature_file
 from gare_cache.cache.exchange.identity import import_identity
@@ -93,7 +93,7 @@ def import_features(
         ) as writer:
             for kind in KINDS:
                 _import_kind(writer, kind, source.tables[kind], listed[kind])
-            with explain_refusals(folder):
+            with environment_errors(folder):
                 manifest.write(folder / MANIFEST)
     return _publish(workspace, open_cache(folder), listed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gare_cache.cache.disk import explain_refusals
+from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.identity import folder_name
 from gare_cache.cache.journal import UnitRecord
 from gare_cache.cache.lock import Shard
@@ -89,7 +89,7 @@ def extract(
             encode_all_videos(writer, encoder, manifest, params.extract, workers=workers)
             encode_all_captions(writer, encoder, manifest, params.extract)
         if shard is None:
-            with explain_refusals(folder):
+            with environment_errors(folder):
                 manifest.write(folder / MANIFEST)
     cache = open_cache(folder)
     if shard:
@@ -133,7 +133,7 @@ def _publish(
     num_cut = encoder.count_cut(captions)
     if num_cut:
         say(f"warning: {num_cut:,} captions are cut at {encoder.context_length} tokens")
-    with explain_refusals(workspace.outputs):
+    with environment_errors(workspace.outputs):
         return write_features(
             workspace,
             cache,

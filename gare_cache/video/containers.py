@@ -1,4 +1,4 @@
-"""Opening a video file, and what its container says beyond what FFmpeg reports."""
+"""Open video files, and read container properties that FFmpeg does not report."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_video(
     """
     checked_size(path)
     try:
-        # A playlist must not make the program fetch what it names.
+        # A playlist must not make the program fetch other files.
         with av.open(
             str(path.absolute()),
             metadata_errors="replace",
@@ -54,18 +54,18 @@ def open_video(
             yield container, stream
     except (av.error.FFmpegError, UnicodeError) as err:
         reason = getattr(err, "strerror", None) or str(err)
-        raise DecodeError(f"{path} is damaged or no video: {reason}") from err
+        raise DecodeError(f"{path} is damaged or not a video: {reason}") from err
 
 
 def checked_size(path: Path) -> int:
-    """Return the size of a file in bytes; refuse what is no file or holds nothing."""
+    """Return the size of a file in bytes; raise DecodeError if missing, unreadable or empty."""
     try:
         size = path.stat().st_size
         readable = os.access(path, os.R_OK)
     except OSError as err:
         raise DecodeError(f"{path} cannot be read: {err.strerror}") from err
     if not path.is_file():
-        raise DecodeError(f"{path} is no file; give the path of a video")
+        raise DecodeError(f"{path} is not a file; give the path of a video")
     if not readable:
         raise DecodeError(f"{path} cannot be read: no permission")
     if size == 0:
@@ -92,10 +92,10 @@ def _video_stream(path: Path, container: InputContainer, index: int | None) -> V
 
 
 def missing_bytes(path: Path, container_name: str) -> int:
-    """Return how many bytes the file lacks of what its container declares.
+    """Return how many of the bytes that the container declares are missing from the file.
 
     Read from the top-level boxes of ISO media, the segment of Matroska and the RIFF chunk of AVI;
-    0 for other containers and where the writer left the size open.
+    0 for other containers and for undeclared sizes.
     """
     size = checked_size(path)
     reader = {ISO_MEDIA: _iso_media_end, MATROSKA: _matroska_end, "avi": _riff_end}
@@ -111,7 +111,7 @@ def _iso_media_end(file: BinaryIO, file_size: int) -> int:
         file.seek(position)
         size, kind, long_size = struct.unpack(">I4sQ", file.read(16))
         size = long_size if size == 1 else size
-        if size < 8:  # 0: the box runs to the end of the file; else no box
+        if size < 8:  # 0: the box extends to the end of the file; otherwise not a box
             break
         if position + size > file_size and kind not in _SAMPLE_BOXES:
             break
@@ -148,17 +148,17 @@ def _riff_end(file: BinaryIO, file_size: int) -> int:
 
 
 def starts_with_idr(packet: bytes, extradata: bytes | None) -> bool:
-    """Tell whether an H.264 keyframe packet is an IDR picture rather than a recovery point.
+    """Return whether an H.264 keyframe packet is an IDR picture rather than a recovery point.
 
     Decoding may begin at either, but frames shown after a recovery point (open groups of pictures,
-    intra refresh) may need what came before it.
+    intra refresh) may depend on earlier ones.
 
     Args:
         packet: length-prefixed NAL units, as ISO media and Matroska store them.
         extradata: the AVCDecoderConfigurationRecord, which holds the size of the prefix.
 
     Returns:
-        False also where the layout is another one.
+        True for an IDR picture; False also for other layouts of the packet.
     """
     if not extradata or len(extradata) < 5 or extradata[0] != 1:
         return False

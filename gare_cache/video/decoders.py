@@ -1,7 +1,7 @@
-"""Two decoders behind one call, and the rule that chooses between them.
+"""The two decoders, decord and PyAV, and the rule that chooses between them.
 
-Both return the frames as FFmpeg's swscale converts them to 8-bit RGB: alpha is dropped, samples
-that are not square stay so, and frames of another size are scaled to that of the first.
+Both return the frames as FFmpeg's swscale converts them to 8-bit RGB: alpha is dropped,
+non-square samples stay so, and frames of other sizes are scaled to the size of the first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DECORD_CONTAINERS = frozenset({ISO_MEDIA, MATROSKA})
 
 
 def choose_decoder(probe: VideoProbe, *, decord_available: bool) -> str:
-    """Choose by a rule on the file, so that features do not depend on luck.
+    """Choose the decoder by the file's properties alone, so that features are reproducible.
 
     Args:
         probe: the properties of the file.
@@ -44,12 +44,12 @@ def choose_decoder(probe: VideoProbe, *, decord_available: bool) -> str:
 
 
 def decord_objection(probe: VideoProbe) -> str | None:
-    """Say why a file is not for decord 0.6, or None.
+    """Say why decord 0.6 cannot decode a file correctly; None if it can.
 
     decord fails on AV1, reports hidden frames, and its colours of 10-bit samples are 3 grey levels
-    off. Without an error it returns other frames than asked from MPEG-TS, and behind keyframes at
-    which decoding may not begin: open groups of pictures, as x265 and MPEG-4 with B-frames write
-    them, and intra refresh.
+    off. It silently returns wrong frames from MPEG-TS, and after keyframes at which decoding must
+    not begin: open groups of pictures, as written by x265 and MPEG-4 with B-frames, and intra
+    refresh.
     """
     objections = {
         f"its codec is {probe.codec}": probe.codec not in DECORD_CODECS,
@@ -66,7 +66,7 @@ def decord_objection(probe: VideoProbe) -> str | None:
 
 
 def import_decord() -> ModuleType | None:
-    """Import decord, silenced; None where it has no wheel or does not load."""
+    """Import decord and silence it; None if it is not installed or does not load."""
     try:
         import decord
     except (ImportError, OSError):
@@ -104,18 +104,18 @@ def decode_with_decord(path: Path, probe: VideoProbe, indices: Indices) -> Frame
             raise DecodeError("decord gives other times to the frames")
         frames = reader.get_batch(indices.tolist()).asnumpy().copy()
     finally:
-        del reader  # it goes on decoding in the background, into memory, while it lives
+        del reader  # an open reader keeps decoding into memory in the background
     return np.ascontiguousarray(frames, np.uint8)
 
 
 def decode_with_pyav(path: Path, probe: VideoProbe, indices: Indices) -> Frames:
-    """Decode frames with PyAV, on one thread, each found by its timestamp.
+    """Decode frames with PyAV, on one thread, each identified by its timestamp.
 
-    Where decoding may begin at every keyframe, the one before a wanted frame is sought and checked
-    by its timestamp; if a frame is not found that way, the stream is decoded from its start.
+    If decoding may begin at every keyframe, the reader seeks to the keyframe before a wanted frame
+    and checks its timestamp; if that fails, the stream is decoded from its start.
 
-    A frame is refused where FFmpeg marks it as corrupt, and where a packet failed between the
-    last keyframe and it: neither a neighbour nor a guess stands in for it.
+    A frame is rejected if FFmpeg marks it as corrupt, or if a packet failed between the last
+    keyframe and it; it is never replaced by a neighbour or a guess.
 
     Args:
         path: a local file.
@@ -131,26 +131,26 @@ def decode_with_pyav(path: Path, probe: VideoProbe, indices: Indices) -> Frames:
     keys = indices if probe.pts is None else probe.pts[indices]
     wanted = [int(key) for key in keys]
     may_seek = probe.clean_keyframes and probe.pts is not None and not probe.has_edit_list
-    found = _seek_and_decode(path, probe, wanted) if may_seek else {}
-    if missing := [key for key in wanted if key not in found]:
+    frames = _seek_and_decode(path, probe, wanted) if may_seek else {}
+    if missing := [key for key in wanted if key not in frames]:
         with open_video(path, probe.stream_index) as (container, stream):
-            found |= _decode_run(container, stream, probe, missing)
+            frames |= _decode_run(container, stream, probe, missing)
     for index, key in zip(indices, wanted, strict=True):
-        if key not in found:
+        if key not in frames:
             raise DecodeError(
                 f"{path} is damaged: the frame at {probe.times[index]:.3f} s "
                 f"(number {index} of {len(probe.times)}) cannot be decoded"
             )
-    return _upright(np.stack([found[key] for key in wanted]), probe)
+    return _upright(np.stack([frames[key] for key in wanted]), probe)
 
 
 def _seek_and_decode(path: Path, probe: VideoProbe, wanted: list[int]) -> dict[int, Frames]:
-    found: dict[int, Frames] = {}
+    frames: dict[int, Frames] = {}
     with suppress(DecodeError), open_video(path, probe.stream_index) as (container, stream):
         for keyframe, run in _runs(probe.keyframe_pts, wanted):
             container.seek(keyframe, stream=stream)
-            found |= _decode_run(container, stream, probe, run, begin=keyframe)
-    return found
+            frames |= _decode_run(container, stream, probe, run, begin=keyframe)
+    return frames
 
 
 def _runs(keyframe_pts: Indices, wanted: list[int]) -> list[tuple[int, list[int]]]:
@@ -169,32 +169,32 @@ def _decode_run(
     wanted: list[int],
     begin: int | None = None,
 ) -> dict[int, Frames]:
-    """Decode onwards until the wanted frames are found; leave out those that are damaged.
+    """Decode until all wanted frames are decoded; damaged ones are left out.
 
     Args:
-        container: where to read.
-        stream: what to decode.
+        container: the open file.
+        stream: its video stream.
         probe: its probe.
-        wanted: timestamps, or frame numbers where the probe has no timestamps.
-        begin: the timestamp that the first packet must have, after a seek.
+        wanted: timestamps, or frame numbers if the probe has no timestamps.
+        begin: timestamp that the first packet must have, after a seek.
 
     Returns:
         (H, W, 3) frames by timestamp or number.
     """
-    found: dict[int, Frames] = {}
+    frames: dict[int, Frames] = {}
     for key, frame in _intact_frames(container, stream, probe, begin):
         if key in wanted:
             rgb = frame.to_ndarray(format="rgb24", width=probe.width, height=probe.height)
-            found[key] = np.asarray(rgb, np.uint8)
-            if len(found) == len(wanted):
+            frames[key] = np.asarray(rgb, np.uint8)
+            if len(frames) == len(wanted):
                 break
-    return found
+    return frames
 
 
 def _intact_frames(
     container: InputContainer, stream: VideoStream, probe: VideoProbe, begin: int | None
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Yield the frames that no failed packet can have touched, with their timestamp or number."""
+    """Yield the frames that no failed packet can affect, with their timestamp or number."""
     count = 0
     damaged = False
     intact: set[int | None] = set()
@@ -218,7 +218,7 @@ def _intact_frames(
 
 
 def _upright(frames: Frames, probe: VideoProbe) -> Frames:
-    """Mirror and turn (F, H, W, 3) frames as a viewer sees them."""
+    """Mirror and rotate (F, H, W, 3) frames so that they stand upright."""
     if probe.mirrored:
         frames = frames[:, :, ::-1]
     return np.ascontiguousarray(np.rot90(frames, k=-(probe.rotation // 90), axes=(1, 2)))

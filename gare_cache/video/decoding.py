@@ -1,7 +1,7 @@
-"""One call from a path and a sampling rule to frames, times and the decoder that made them.
+"""Decode the frames of a video or clip that a sampler chooses.
 
-A chosen frame that cannot be decoded fails the clip. Damage that FFmpeg patches over without
-reporting it (some flipped bits inside a picture) is noticed by neither decoder.
+A chosen frame that cannot be decoded fails the clip. Damage that FFmpeg conceals without reporting
+it (some flipped bits inside a picture) is noticed by neither decoder.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from gare_cache.video.decoders import (
 from gare_cache.video.probing import VideoProbe, probe
 from gare_cache.video.sampling import select_frames
 
-DECODER_RULE = "1"  # raised whenever another frame, time or pixel comes out of the same file
+DECODER_RULE = "1"  # raised with every change of frames, times or pixels for the same file
 DECODER_CHOICES = ("auto", *sorted(DECODERS))
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedClip:
-    """The frames that stand for a video or for a clip of it.
+    """Sampled frames of a video or of a clip of it.
 
     Attributes:
         frames: (F, H, W, 3) uint8 RGB, upright.
         times: (F,) float32 seconds from the start of the file, ascending.
         decoder: ``"decord"`` or ``"pyav"``.
-        switch_reason: what decord raised where PyAV had to take over, else None.
+        switch_reason: error of decord if PyAV had to take over, else None.
     """
 
     frames: npt.NDArray[np.uint8]
@@ -58,29 +58,29 @@ def decode_clip(
     Args:
         path: a local video file.
         sampler: a name in ``sampling.SAMPLERS``.
-        max_frames: the most frames to take, >= 1.
-        start_seconds: beginning of the clip; None is that of the video.
-        end_seconds: end of the clip; None is that of the video.
-        decoder: ``"auto"`` follows the rule on the file; ``"pyav"`` and ``"decord"`` allow that
-            one only.
+        max_frames: maximum number of frames, >= 1.
+        start_seconds: start of the clip; None is the start of the video.
+        end_seconds: end of the clip; None is the end of the video.
+        decoder: ``"auto"`` follows the rule on the file; ``"pyav"`` and ``"decord"`` allow only
+            that decoder.
 
     Returns:
         The clip, with 1 to ``max_frames`` frames.
 
     Raises:
         ConfigError: a sampler or decoder is unknown, or a number is out of range.
-        DecodeError: the file is no intact video, no frame lies in the clip, a chosen frame cannot
-            be decoded, or decord is asked for and is absent, unfit for this file, or fails.
+        DecodeError: the file is not an intact video, no frame lies in the clip, a chosen frame
+            cannot be decoded, or decord is requested and is absent, unfit for this file, or fails.
     """
     if decoder not in DECODER_CHOICES:
         raise ConfigError(unknown_name("decoder", decoder, DECODER_CHOICES))
     path = Path(path)
-    found = probe(path)
+    video = probe(path)
     try:
         indices = select_frames(
-            found.times,
-            fps=found.fps,
-            constant_rate=found.constant_rate,
+            video.times,
+            fps=video.fps,
+            constant_rate=video.constant_rate,
             sampler=sampler,
             max_frames=max_frames,
             start_seconds=start_seconds,
@@ -88,11 +88,11 @@ def decode_clip(
         )
     except DecodeError as err:
         raise DecodeError(f"{path}: {err}") from err
-    name = _allowed_decoder(path, found, decoder)
+    name = _allowed_decoder(path, video, decoder)
     switch_reason = None
     try:
-        frames = DECODERS[name](path, found, indices)
-    # decord raises classes of its own, RuntimeError and IndexError alike.
+        frames = DECODERS[name](path, video, indices)
+    # decord raises its own error classes as well as RuntimeError and IndexError.
     except Exception as err:
         if name == "pyav":
             raise
@@ -100,23 +100,23 @@ def decode_clip(
         if decoder == "decord":
             raise DecodeError(f"{path}: decord failed: {switch_reason}") from err
         name = "pyav"
-        frames = DECODERS[name](path, found, indices)
-    return DecodedClip(frames, found.times[indices].astype(np.float32), name, switch_reason)
+        frames = DECODERS[name](path, video, indices)
+    return DecodedClip(frames, video.times[indices].astype(np.float32), name, switch_reason)
 
 
-def _allowed_decoder(path: Path, found: VideoProbe, decoder: str) -> str:
+def _allowed_decoder(path: Path, video: VideoProbe, decoder: str) -> str:
     if decoder == "pyav":
         return decoder
     available = import_decord() is not None
     if decoder == "auto":
-        return choose_decoder(found, decord_available=available)
-    objection = decord_objection(found) if available else "it is not installed"
+        return choose_decoder(video, decord_available=available)
+    objection = decord_objection(video) if available else "it is not installed"
     if objection is not None:
         raise DecodeError(f"{path}: decord cannot take this file: {objection}")
     return decoder
 
 
 def _first_line(err: Exception) -> str:
-    """Word an error without decord's clock times and source paths, so that reasons compare."""
+    """Describe an error without decord's clock times and source paths, for comparable reasons."""
     text = re.sub(r"\[[\d:]+\] \S+: ", "", str(err))
     return f"{type(err).__name__}: {next(iter(text.splitlines()), '')}"

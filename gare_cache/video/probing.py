@@ -1,4 +1,4 @@
-"""What a video file holds and when its frames are shown, read from its packets."""
+"""Probe a video file: stream properties and presentation times, read from its packets."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from gare_cache.video.containers import (
 Ticks = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-# Here one packet is one shown frame with its own time. VP8 and old MPEG-4 hide frames in packets
-# of their own, and AVI stores no presentation times: such files are counted by decoding.
+# Here every packet is one shown frame with its own time. VP8 and old MPEG-4 have packets with
+# hidden frames, and AVI stores no presentation times: such files are counted by decoding.
 FRAME_PER_PACKET_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4"})
 TIMED_CONTAINERS = frozenset({ISO_MEDIA, MATROSKA})
 # AVI numbers stored frames: reordering delays the first one, which players undo.
 UNTIMED_CONTAINERS = frozenset({"avi"})
-EVEN_SPACING_TOLERANCE = 0.25  # frame periods; half a period would be another frame
+EVEN_SPACING_TOLERANCE = 0.25  # frame periods; half a period would reach another frame
 
 
 @dataclass(frozen=True, eq=False)
 class VideoProbe:
-    """A video stream as a decoder needs to know it.
+    """Properties of a video stream that decoders need.
 
     Attributes:
         container: FFmpeg's name of the container format.
@@ -52,14 +52,14 @@ class VideoProbe:
         rotation: degrees clockwise (0, 90, 180, 270) that make a stored frame stand upright.
         mirrored: whether a stored frame is to be mirrored left to right before that rotation.
         stream_index: the chosen stream among all streams of the file.
-        num_video_streams: video streams without attached pictures.
+        num_video_streams: number of video streams, without attached pictures.
         has_edit_list: whether the container hides frames, or shows the first one late.
-        clean_keyframes: whether decoding may begin at every keyframe: no frame stored behind it
-            needs what comes before it, or is shown earlier.
+        clean_keyframes: whether decoding may begin at every keyframe: no frame stored after it
+            depends on earlier frames or is shown before it.
         damaged_start: whether FFmpeg had to guess at the first frame.
         keyframe_pts: (K,) int64 ticks of the keyframes, ascending.
-        pts: (N,) int64 ticks of the presented frames, ascending; None where the file holds none
-            that can be trusted and frames are counted as they are decoded.
+        pts: (N,) int64 ticks of the presented frames, ascending; None if the file has no
+            reliable ones and frames are counted as they are decoded.
         times: (N,) float64 seconds of the presented frames from the start of the file, ascending.
         fps: frames per second.
         constant_rate: whether every frame lies within a quarter period of even spacing.
@@ -86,7 +86,7 @@ class VideoProbe:
 
 @dataclass
 class _Scan:
-    """What one pass over the packets of a stream collects."""
+    """Values collected in one pass over the packets of a stream."""
 
     pts: list[int] = field(default_factory=list)
     keyframes: list[int] = field(default_factory=list)
@@ -98,7 +98,7 @@ class _Scan:
     first_frame: VideoFrame | None = None
 
     def add(self, packet: Packet[VideoStream], codec: str, extradata: bytes | None) -> None:
-        """Take note of one packet, in stored order."""
+        """Process one packet, in stored order."""
         self.num_packets += 1
         if packet.pts is None:
             self.all_timed = False
@@ -121,9 +121,9 @@ class _Scan:
 def probe(path: Path | str) -> VideoProbe:
     """Read the properties and presentation times of a video.
 
-    The packets are demuxed and one frame is decoded, for its orientation. Where packets do not
-    tell the shown frames (AVI, GIF, VP8, no timestamps) the whole stream is decoded. Frames with a
-    negative timestamp and those that the container marks as hidden are left out.
+    The packets are demuxed and one frame is decoded, for its orientation. If packets do not
+    determine the shown frames (AVI, GIF, VP8, no timestamps), the whole stream is decoded. Frames
+    with a negative timestamp and those that the container marks as hidden are left out.
 
     Args:
         path: a local file.
@@ -132,7 +132,7 @@ def probe(path: Path | str) -> VideoProbe:
         The probe of the default video stream.
 
     Raises:
-        DecodeError: the file is missing, empty, truncated or no video, or no frame of it decodes.
+        DecodeError: the file is missing, empty, truncated or not a video, or no frame decodes.
     """
     path = Path(path)
     with open_video(path) as (container, stream):
@@ -182,7 +182,7 @@ def _scan_packets(stream: VideoStream, container: InputContainer, codec: str) ->
 
 
 def _first_frame(path: Path, container: str, stream: VideoStream, scan: _Scan) -> VideoFrame:
-    """Return the first frame of a file that is all there."""
+    """Return the first frame; check that the file is not truncated."""
     if missing := missing_bytes(path, container):
         raise DecodeError(f"{path} is truncated: its last {missing} bytes are missing")
     if scan.num_packets == 0:
@@ -206,25 +206,25 @@ def _packets_are_frames(scan: _Scan, container: str, codec: str) -> bool:
 
 
 def _decoded(path: Path) -> tuple[Ticks | None, int]:
-    """Decode the stream for the ticks of its frames, if they can be known, and their number.
+    """Decode the stream; return the ticks of its frames, None if unreliable, and their number.
 
-    A packet that fails counts as a frame, so that a sampler that chooses it fails too instead of
-    taking a neighbour.
+    A packet that fails counts as a frame, so that a clip that needs it fails instead of getting a
+    neighbour.
     """
-    found: list[int | None] = []
+    frame_pts: list[int | None] = []
     failed: list[int | None] = []
     with open_video(path) as (container, stream):
         for packet in container.demux(stream):
             try:
-                found += [frame.pts for frame in packet.decode()]
+                frame_pts += [frame.pts for frame in packet.decode()]
             except av.error.FFmpegError:
-                failed += [packet.pts] if found else []
-    ticks = [pts for pts in found if pts is not None]
+                failed += [packet.pts] if frame_pts else []
+    ticks = [pts for pts in frame_pts if pts is not None]
     ascending = all(a < b for a, b in itertools.pairwise(ticks))
-    if len(ticks) < len(found) or not ascending:
+    if len(ticks) < len(frame_pts) or not ascending:
         if failed:
             raise DecodeError(f"{path} is damaged: {len(failed)} packets cannot be decoded")
-        return None, len(found)
+        return None, len(frame_pts)
     shown = sorted({p for p in [*ticks, *failed] if p is not None and p >= 0})
     if not shown:
         raise DecodeError(f"{path} shows no frame: all timestamps are negative")
@@ -236,8 +236,8 @@ def _presented(
 ) -> tuple[Ticks | None, Floats]:
     """Return the ticks of the presented frames and their seconds as a player counts them.
 
-    The ticks are those of the packets, or where these are None, of the frames as decoded; None if
-    frames have no usable ticks either and the declared rate tells their seconds.
+    The ticks are those of the packets, or of the decoded frames if the packets have none; None if
+    the frames have none either and the seconds follow from the declared rate.
     """
     if packet_pts is not None:
         pts = np.array(sorted(packet_pts), np.int64)
@@ -263,7 +263,7 @@ def _declared_fps(stream: VideoStream) -> float:
 def _rate(times: Floats, declared_fps: float) -> tuple[float, bool]:
     """Return the frames per second, and whether the frames are evenly spaced.
 
-    The declared rate is kept where it puts no frame on another one's place: timestamps in
+    The declared rate is kept if it does not shift any frame onto another one: timestamps in
     milliseconds give 29.97 or 12.5 only roughly, and the sampling stride is rounded from it.
     """
     steps = len(times) - 1
@@ -291,5 +291,7 @@ def _orientation(path: Path, frame: VideoFrame) -> tuple[int, bool]:
     angle = math.degrees(math.atan2(-c, d))
     quarter_turns = round(angle / 90)
     if abs(angle - 90 * quarter_turns) > 1:
-        raise DecodeError(f"{path} is rotated by {angle:.1f} degrees; only quarter turns are known")
+        raise DecodeError(
+            f"{path} is rotated by {angle:.1f} degrees; only quarter turns are supported"
+        )
     return quarter_turns % 4 * 90, a * d - b * c < 0

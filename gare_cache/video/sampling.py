@@ -1,7 +1,7 @@
-"""Which presented frames of a video are taken: samplers of the literature, as pure functions.
+"""Samplers: choose the frames of a video, as pure functions of their presentation times.
 
 A frame is on screen from its own timestamp to the next one, the last frame for one mean period.
-Videos of constant rate are sampled by the index arithmetic of the published code; the others by
+Videos of constant rate are sampled with the index arithmetic of the published code; others at
 target times, where the frame at time t is the last one with a timestamp <= t.
 """
 
@@ -24,12 +24,12 @@ TIME_TOLERANCE_SECONDS = 1e-6  # containers count in ticks of 1e-5 s and more
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """When the frames of a video are presented.
+    """Presentation times of a video's frames.
 
     Attributes:
         times: (N,) float64, seconds, ascending.
         fps: frames per second, > 0.
-        constant_rate: True where the frames are evenly spaced at ``fps``.
+        constant_rate: True if the frames are evenly spaced at ``fps``.
     """
 
     times: Floats
@@ -56,10 +56,10 @@ def select_frames(
     start_seconds: float | None = None,
     end_seconds: float | None = None,
 ) -> Indices:
-    """Choose the frames that stand for a video or for a clip of it.
+    """Choose the frames of a video or of a clip of it.
 
-    ``start_seconds > end_seconds`` are swapped and equal ones mean one second, as in the published
-    code; a missing bound is the beginning or end of the video. The frame on screen at
+    As in the published code, ``start_seconds > end_seconds`` are swapped and equal bounds mean one
+    second; a missing bound is the start or end of the video. The frame on screen at
     ``end_seconds`` belongs to the clip.
 
     Args:
@@ -67,13 +67,13 @@ def select_frames(
         fps: frames per second of the video.
         constant_rate: whether the frames are evenly spaced at ``fps``.
         sampler: a name in ``SAMPLERS``.
-        max_frames: the most frames to take, >= 1.
-        start_seconds: beginning of the clip.
+        max_frames: maximum number of frames, >= 1.
+        start_seconds: start of the clip.
         end_seconds: end of the clip.
 
     Returns:
         (F,) int64 strictly ascending indices into ``times``, 1 <= F <= ``max_frames``. F is smaller
-        where the clip has too few frames: no frame is taken twice.
+        if the clip has too few frames: no frame is taken twice.
 
     Raises:
         ConfigError: the sampler is unknown, or a number is out of range.
@@ -98,18 +98,20 @@ def _ordered_clip(start_seconds: float | None, end_seconds: float | None) -> Cli
     start = 0.0 if start_seconds is None else float(start_seconds)
     end = math.inf if end_seconds is None else float(end_seconds)
     if not math.isfinite(start) or math.isnan(end):
-        raise ConfigError(f"a clip from {start_seconds} s to {end_seconds} s has no meaning")
+        raise ConfigError(
+            f"a clip from {start_seconds} s to {end_seconds} s is not a time interval"
+        )
     if start > end:
         start, end = end, start
     return (start, end + 1.0) if start == end else (start, end)
 
 
 def _fps_then_uniform(timeline: Timeline, clip: Clip, max_frames: int) -> Indices:
-    """Take one frame a second, then ``max_frames`` of these spread evenly (CLIP4Clip, GARE).
+    """Take one frame per second, then ``max_frames`` of these spread evenly (CLIP4Clip, GARE).
 
-    Stride ``max(1, round(fps))`` with halves to even; of too many candidates those at
+    Stride ``max(1, round(fps))`` with halves to even; of too many candidates, those at
     ``linspace(0, n - 1, max_frames)``, truncated. At a variable rate the candidates are the frames
-    at the clip's beginning, one second later, and so on.
+    at the start of the clip, one second later, and so on.
     """
     if timeline.constant_rate:
         first, last = _index_range(timeline, clip)
@@ -149,7 +151,7 @@ def _index_range(timeline: Timeline, clip: Clip) -> tuple[int, int]:
 
 
 def _time_range(timeline: Timeline, clip: Clip) -> Clip:
-    """Return the part of the clip in which frames are shown; begin > end where there is none."""
+    """Return the part of the clip in which frames are shown; begin > end if there is none."""
     return max(clip[0], float(timeline.times[0])), min(clip[1], timeline.end_seconds)
 
 

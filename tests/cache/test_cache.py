@@ -12,7 +12,7 @@ import torch
 import zarr
 
 from gare_cache.cache import journal, schema
-from gare_cache.cache.disk import explain_refusals
+from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.identity import cache_root, folder_name
 from gare_cache.cache.lock import Shard
 from gare_cache.cache.reader import FeatureCache, open_cache
@@ -151,7 +151,7 @@ def test_other_identities_formats_and_damaged_journals_are_refused(tmp_path: Pat
         open_cache(tmp_path / "c")
     group.update_attributes({"format_version": schema.FORMAT_VERSION})
     (tmp_path / "c/journal/units.jsonl").write_text("{}\n")
-    with pytest.raises(CacheError, match=r"units.jsonl:1 is no journal record"):
+    with pytest.raises(CacheError, match=r"units.jsonl:1 is not a journal record"):
         open_cache(tmp_path / "c")
 
 
@@ -166,7 +166,7 @@ def test_leftovers_are_swept(tmp_path: Path) -> None:
 
 def test_a_creation_that_was_interrupted_is_begun_again(tmp_path: Path) -> None:
     zarr.open_group(tmp_path / "features.zarr", mode="a", zarr_format=3).create_group("video")
-    with pytest.raises(CacheError, match=r"is no feature cache"):
+    with pytest.raises(CacheError, match=r"is not a feature cache"):
         open_cache(tmp_path)
     with writer(tmp_path) as cache:
         fill(cache, range(2))
@@ -383,7 +383,7 @@ def test_a_table_that_contradicts_itself_or_the_journal_is_refused(
     with pytest.raises(CacheError, match=message):
         open_cache(tmp_path)
     path.write_bytes(b"PAR1 no table at all")
-    with pytest.raises(CacheError, match=r"items.parquet is no table of a cache"):
+    with pytest.raises(CacheError, match=r"items.parquet is not a cache table"):
         open_cache(tmp_path)
 
 
@@ -421,9 +421,9 @@ def test_captions_are_read_by_id(tmp_path: Path) -> None:
 def test_what_the_machine_refuses_is_explained(tmp_path: Path, number: int, message: str) -> None:
     with (
         pytest.raises(EnvironmentFailure, match=f"cannot write to {tmp_path}: {message}") as caught,
-        explain_refusals(tmp_path),
+        environment_errors(tmp_path),
     ):
         raise OSError(number, "refused")
     assert caught.value.exit_code == 1
-    with pytest.raises(ConnectionError), explain_refusals(tmp_path):
+    with pytest.raises(ConnectionError), environment_errors(tmp_path):
         raise ConnectionResetError(errno.ECONNRESET, "something else")

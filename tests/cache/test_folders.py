@@ -167,7 +167,7 @@ def test_an_archive_that_is_damaged_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"x.tar"):
         unpack(tmp_path / "x.tar", tmp_path / "root")
     (tmp_path / "x.tar").write_bytes(b"no archive")
-    with pytest.raises(CacheError, match=r"x.tar is no packed cache"):
+    with pytest.raises(CacheError, match=r"x.tar is not a packed cache"):
         unpack(tmp_path / "x.tar", tmp_path / "root")
     assert list((tmp_path / "root").iterdir()) == []
 

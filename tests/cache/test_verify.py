@@ -100,14 +100,14 @@ def put(index: Any, value: float) -> Any:
 @pytest.mark.parametrize(
     ("name", "change", "problem", "rows"),
     [
-        ("video/frames", put((1, 0, 2), np.nan), "not finite in frames that count", (1,)),
-        ("video/frames", put((1, 1, 2), np.inf), "not finite in frames that count", (1,)),
-        ("video/frames", put((3, 2), 1.0), "values where there is no frame", (3,)),
+        ("video/frames", put((1, 0, 2), np.nan), "not finite in real frames", (1,)),
+        ("video/frames", put((1, 1, 2), np.inf), "not finite in real frames", (1,)),
+        ("video/frames", put((3, 2), 1.0), "values on padding frames", (3,)),
         ("video/frames", put((0, 0), 0.0), "vectors of length zero", (0,)),
-        ("video/times", put((2, 1), np.nan), "not finite in frames that count", (2,)),
-        ("video/times", put((2, 2), 5.0), "values where there is no frame", (2,)),
-        ("video/num_frames", put(1, 0), "counts that do not fit the journal", (1,)),
-        ("video/num_frames", put((2,), 4), "counts that do not fit the journal", (2,)),
+        ("video/times", put((2, 1), np.nan), "not finite in real frames", (2,)),
+        ("video/times", put((2, 2), 5.0), "values on padding frames", (2,)),
+        ("video/num_frames", put(1, 0), "counts that contradict the journal", (1,)),
+        ("video/num_frames", put((2,), 4), "counts that contradict the journal", (2,)),
         ("text/features", put((5, 0), np.nan), "values that are not finite", (5,)),
         ("text/features", put((6,), 0.0), "vectors of length zero", (6,)),
     ],
@@ -141,7 +141,7 @@ def test_what_a_stopped_write_left_is_told_apart_from_damage(tmp_path: Path) -> 
     faults = [f for f in verify_cache(tmp_path).faults if "journal" in f.problem or f.harmless]
     (fault,) = faults
     assert fault.harmless
-    assert "rows that are not done hold something" in str(fault)
+    assert "rows that are not done hold data" in str(fault)
     with writer(tmp_path) as cache:
         fill(cache, range(3))
     assert verify_cache(tmp_path).faults == []

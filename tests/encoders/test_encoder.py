@@ -133,7 +133,10 @@ def test_a_text_tower_of_another_width_gives_the_scale_alone(tmp_path: Path) -> 
     [
         (ModelSource("ViT-B32", "openai"), "unknown encoder model 'ViT-B32'; did you mean 'ViT-B"),
         (ModelSource("ViT-B-32", "opnai"), "unknown weights for ViT-B-32 'opnai'; did you mean"),
-        (ModelSource("ViT-B-32"), "encoder.pretrained is null, and 'ViT-B-32' has no weights"),
+        (
+            ModelSource("ViT-B-32"),
+            "encoder.pretrained is null, and 'ViT-B-32' comes without weights",
+        ),
         (ModelSource("local-dir:/nowhere"), "/nowhere/open_clip_config.json does not exist"),
         (ModelSource("local-dir:/x", "openai"), "brings its own weights; set encoder.pretrained"),
         (ModelSource("ViT-B-32", "openai", quick_gelu=False), "tag 'openai' says True"),

@@ -231,8 +231,8 @@ def test_a_worker_ends_itself_where_nobody_ends_it(monkeypatch: pytest.MonkeyPat
 
 def test_workers_import_no_torch() -> None:
     program = "import sys, gare_cache.extraction.decode as _; print(*sys.modules)"
-    found = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY
     )
     heavy = {"torch", "torchvision", "open_clip", "zarr", "pydantic", "typer", "matplotlib"}
-    assert not heavy & set(found.stdout.split())
+    assert not heavy & set(finished.stdout.split())

@@ -159,7 +159,9 @@ def test_videos_and_captions_from_different_files(project: Path, tmp_path: Path)
     assert arrays(project, written["folder"]) == arrays(project, whole["folder"])
     with pytest.raises(FeatureFileError, match=r"no text features in .*train.h5; name all files"):
         bring(project, paths[0])
-    with pytest.raises(FeatureFileError, match=r"8 video_ids stand in .*train.h5 and in .*whole"):
+    with pytest.raises(
+        FeatureFileError, match=r"8 video_ids are both in .*train.h5 and in .*whole"
+    ):
         bring(project, paths[0], tmp_path / "whole.h5")
     other = write_hdf5(tmp_path / "other.h5", {**text, "text": np.ones((28, 4))})
     with pytest.raises(FeatureFileError, match=r"text features of .*other.h5 have width 4, .* 8"):
@@ -364,7 +366,9 @@ def test_identities_in_files_must_agree(project: Path, source: Path, tmp_path: P
     for path in (one, two):
         with h5py.File(path, "a") as file:
             file.attrs["encoder_identity"] = "{"
-    with pytest.raises(FeatureFileError, match=r"one.h5: attribute 'encoder_identity' is no JSON"):
+    with pytest.raises(
+        FeatureFileError, match=r"one.h5: attribute 'encoder_identity' is not valid JSON"
+    ):
         bring(project, one, two, encoder_id=None)
 
 
@@ -379,7 +383,7 @@ def test_the_logit_scale(project: Path, source: Path) -> None:
     second = bring(project, source, logit_scale=2.0)
     assert second["folder"] != first["folder"]
     assert scale(second) == 2.0
-    with pytest.raises(ConfigError, match=r"--logit-scale is nan; a finite logarithm is needed"):
+    with pytest.raises(ConfigError, match=r"--logit-scale is nan; it must be a finite logarithm"):
         bring(project, source, logit_scale=float("nan"))
 
 
@@ -475,7 +479,7 @@ def test_failed_items_are_recorded_and_masked(
     assert written["captions"] == {"encoded": 27, "failed": 1, "missing": 0}
     said = capsys.readouterr().err
     assert "warning: 2 video_ids cannot be used (first: 'train4', frame 0 of 2 is zero" in said
-    assert "1 caption_ids cannot be used (first: 'test0#0', its feature lies beyond float16" in said
+    assert "1 caption_ids cannot be used (first: 'test0#0', its feature exceeds float16" in said
     cache, _ = open_features(workspace(project))
     assert cache.failures()["test1"] == "frame 1 of 2 holds NaN or infinity in f.h5"
     train(workspace(project))
@@ -529,7 +533,7 @@ def test_by_command(project: Path, source: Path, monkeypatch: pytest.MonkeyPatch
     assert err == "error: out.h5 exists; remove it, or give another name\n"
     code, _, err = run("import-features", "captions.csv", "--encoder-id", "x")
     assert code == 2
-    assert err.startswith("error: captions.csv is no HDF5 file, no npz archive")
+    assert err.startswith("error: captions.csv is neither an HDF5 file, nor an npz archive")
 
 
 def test_the_documented_example_makes_a_file_that_imports(

@@ -136,15 +136,15 @@ def test_header_without_frames(shared_data_dir):
 def test_what_is_no_video(tmp_path, shared_data_dir):
     with pytest.raises(DecodeError, match="No such file"):
         probe(tmp_path / "absent.mp4")
-    with pytest.raises(DecodeError, match="is no file"):
+    with pytest.raises(DecodeError, match="is not a file"):
         probe(tmp_path)
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(DecodeError, match="is empty"):
         probe(tmp_path / "empty.mp4")
     (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
-    with pytest.raises(DecodeError, match=r"noise\.mp4 is damaged or no video: Invalid data"):
+    with pytest.raises(DecodeError, match=r"noise\.mp4 is damaged or not a video: Invalid data"):
         probe(tmp_path / "noise.mp4")
-    with pytest.raises(DecodeError, match="is damaged or no video"):
+    with pytest.raises(DecodeError, match="is damaged or not a video"):
         probe(shared_data_dir / "videos/mp4parse/chunk_out_of_range.mp4")
 
 

@@ -1,1 +1,1 @@
-"""Features of others in, ours out."""
+"""Import of features encoded elsewhere, and export of a cache's features."""

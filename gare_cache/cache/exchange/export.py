@@ -1,4 +1,4 @@
-"""A cache's features -> one HDF5 file in the packed layout that the import reads."""
+"""Export a cache's features to one HDF5 file, in the packed layout that the import reads."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def export_features(
     *,
     on_items: Callable[[int], None],
 ) -> None:
-    """Write features to HDF5, unit by unit: a temporary file, closed and flushed, then renamed.
+    """Write features to HDF5, unit by unit, and rename the finished file into place.
 
-    Items stand in the order of the cache's rows. A failed video keeps ``num_frames`` 0 and NaN
-    frames, a failed caption NaN.
+    Items are in the order of the cache's rows. A failed video has ``num_frames`` 0 and NaN frames,
+    a failed caption NaN.
 
     Args:
         cache: the features.
-        path: the file to make.
-        ids: which videos and captions.
-        on_items: called with the number of items done.
+        path: the file to create.
+        ids: the videos and captions to export.
+        on_items: called with the number of items written.
 
     Raises:
         CacheError: the cache lacks an item.
@@ -88,7 +88,7 @@ def _write_arrays(
 
 
 def _units(rows: Sequence[int], unit_rows: int) -> Iterator[tuple[int, Sequence[int]]]:
-    """Yield the rows of each unit, with the place of the first one among all."""
+    """Yield the rows of each unit, with the position of the first among all rows."""
     first = 0
     for place in range(1, len(rows) + 1):
         if place == len(rows) or rows[place] // unit_rows != rows[first] // unit_rows:

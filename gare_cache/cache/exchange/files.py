@@ -1,7 +1,7 @@
-"""Files of features that others wrote: named arrays, read row by row, never unpickled.
+"""Feature files from elsewhere: named arrays, read by row range, never unpickled.
 
-An HDF5 file, an npz archive and a folder of npy files look the same from here: names with ``/``
-between their parts, each an array whose rows can be read from any one to any other.
+An HDF5 file, an npz archive and a folder of npy files share one interface: names with ``/`` between
+their parts, each an array of which any range of rows can be read.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array of a feature file, known by its header.
+    """An array of a feature file: its header, and a function that reads rows.
 
     Attributes:
         shape: the whole shape; rows are the first axis.
         dtype: as stored.
-        read: ``read(start, stop)`` returns those rows; of an array without axes, its value.
+        read: ``read(start, stop)`` returns those rows; for a scalar array, its value.
     """
 
     shape: tuple[int, ...]
@@ -50,8 +50,8 @@ class FeatureFile:
     Attributes:
         path: the file or folder.
         arrays: name -> array.
-        lists: lists of ids that are text beside the arrays (``video_ids.txt``), by name.
-        attributes: what the file says of itself; HDF5 alone has it.
+        lists: lists of ids stored as text beside the arrays (``video_ids.txt``), by name.
+        attributes: attributes of an HDF5 file; empty for other formats.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class FeatureFile:
             ) from err
 
     def whole(self, name: str) -> Array:
-        """Read an array whole.
+        """Read a whole array.
 
         Raises:
             FeatureFileError: as ``rows``.
@@ -83,34 +83,34 @@ class FeatureFile:
         return self.rows(name, 0, shape[0] if shape else 1)
 
     def ids(self, name: str) -> list[str] | None:
-        """Return the ids of that name, None where there are none.
+        """Return the list of ids of that name; None if the file has no such list.
 
         Raises:
-            FeatureFileError: they are no list of texts.
+            FeatureFileError: it is not a list of strings.
         """
         if name not in self.arrays:
             return self.lists.get(name)
         if name in self.lists:
             raise FeatureFileError(f"{self.path} holds {name} twice, as text and as array")
         array = self.arrays[name]
-        found = self.whole(name).tolist() if len(array.shape) == 1 else None
-        if found is None or not all(isinstance(value, str | bytes) for value in found):
+        values = self.whole(name).tolist() if len(array.shape) == 1 else None
+        if values is None or not all(isinstance(value, str | bytes) for value in values):
             raise FeatureFileError(
-                f"{self.path}: {name} must be a list of texts, not {array.dtype} of shape "
+                f"{self.path}: {name} must be a list of strings, not {array.dtype} of shape "
                 f"{array.shape}"
             )
         try:
-            return [v.decode() if isinstance(v, bytes) else v for v in found]
+            return [v.decode() if isinstance(v, bytes) else v for v in values]
         except UnicodeDecodeError as err:
             raise FeatureFileError(f"{self.path}: {name} is not UTF-8: {err}") from err
 
 
 @contextmanager
 def open_feature_file(path: Path) -> Iterator[FeatureFile]:
-    """Open an HDF5 file, an npz archive or a folder of npy files, by its content.
+    """Open an HDF5 file, an npz archive or a folder of npy files; the content decides which.
 
     Raises:
-        FeatureFileError: it is none of them, is damaged, or holds pickled objects.
+        FeatureFileError: it has another format, is damaged, or holds pickled objects.
     """
     if not path.exists():
         raise FeatureFileError(f"{path} does not exist")
@@ -122,7 +122,7 @@ def feature_file_digest(path: Path) -> str:
     """Return the SHA-256 (hex) of a feature file; of a folder, of its files' names and digests."""
     if path.is_file():
         return file_digest(path)
-    files = sorted(found for found in path.rglob("*") if found.is_file())
+    files = sorted(file for file in path.rglob("*") if file.is_file())
     return canonical_digest([[str(f.relative_to(path)), file_digest(f)] for f in files])
 
 
@@ -137,8 +137,8 @@ def _opener(path: Path) -> Callable[[Path], AbstractContextManager[FeatureFile]]
     if path.suffix == _NPY:
         hint = "; give the folder that holds it together with its ids"
     raise FeatureFileError(
-        f"{path} is no HDF5 file, no npz archive and no folder of npy files{hint} (layouts: "
-        "docs/features.md)"
+        f"{path} is neither an HDF5 file, nor an npz archive, nor a folder of npy files{hint} "
+        "(layouts: docs/features.md)"
     )
 
 
@@ -163,7 +163,7 @@ def _open_hdf5(path: Path) -> Iterator[FeatureFile]:
 
 
 def _hdf5_reader(file: h5py.File, name: str) -> Callable[[int, int], Array]:
-    # Looked up at each read: open handles of some 100,000 datasets would fill the memory.
+    # Looked up at each read: 100,000 open dataset handles would fill the memory.
     def read(start: int, stop: int) -> Array:
         node = file[name]
         return np.asarray(node[start:stop] if node.shape else node[()])
@@ -181,8 +181,8 @@ def _open_folder(path: Path) -> Iterator[FeatureFile]:
     yield FeatureFile(
         path,
         {
-            found.relative_to(path).as_posix().removesuffix(_NPY): _mapped(found)
-            for found in sorted(path.rglob(f"*{_NPY}"))
+            file.relative_to(path).as_posix().removesuffix(_NPY): _mapped(file)
+            for file in sorted(path.rglob(f"*{_NPY}"))
         },
         lists,
     )
@@ -197,7 +197,7 @@ def _listed_ids(path: Path) -> list[str]:
     except ValueError as err:
         raise FeatureFileError(f"{path} cannot be read: {err}") from err
     if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
-        raise FeatureFileError(f"{path} must be a JSON list of texts")
+        raise FeatureFileError(f"{path} must be a JSON list of strings")
     return ids
 
 
@@ -206,7 +206,7 @@ def _mapped(path: Path) -> StoredArray:
         shape, dtype, _ = _npy_header(file, path)
 
     def read(start: int, stop: int) -> Array:
-        if 0 in shape:  # nothing that could be mapped
+        if 0 in shape:  # an empty array cannot be mapped
             return np.empty((max(0, min(stop, shape[0]) - start), *shape[1:]), dtype)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         return np.array(array[start:stop] if shape else array)
@@ -223,7 +223,7 @@ def _open_npz(path: Path) -> Iterator[FeatureFile]:
             raise FeatureFileError(f"{path} cannot be opened as npz ({err})") from err
         members = [name for name in archive.namelist() if name.endswith(_NPY)]
         if len(set(members)) < len(members):
-            raise FeatureFileError(f"{path} holds two arrays of one name; write it anew")
+            raise FeatureFileError(f"{path} holds two arrays of the same name; write it again")
         streams = _MemberStreams(archive)
         stack.callback(streams.close)
         yield FeatureFile(
@@ -232,7 +232,7 @@ def _open_npz(path: Path) -> Iterator[FeatureFile]:
 
 
 class _MemberStreams:
-    """The archive's member that was read last, kept open: rows in order are read once."""
+    """Keeps the last member read open, so that reading rows in order decompresses once."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
@@ -262,7 +262,7 @@ def _streamed(streams: _MemberStreams, member: str, path: Path) -> StoredArray:
         raise FeatureFileError(f"{where} cannot be read ({err})") from err
     if fortran and len(shape) > 1:
         raise FeatureFileError(
-            f"{where} lies in Fortran order, whose rows cannot be streamed; save "
+            f"{where} is in Fortran order, whose rows cannot be streamed; save "
             "numpy.ascontiguousarray of it"
         )
     row_bytes = int(np.prod(shape[1:], dtype=int)) * dtype.itemsize
@@ -289,12 +289,12 @@ def _npy_header(file: IO[bytes], where: object) -> tuple[tuple[int, ...], np.dty
         shape, fortran, dtype = read_header(file)
     except (ValueError, KeyError) as err:
         raise FeatureFileError(
-            f"{where} is no npy array ({err}); a pickle is never loaded, for it can run any code: "
-            "save plain arrays with numpy.save"
+            f"{where} is not an npy array ({err}); a pickle is never loaded, because it can run "
+            "any code: save plain arrays with numpy.save"
         ) from err
     if dtype.hasobject:
         raise FeatureFileError(
-            f"{where} holds pickled Python objects, which are never loaded, for they can run any "
-            "code; save an array of numbers, or of texts, with numpy.save"
+            f"{where} holds pickled Python objects, which are never loaded, because they can run "
+            "any code; save an array of numbers, or of strings, with numpy.save"
         )
     return shape, dtype, fortran

@@ -1,4 +1,4 @@
-"""Identities of features that were encoded elsewhere."""
+"""Identities of imported features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SOURCE = "imported"
 
 
 def declared_encoder(name: str, dim: int) -> dict[str, Any]:
-    """Return the identity of an encoder that is known by name alone."""
+    """Return the identity of an encoder of which only the name is known."""
     return {_NAME: name, "dim": dim}
 
 
@@ -24,19 +24,19 @@ def import_identity(
     Args:
         encoder: the encoder's identity, declared or taken from the file.
         source_digest: SHA-256 of the files' content.
-        max_frames: frames F of a row.
-        logit_scale: the logarithm that heads start from.
+        max_frames: frames F per row.
+        logit_scale: log of the logit scale that heads start from.
     """
     sampling = {_SOURCE: source_digest, "max_frames": max_frames, "logit_scale": logit_scale}
     return extraction_identity(encoder=encoder, sampling=sampling, decoder_rule="none: imported")
 
 
 def is_imported(cache: FeatureCache) -> bool:
-    """Tell whether a cache was imported; such a cache may lack items of the manifest."""
+    """Return whether a cache was imported; such a cache may lack items of the manifest."""
     return _SOURCE in cache.attributes["identity"]["sampling"]
 
 
 def declared_name(cache: FeatureCache) -> str | None:
-    """Return the name of a declared encoder, None for one whose weights are known."""
+    """Return the name of a declared encoder; None for an encoder with known weights."""
     name: str | None = cache.attributes["identity"]["encoder"].get(_NAME)
     return name

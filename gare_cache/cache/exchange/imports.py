@@ -1,4 +1,4 @@
-"""Features of a file -> the float16 rows of a cache's unit, with what became of each."""
+"""Convert features of a file to the float16 rows of a cache unit, with the result of each row."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from gare_cache.cache.exchange.tables import Block, FeatureTable, is_bfloat16
 from gare_cache.cache.journal import RowOutcome
 from gare_cache.cache.schema import Kind, Layout
 
-# By code; 0 is no fault.
+# Indexed by fault code; 0 means none.
 _FAULTS = (
     "",
-    "is zero in float16, which is no direction",
-    "lies beyond float16's 65,504",
+    "is zero in float16 and has no direction",
+    "exceeds float16's largest value, 65,504",
     "holds NaN or infinity",
 )
 
-# Where a row of the cache comes from: a table and the item's place in it.
+# Source of a cache row: a table and the position of the item in it.
 Place = tuple[FeatureTable, int]
 
 
 @dataclass(frozen=True)
 class ImportedUnit:
-    """What a unit's commit needs, and what the cast to float16 cost.
+    """Arguments of a unit's commit, and the error of the cast to float16.
 
     Attributes:
         values: array name -> rows.
-        outcomes: one a row.
-        relative_error: the largest ||x - float16(x)|| / ||x|| of a vector kept.
+        outcomes: one per row.
+        relative_error: the largest ||x - float16(x)|| / ||x|| of the vectors kept.
     """
 
     values: dict[str, npt.NDArray[Any]]
@@ -43,7 +43,7 @@ class ImportedUnit:
 
 @dataclass(frozen=True)
 class _Cast:
-    """Vectors in float16, (S, D), with the relative error and the fault's code of each."""
+    """(S, D) float16 vectors, with the relative error and fault code of each."""
 
     vectors: npt.NDArray[np.float16]
     errors: npt.NDArray[np.floating[Any]]
@@ -58,13 +58,13 @@ def import_unit(
     *,
     on_items: Callable[[int], None],
 ) -> ImportedUnit:
-    """Read the rows of a unit, some 4 MB of the file at a time, and cast them to float16.
+    """Read the rows of a unit, about 4 MB of the file at a time, and cast them to float16.
 
     Args:
         layout: shapes of the cache.
         kind: ``video`` or ``text``.
         rows: row of each item, ascending.
-        places: where each comes from; no item has more frames than the layout.
+        places: source of each row; no item has more frames than the layout.
         on_items: called with the number of items done.
 
     Returns:
@@ -78,11 +78,11 @@ def import_unit(
         cast = _to_float16(block.vectors)
         ends = np.cumsum(block.counts)
         for end, count in zip(ends.tolist(), block.counts.tolist(), strict=True):
-            own = slice(end - count, end)
-            reason = _reason(kind, name, cast.faults[own])
+            item = slice(end - count, end)
+            reason = _reason(kind, name, cast.faults[item])
             if reason is None:
-                _fill(values, kind, len(outcomes), cast.vectors[own], block.times[own])
-                largest = max(largest, float(cast.errors[own].max()))
+                _fill(values, kind, len(outcomes), cast.vectors[item], block.times[item])
+                largest = max(largest, float(cast.errors[item].max()))
             outcomes.append(RowOutcome(rows[len(outcomes)], reason=reason))
         on_items(len(block.counts))
     return ImportedUnit(values, outcomes, largest)
@@ -90,9 +90,9 @@ def import_unit(
 
 def _blocks(places: Sequence[Place]) -> Iterator[tuple[str, Block]]:
     for _, members in groupby(places, key=lambda place: id(place[0])):
-        own = list(members)
-        table = own[0][0]
-        for block in table.blocks([position for _, position in own]):
+        in_table = list(members)
+        table = in_table[0][0]
+        for block in table.blocks([position for _, position in in_table]):
             yield table.file.path.name, block
 
 
@@ -117,7 +117,7 @@ def _to_float16(vectors: npt.NDArray[Any]) -> _Cast:
         vectors = raw.view("<f4")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         half = vectors.astype("<f2")
-        # float32 loses no vector here: what it cannot square, float16 cannot hold.
+        # float32 suffices here: a value whose square overflows it does not fit float16 either.
         wide = vectors.astype(np.float64 if vectors.dtype.itemsize > 4 else np.float32)
         norms = _norms(wide)
         errors = _norms(wide - half) / np.where(norms > 0, norms, 1.0)

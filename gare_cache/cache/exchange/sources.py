@@ -1,4 +1,4 @@
-"""Files of features, opened together: do they fit each other, the flags and the manifest?"""
+"""Combine feature files into one source: check them against each other, flags and manifest."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class ImportSource:
-    """The opened files as one.
+    """Feature tables of all files, with the layout and encoder of the cache to write.
 
     Attributes:
-        tables: the items by kind, in the order of the files.
-        layout: shapes of the cache that takes them.
-        encoder: identity of their encoder, declared or as the files say.
+        tables: the tables by kind, in the order of the files.
+        layout: layout of the cache to write.
+        encoder: identity of the encoder, declared or read from the files.
         head_start: tensors that heads start from.
     """
 
@@ -41,7 +41,7 @@ class ImportSource:
 
     @property
     def logit_scale(self) -> float:
-        """Logarithm of the scale that heads start from."""
+        """Log of the logit scale that heads start from."""
         return float(self.head_start[_LOGIT_SCALE])
 
 
@@ -52,21 +52,21 @@ def read_source(
     max_frames: int | None,
     logit_scale: float | None,
 ) -> ImportSource:
-    """Find the features of all files and check that they fit each other.
+    """Find the features of all files and check that they agree.
 
     Args:
         files: the opened files.
-        encoder_id: name of the encoder; None takes the identity that the files carry.
-        max_frames: frames F of a row; None is what the longest video needs.
-        logit_scale: logarithm; None takes the files', or log 100.
+        encoder_id: name of the encoder; None takes the identity stored in the files.
+        max_frames: frames F per row; None takes the longest video's.
+        logit_scale: log of the logit scale; None takes the files' value, or log 100.
 
     Raises:
-        FeatureFileError: a file is faulty, videos or captions are missing, widths or encoders
+        FeatureFileError: a file is invalid, videos or captions are missing, or widths or encoders
             differ.
-        ConfigError: the encoder is not named, or a flag does not fit the files.
+        ConfigError: the encoder is not named, or a flag contradicts the files.
     """
-    found = [find_tables(file) for file in files]
-    tables = {kind: [table[kind] for table in found if kind in table] for kind in KINDS}
+    per_file = [find_tables(file) for file in files]
+    tables = {kind: [table[kind] for table in per_file if kind in table] for kind in KINDS}
     for kind in KINDS:
         if not any(len(table.ids) for table in tables[kind]):
             raise FeatureFileError(
@@ -122,14 +122,14 @@ def _encoder(files: Sequence[FeatureFile], name: str | None, dim: int) -> dict[s
         )
     if len(set(stored)) > 1:
         raise FeatureFileError(
-            f"{files[0].path} and another file come from different encoders; import them apart"
+            f"{files[0].path} and another file come from different encoders; import them separately"
         )
     try:
         identity: dict[str, Any] = json.loads(str(stored[0]))
     except json.JSONDecodeError as err:
         raise FeatureFileError(
-            f"{files[0].path}: attribute {ENCODER_IDENTITY!r} is no JSON ({err}); name the encoder "
-            "with --encoder-id NAME"
+            f"{files[0].path}: attribute {ENCODER_IDENTITY!r} is not valid JSON ({err}); name the "
+            "encoder with --encoder-id NAME"
         ) from err
     return identity
 
@@ -143,7 +143,7 @@ def _head_start(files: Sequence[FeatureFile], logit_scale: float | None) -> dict
                 start[name.removeprefix(HEAD_START_PREFIX)] = tensor
     if logit_scale is not None:
         if not math.isfinite(logit_scale):
-            raise ConfigError(f"--logit-scale is {logit_scale}; a finite logarithm is needed")
+            raise ConfigError(f"--logit-scale is {logit_scale}; it must be a finite logarithm")
         start[_LOGIT_SCALE] = torch.tensor(logit_scale)
     return start
 
@@ -155,26 +155,26 @@ def check_ids(
     *,
     ignore_unknown: bool,
 ) -> list[str]:
-    """Compare the files' ids with the manifest's.
+    """Check the ids in the files against the manifest.
 
     Args:
-        tables: the items of one kind.
+        tables: the tables of one kind.
         listed: the manifest's items by id.
         kind: ``video`` or ``text``.
-        ignore_unknown: leave out ids that the manifest does not know.
+        ignore_unknown: leave out ids that are not in the manifest.
 
     Returns:
-        Sentences on what is left out and what is missing.
+        Notes, one sentence each, on ids left out and ids missing.
 
     Raises:
-        FeatureFileError: an id stands in two files, none is the manifest's, or one is unknown.
+        FeatureFileError: an id is in two files, none is in the manifest, or one is unknown.
     """
     held: dict[str, FeatureTable] = {}
     for table in tables:
         twice = [id_ for id_ in table.ids if id_ in held]
         if twice:
             raise FeatureFileError(
-                f"{len(twice):,} {IDS[kind]} stand in {held[twice[0]].file.path} and in "
+                f"{len(twice):,} {IDS[kind]} are both in {held[twice[0]].file.path} and in "
                 f"{table.file.path}: {_shown(twice)}"
             )
         held |= dict.fromkeys(table.ids, table)
@@ -199,7 +199,7 @@ def check_ids(
     if missing:
         notes.append(
             f"warning: {len(missing):,} of {len(listed):,} {IDS[kind]} of the manifest have no "
-            f"features: {_shown(missing)}; they count in every coverage"
+            f"features: {_shown(missing)}; every coverage counts them"
         )
     return notes
 

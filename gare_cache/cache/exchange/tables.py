@@ -1,6 +1,6 @@
-"""Layouts of feature files: which arrays hold which item's vectors (docs/features.md).
+"""Layouts of feature files: which arrays hold the vectors of which item (docs/features.md).
 
-One array an item: ``video/<video_id>`` (F, D) with, optionally, ``times/<video_id>`` (F,);
+One array per item: ``video/<video_id>`` (F, D) with, optionally, ``times/<video_id>`` (F,);
 ``text/<caption_id>`` (D,). Packed: ``video_ids`` (N,), ``frames`` (N, F, D) and, optionally,
 ``num_frames`` (N,) and ``times`` (N, F); ``caption_ids`` (M,), ``text`` (M, D).
 """
@@ -30,10 +30,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Block:
-    """Vectors of some items, as stored.
+    """Vectors of several items, as stored.
 
     Attributes:
-        counts: (n,) vectors of each item.
+        counts: (n,) number of vectors of each item.
         vectors: (sum of counts, D).
         times: (sum of counts,) seconds, NaN where the file has none.
     """
@@ -48,14 +48,14 @@ class FeatureTable:
     """The items of one kind in one file; made by ``find_tables``.
 
     Attributes:
-        file: where they lie.
+        file: the file that holds them.
         kind: ``video`` or ``text``.
         ids: id of every item, in the file's order, each once.
-        counts: (n,) vectors of every item: its frames, 1 for a caption.
-        width: vectors that an item may have here: F of packed frames, else the largest count.
+        counts: (n,) number of vectors of every item: its frames, 1 for a caption.
+        width: most vectors per item: F of packed frames, else the largest count.
         dim: width D of the vectors.
-        dtypes: names of the types they are stored in.
-        packed: whether the items are rows of one array.
+        dtypes: names of the stored types.
+        packed: whether the items are rows of a single array.
     """
 
     file: FeatureFile
@@ -68,7 +68,7 @@ class FeatureTable:
     packed: bool
 
     def blocks(self, positions: Sequence[int]) -> Iterator[Block]:
-        """Read items by their place in ``ids``, in the order asked, some 4 MB at a time.
+        """Read items by their position in ``ids``, in the given order, about 4 MB at a time.
 
         Raises:
             FeatureFileError: the file is damaged.
@@ -87,8 +87,8 @@ class FeatureTable:
         vectors = self.file.rows(name, 0, self.file.arrays[name].shape[0]).reshape(count, self.dim)
         times = f"{TIMES}/{id_}"
         has_times = self.kind == "video" and times in self.file.arrays
-        found = self.file.rows(times, 0, count) if has_times else np.full(count, np.nan)
-        return Block(self.counts[[position]], vectors, found.astype(np.float32))
+        seconds = self.file.rows(times, 0, count) if has_times else np.full(count, np.nan)
+        return Block(self.counts[[position]], vectors, seconds.astype(np.float32))
 
     def _packed(self, start: int, stop: int) -> Block:
         counts = self.counts[start:stop]
@@ -103,10 +103,10 @@ class FeatureTable:
 
 
 def find_tables(file: FeatureFile) -> dict[Kind, FeatureTable]:
-    """Find the features in a file, of one kind or of both, and check ids, shapes and types.
+    """Find the features of one or both kinds in a file; check ids, shapes and types.
 
     Raises:
-        FeatureFileError: there are none, or they contradict each other.
+        FeatureFileError: the file holds no features, or contradictory ones.
     """
     tables: dict[Kind, FeatureTable] = {}
     for kind in KINDS:
@@ -122,10 +122,10 @@ def find_tables(file: FeatureFile) -> dict[Kind, FeatureTable]:
         elif names:
             tables[kind] = _item_table(file, kind, names)
     if not tables:
-        found = ", ".join([*file.arrays][:_SHOWN]) or "nothing"
+        held = ", ".join([*file.arrays][:_SHOWN]) or "nothing"
         raise FeatureFileError(
             f"{file.path} holds no features: neither video/<video_id> nor frames, neither "
-            f"text/<caption_id> nor text (found: {found}); see docs/features.md"
+            f"text/<caption_id> nor text (found: {held}); see docs/features.md"
         )
     return tables
 
@@ -172,7 +172,7 @@ def _packed_table(file: FeatureFile, kind: Kind) -> FeatureTable:
     repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
     if repeated:
         raise FeatureFileError(
-            f"{file.path}: {len(repeated):,} {IDS[kind]} stand there more than once: "
+            f"{file.path}: {len(repeated):,} {IDS[kind]} occur more than once: "
             f"{', '.join(repeated[:_SHOWN])}"
         )
     width = array.shape[1] if kind == "video" else 1
@@ -196,13 +196,13 @@ def _packed_counts(file: FeatureFile, kind: Kind, num: int, width: int) -> npt.N
         return np.full(num, width, dtype=np.int64)
     if array.shape != (num,) or array.dtype.kind not in "iu":
         raise FeatureFileError(
-            f"{file.path}: num_frames is {array.dtype} of shape {array.shape}; whole numbers of "
-            f"shape ({num},) are needed, one a video"
+            f"{file.path}: num_frames is {array.dtype} of shape {array.shape}; integers of "
+            f"shape ({num},) are needed, one per video"
         )
     counts = file.rows(NUM_FRAMES, 0, num).astype(np.int64)
     if num and not 0 <= counts.min() <= counts.max() <= width:
         raise FeatureFileError(
-            f"{file.path}: num_frames runs from {counts.min()} to {counts.max()}, but frames has "
+            f"{file.path}: num_frames ranges from {counts.min()} to {counts.max()}, but frames has "
             f"room for 0 to {width}"
         )
     return counts
@@ -214,10 +214,10 @@ def _check_array(
     if len(array.shape) != rank:
         raise FeatureFileError(
             f"{file.path}: {name!r} has shape {array.shape}; {wanted} is needed, with a first axis "
-            "of 1 where there is one vector"
+            "of 1 for a single vector"
         )
     if array.shape[-1] == 0:
-        raise FeatureFileError(f"{file.path}: {name!r} has shape {array.shape}: no dimensions")
+        raise FeatureFileError(f"{file.path}: {name!r} has shape {array.shape}: width 0")
     if array.dtype.kind != "f" and not is_bfloat16(array.dtype):
         raise FeatureFileError(
             f"{file.path}: {name!r} holds {array.dtype}; features are float16, bfloat16, float32 "
@@ -230,12 +230,12 @@ def _check_times(file: FeatureFile, name: str, shape: tuple[int, ...]) -> None:
     if array is not None and (array.shape != shape or array.dtype.kind not in "fiu"):
         raise FeatureFileError(
             f"{file.path}: {name!r} is {array.dtype} of shape {array.shape}; seconds of shape "
-            f"{shape} are needed, one a frame"
+            f"{shape} are needed, one per frame"
         )
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
-    """Tell whether numpy, which has no bfloat16, would store it under this type: 2 raw bytes."""
+    """Return whether a dtype is 2 raw bytes, as which numpy, lacking bfloat16, stores it."""
     return dtype.kind == "V" and dtype.itemsize == 2 and dtype.names is None
 
 
@@ -244,7 +244,7 @@ def _dtype_name(array: StoredArray) -> str:
 
 
 def _runs(positions: Sequence[int], *, most: int) -> Iterator[tuple[int, int]]:
-    """Yield the longest ranges of positions that follow each other, at most ``most`` long."""
+    """Yield maximal ranges of consecutive positions, each at most ``most`` long."""
     start = stop = -1
     for position in positions:
         if position == stop and stop - start < most:
