@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from gare_cache import cli
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation import metrics
+from gare_cache.evaluation.canary import checks as canary
 from gare_cache.evaluation.canary.judgement import CanaryRow, LeakFound
 from gare_cache.evaluation.canary.trials import random_trial
 from gare_cache.evaluation.metrics import V2T_CONVENTIONS, QueryRanks, Scores
@@ -24,7 +25,6 @@ from gare_cache.heads.aggregators import AGGREGATORS
 from gare_cache.heads.interactions import INTERACTIONS
 from gare_cache.heads.pooling import POOLINGS
 from gare_cache.heads.retrieval import PROJECTIONS, RetrievalHead, build_head
-from gare_cache.stages import canary
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
@@ -338,7 +338,7 @@ def test_the_head_that_is_tested(trained: Path, monkeypatch: pytest.MonkeyPatch)
         tested.append(head)
         return []
 
-    monkeypatch.setattr(canary, "check_random_features", keep)
+    monkeypatch.setattr("gare_cache.stages.canary.check_random_features", keep)
     for head in ("trained", "params", "params"):
         assert run(trained, "--galleries", "1", "--head", head).code == 0
     weights = [head.state_dict() for head in tested]

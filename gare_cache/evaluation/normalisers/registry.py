@@ -1,4 +1,4 @@
-"""The table of test-time normalisers, and what a user may ask of each."""
+"""Registry of test-time normalisers: their kinds, parameters, defaults and ranges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.metrics import NonFiniteScores, Scores
-from gare_cache.evaluation.normalisers.custom import find_own_normaliser
+from gare_cache.evaluation.normalisers.custom import find_custom_normaliser
 from gare_cache.evaluation.normalisers.functions import (
     DirectionScores,
     csls,
@@ -31,7 +31,7 @@ from gare_cache.own import is_own
 RAW = "raw"
 INDUCTIVE = "inductive"
 TRANSDUCTIVE = "transductive"
-# Which bank a normaliser looks at: training queries, or training items of the gallery's own kind.
+# The banks: training queries, and training items of the gallery's kind.
 QUERY_BANK = "queries"
 GALLERY_BANK = "gallery"
 
@@ -45,11 +45,11 @@ class Parameter:
     """A parameter's default and range.
 
     Attributes:
-        default: of the type that values must have; an int is taken where a float is expected.
-        minimum: the smallest value; None where ``above`` or ``choices`` bound it.
-        above: a bound that is no value itself.
-        choices: the values of a word.
-        hint: what to do instead of a value out of range.
+        default: its type is that of all values; an int is accepted for a float.
+        minimum: the smallest value; None if ``above`` or ``choices`` bound it.
+        above: an exclusive lower bound.
+        choices: the allowed strings.
+        hint: what to do instead of using a value out of range.
     """
 
     default: int | float | str
@@ -60,9 +60,9 @@ class Parameter:
 
     @property
     def allowed(self) -> str:
-        """Say which values are allowed."""
+        """Description of the allowed values."""
         if isinstance(self.default, str):
-            return " or ".join(self.choices) or "a text"
+            return " or ".join(self.choices) or "a string"
         number = "a whole number" if isinstance(self.default, int) else "a number"
         if self.above is not None:
             return f"{number} above {self.above:g}"
@@ -71,7 +71,7 @@ class Parameter:
         return f"{number} of at least {self.minimum:g}"
 
     def accepts(self, value: Any) -> bool:
-        """Say whether a value has the type and lies in the range."""
+        """Return whether a value has the right type and lies in the range."""
         if isinstance(self.default, str):
             return value in self.choices if self.choices else isinstance(value, str)
         types = int if isinstance(self.default, int) else (int, float)
@@ -88,11 +88,11 @@ class Normaliser:
 
     Attributes:
         function: called with ``DirectionScores`` and the parameters by name.
-        kinds: ``inductive``: it knows training queries; ``transductive``: it sees all scored
-            queries at once. The first is the default. Empty where it looks at nothing else.
+        kinds: ``inductive``: it uses training queries; ``transductive``: it uses all scored queries
+            at once. The first is the default. Empty if it uses neither.
         parameters: by name.
-        banks: what it looks at where it is inductive.
-        caution: a sentence on these scores, or an empty one.
+        banks: which banks it uses if inductive.
+        caution: returns a caution about the scores, or an empty string.
     """
 
     function: Callable[..., Scores]
@@ -107,8 +107,8 @@ def _dsl_caution(scores: DirectionScores) -> str:
     if not negative:
         return ""
     return (
-        f"{negative:,} of {scores.logits.size:,} scores are negative; times a probability, the "
-        "less probable of them comes first"
+        f"{negative:,} of {scores.logits.size:,} scores are negative; multiplied by a probability, "
+        "the less probable of two equal ones ranks higher"
     )
 
 
@@ -123,7 +123,7 @@ NORMALISERS: Mapping[str, Normaliser] = {
         kinds=(INDUCTIVE, TRANSDUCTIVE),
         parameters={
             "iterations": Parameter(
-                4, minimum=1, hint="without iterations it is inverted_softmax: name that"
+                4, minimum=1, hint="without iterations it is inverted_softmax: use that"
             ),
             "targets": Parameter("uniform", choices=("uniform", "annotated")),
         },
@@ -150,7 +150,7 @@ class NormaliserSetting:
     """A normaliser with a value for every parameter.
 
     Attributes:
-        name: of ``NORMALISERS``.
+        name: key of ``NORMALISERS``, or an import path.
         kind: ``raw``, ``inductive`` or ``transductive``.
         parameters: by name, complete.
     """
@@ -161,7 +161,7 @@ class NormaliserSetting:
 
     @property
     def title(self) -> str:
-        """Print name and parameters: ``qbnorm (beta 20, k 1)``; ``raw`` without a normaliser."""
+        """Name and parameters, as ``qbnorm (beta 20, k 1)``; ``raw`` without a normaliser."""
         if self.kind == RAW:
             return RAW
         shown = ", ".join(f"{name} {_print(value)}" for name, value in self.parameters.items())
@@ -169,7 +169,7 @@ class NormaliserSetting:
 
     @property
     def banks(self) -> Sequence[str]:
-        """Which banks it looks at: none where it is transductive."""
+        """Which banks it uses: none if transductive."""
         return find_normaliser(self.name).banks if self.kind == INDUCTIVE else ()
 
 
@@ -178,10 +178,10 @@ UNCORRECTED = NormaliserSetting("none")
 
 @dataclass(frozen=True)
 class NormaliserChoice:
-    """A normaliser whose parameters have one or several candidates.
+    """A normaliser with one or several candidate values for each parameter.
 
     Attributes:
-        name: of ``NORMALISERS``.
+        name: key of ``NORMALISERS``, or an import path.
         kind: ``raw``, ``inductive`` or ``transductive``.
         candidates: by parameter, complete.
     """
@@ -191,7 +191,7 @@ class NormaliserChoice:
     candidates: Mapping[str, Sequence[int | float | str]]
 
     def settings(self) -> list[NormaliserSetting]:
-        """Return every combination, the last parameter changing fastest."""
+        """Return every combination of candidates, the last parameter changing fastest."""
         names = list(self.candidates)
         return [
             NormaliserSetting(self.name, self.kind, dict(zip(names, values, strict=True)))
@@ -200,22 +200,22 @@ class NormaliserChoice:
 
 
 def find_normaliser(name: str) -> Normaliser:
-    """Look a normaliser up by name, or import a user's own.
+    """Look up a normaliser by name, or import a custom one.
 
     Raises:
-        ConfigError: the name is unknown, or what it names cannot be imported or used.
+        ConfigError: the name is unknown, or the custom normaliser cannot be imported or used.
     """
     if is_own(name):
-        own = find_own_normaliser(name)
-        parameters = {key: Parameter(default) for key, default in own.parameters.items()}
-        return Normaliser(own, kinds=own.kinds, parameters=parameters, banks=own.banks)
+        custom = find_custom_normaliser(name)
+        parameters = {key: Parameter(default) for key, default in custom.parameters.items()}
+        return Normaliser(custom, kinds=custom.kinds, parameters=parameters, banks=custom.banks)
     if name not in NORMALISERS:
         raise ConfigError(unknown_name("normaliser", name, NORMALISERS))
     return NORMALISERS[name]
 
 
 def read_choice(entry: Mapping[str, Any]) -> NormaliserChoice:
-    """Check a mapping ``{name, kind, ...parameters}`` and fill in what it leaves out.
+    """Check a mapping ``{name, kind, ...parameters}`` and fill in the defaults.
 
     Args:
         entry: a parameter is a value or a list of candidates.
@@ -244,16 +244,16 @@ def normalise(scores: DirectionScores, setting: NormaliserSetting) -> Scores:
     """Correct the scores of one direction.
 
     Args:
-        scores: with the banks that the setting needs; a transductive one takes the scored queries
-            for its bank, whatever bank is there.
-        setting: which normaliser.
+        scores: with the banks that the setting needs; a transductive normaliser takes the scored
+            queries as its bank, even if another one is given.
+        setting: the normaliser and its parameters.
 
     Returns:
-        (Q, G) corrected scores; only their order within a row means something.
+        (Q, G) corrected scores; only their order within a row is meaningful.
 
     Raises:
-        ConfigError: a bank is missing, has another gallery, or there is one query alone where the
-            normaliser sees all of them.
+        ConfigError: a bank is missing or has another gallery, or a transductive normaliser gets
+            only one query.
         NonFiniteScores: NaN or infinity in the scores or in a bank.
     """
     normaliser = find_normaliser(setting.name)
@@ -267,7 +267,7 @@ def normalise(scores: DirectionScores, setting: NormaliserSetting) -> Scores:
 
 
 def require_queries(setting: NormaliserSetting, num_queries: int) -> None:
-    """Refuse a transductive normaliser on one query, which it has nothing to compare with.
+    """Raise an error if a transductive normaliser gets fewer than two queries.
 
     Raises:
         ConfigError: with what to change.
@@ -275,7 +275,7 @@ def require_queries(setting: NormaliserSetting, num_queries: int) -> None:
     if setting.kind == TRANSDUCTIVE and num_queries < 2:
         raise ConfigError(
             f"normaliser {setting.name} is transductive and compares the scored queries with each "
-            f"other, but there is {num_queries} in one direction; take an inductive normaliser, or "
+            f"other, but there is {num_queries} in one direction; use an inductive normaliser, or "
             "leave it out"
         )
 
@@ -295,8 +295,8 @@ def _check_finite(what: str, values: Scores) -> None:
     bad = int((~np.isfinite(values)).any(axis=1).sum())
     if bad:
         raise NonFiniteScores(
-            f"{bad:,} of {len(values):,} rows of the {what} hold NaN or infinity; nothing can be "
-            "normalised with them"
+            f"{bad:,} of {len(values):,} rows of the {what} hold NaN or infinity, which cannot be "
+            "normalised"
         )
 
 
@@ -314,11 +314,11 @@ def _candidates(
     values = value if isinstance(value, list) else [value]
     if not values:
         raise ConfigError(f"{name} of normaliser {normaliser} has an empty list of candidates")
-    for one in values:
-        if not parameter.accepts(one):
+    for candidate in values:
+        if not parameter.accepts(candidate):
             raise ConfigError(
-                f"{name} of normaliser {normaliser} is {one!r}; it must be {parameter.allowed}"
-                + (f" ({parameter.hint})" if parameter.hint else "")
+                f"{name} of normaliser {normaliser} is {candidate!r}; it must be "
+                f"{parameter.allowed}" + (f" ({parameter.hint})" if parameter.hint else "")
             )
     return values
 
