@@ -19,10 +19,10 @@ from gare_cache.evaluation.canary.checks import GALLERIES, Score, check_random_f
 from gare_cache.evaluation.canary.judgement import CanaryRow
 from gare_cache.evaluation.canary.trials import ORDERS, random_trial
 from gare_cache.evaluation.settings import EvaluateSettings
+from gare_cache.evaluation.similarity import Similarity
 from gare_cache.heads.aggregators import AGGREGATORS
 from gare_cache.heads.pooling import POOLINGS
 from gare_cache.heads.retrieval import build_head
-from gare_cache.stages.canary import Similarity
 
 DIM, NUM_FRAMES, FEW_GALLERIES = 32, 6, 20
 SETTINGS = EvaluateSettings()

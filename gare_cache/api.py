@@ -1,6 +1,6 @@
-"""A trained run in a program of one's own: score sentences against videos, rank videos.
+"""Python interface to a trained run: score sentences against videos, search videos.
 
-Everything public here is also ``gare_cache.load_run`` and so on; docs/api.md has examples.
+The public names can be imported from ``gare_cache``; docs/api.md has examples.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_
 Array = npt.NDArray[Any]
 Scores = npt.NDArray[np.float32]
 
-# Videos whose frames are held as float32 at a time.
+# Number of videos whose frames are held as float32 at a time.
 _VIDEOS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
-class Found:
-    """A video that a sentence found.
+class SearchHit:
+    """A video found by a search, with its score.
 
     Attributes:
         video_id: of the video.
@@ -54,14 +54,18 @@ class Found:
     score: float
 
 
+Found = SearchHit
+"""Former name of ``SearchHit``."""
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A trained head with what it was trained on; made by ``load_run``.
+    """A trained head with its settings, features and encoder; made by ``load_run``.
 
     Attributes:
         outputs: folder of the run.
         head: the head, in evaluation mode, on the device.
-        settings: of the run: ``head`` and ``train``, as params.yaml had them.
+        settings: sections ``head`` and ``train`` of the run's params.yaml.
         record: of the run: seed, data, versions, machine, validation score.
         encoder_id: identity of the encoder whose features the head takes.
         device: where scores are computed.
@@ -78,11 +82,11 @@ class Run:
 
     @cached_property
     def cache(self) -> FeatureCache:
-        """The features that the run's project has now.
+        """The current features of the run's project.
 
         Raises:
             ConfigError: there is no params.yaml.
-            CacheError: nothing was extracted, or the cache is gone or changed.
+            CacheError: nothing was extracted, or the cache is missing or has changed.
             FingerprintMismatch: it holds features of another encoder.
         """
         cache, _ = open_features(self._workspace)
@@ -103,7 +107,7 @@ class Run:
         if encoder.encoder_id != self.encoder_id:
             raise FingerprintMismatch(
                 f"the head of {self.outputs} was trained on encoder {self.encoder_id[:12]}, but "
-                f"{self._params} describes encoder {encoder.encoder_id[:12]}; set encoder as it was"
+                f"{self._params} describes encoder {encoder.encoder_id[:12]}; restore its settings"
             )
         return encoder
 
@@ -111,7 +115,7 @@ class Run:
         """Return the ids of the videos with features.
 
         Args:
-            split: ``train``, ``val`` or ``test``; None for all that the cache holds.
+            split: ``train``, ``val`` or ``test``; None for all videos of the cache.
 
         Raises:
             CacheError: the manifest has no such split.
@@ -127,7 +131,7 @@ class Run:
         return [id_ for id_ in ids if splits.get(id_) == split]
 
     def frames(self, video_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return what the head sees of some videos.
+        """Return the frame features of videos as the head takes them.
 
         Args:
             video_ids: ids of the cache.
@@ -146,39 +150,39 @@ class Run:
                 f"{self.cache.folder} has no video {unknown[0]!r} ({len(unknown)} of "
                 f"{len(ids)} are not in it); Run.video_ids() lists those that have features"
             )
-        found = self.cache.videos(ids)
-        empty = [id_ for id_, n in zip(ids, found.num_frames, strict=True) if n == 0]
+        stored = self.cache.videos(ids)
+        empty = [id_ for id_, n in zip(ids, stored.num_frames, strict=True) if n == 0]
         if empty:
             reason = self.cache.failures().get(empty[0], "no frames")
             raise CacheError(
                 f"{len(empty)} of {len(ids)} videos have no features (first: {empty[0]!r}: "
                 f"{reason}); leave them out: Run.video_ids() lists those that have"
             )
-        counts = torch.from_numpy(found.num_frames)
-        mask = torch.arange(found.frames.shape[1]) < counts[:, None]
-        frames = torch.from_numpy(found.frames).float().masked_fill(~mask[..., None], 0.0)
+        counts = torch.from_numpy(stored.num_frames)
+        mask = torch.arange(stored.frames.shape[1]) < counts[:, None]  # (V, F)
+        frames = torch.from_numpy(stored.frames).float().masked_fill(~mask[..., None], 0.0)
         most = self.head.settings["max_frames"]
         if most < frames.shape[1]:
             frames, mask = take_frames(frames, mask, even_positions(mask.sum(dim=1), most))
         return frames.to(self.device), mask.to(self.device)
 
     def encode(self, sentences: Sequence[str]) -> tuple[Tensor, Words | None]:
-        """Encode sentences as extraction encodes captions, float16 rounding included.
+        """Encode sentences as extraction encodes captions, including rounding to float16.
 
         Args:
-            sentences: at least one.
+            sentences: a non-empty list.
 
         Returns:
-            (T, D) float32 features and, where the head needs them, word tokens (T, W, D) and their
+            (T, D) float32 features and, if the head needs them, word tokens (T, W, D) and their
             mask (T, W), on the device.
 
         Raises:
-            ConfigError: there is no sentence, or one is no text, or as ``encoder``.
+            ConfigError: there is no sentence, or one is not a string, or as ``encoder``.
         """
         is_list = isinstance(sentences, Sequence) and not isinstance(sentences, str)
-        if not is_list or not sentences or not all(isinstance(one, str) for one in sentences):
+        if not is_list or not sentences or not all(isinstance(s, str) for s in sentences):
             raise ConfigError(
-                f"the sentences are {_shown(sentences)}; give a list of at least one text, or "
+                f"the sentences are {_shown(sentences)}; give a non-empty list of strings, or "
                 "features (T, D) as a tensor or array to score"
             )
         unit = encode_captions(
@@ -209,21 +213,21 @@ class Run:
             texts: sentences, or features (T, D) of the run's encoder.
             videos: ids of the cache, frames (V, F, D) of the run's encoder with their mask
                 (V, F), or None for all videos of ``video_ids()``.
-            words: word tokens (T, W, D) and their mask (T, W) to features given as ``texts``,
-                where ``run.head.needs_words``; sentences bring their own.
+            words: word tokens (T, W, D) and their mask (T, W) for features given as ``texts``,
+                if ``run.head.needs_words``; those of sentences are encoded with them.
 
         Returns:
-            (T, V) float32, rows are texts; higher fits better.
+            (T, V) float32, rows are texts; higher means a better match.
 
         Raises:
             ConfigError: shapes do not fit, word tokens are missing or superfluous, or as
                 ``encode``.
-            NonFiniteScores: a score is NaN or infinite, as where a feature is.
+            NonFiniteScores: a score is NaN or infinite, for example because a feature is.
             CacheError: as ``cache`` and ``frames``.
         """
         text, tokens = self._texts(texts, words)
         if isinstance(videos, tuple) and len(videos) == 2 and not isinstance(videos[0], str):
-            frames, mask = (_tensor(one, self.device) for one in videos)
+            frames, mask = (_tensor(array, self.device) for array in videos)
             return self._similarity(text, frames, mask, tokens)
         ids = self.video_ids() if videos is None else _ids(videos)
         if not ids:
@@ -232,20 +236,20 @@ class Run:
             self._similarity(text, *self.frames(ids[part]), tokens)
             for part in blocks(len(ids), _VIDEOS_AT_A_TIME)
         ]
-        return np.concatenate(parts, axis=1)
+        return np.concatenate(parts, axis=1)  # (T, V)
 
     def search(
         self, sentence: str, *, top: int = 10, videos: Sequence[str] | None = None
-    ) -> list[Found]:
-        """Rank videos for a sentence.
+    ) -> list[SearchHit]:
+        """Search the videos that match a sentence best.
 
         Args:
-            sentence: what to look for.
-            top: how many videos.
-            videos: ids to search; None for all of the cache.
+            sentence: the query.
+            top: number of videos to return.
+            videos: ids to search; None for all videos of the cache.
 
         Returns:
-            The best first; of equal scores the earlier id of ``videos``.
+            The best first; equal scores in the order of ``videos``.
 
         Raises:
             ConfigError: ``top`` is below 1, or as ``score``.
@@ -255,15 +259,15 @@ class Run:
         ids = self.video_ids() if videos is None else _ids(videos)
         scores = self.score([sentence], ids)[0]
         best = np.argsort(-scores, kind="stable")[:top]
-        return [Found(ids[place], float(scores[place])) for place in best]
+        return [SearchHit(ids[place], float(scores[place])) for place in best]
 
     @property
     def _workspace(self) -> Workspace:
         if not self._params.is_file():
             raise ConfigError(
-                f"{self._params} does not exist, and it says where the features are and which "
-                "encoder made them; give it with load_run(outputs, params=...), or score features "
-                "and frames of your own"
+                f"{self._params} does not exist, but it tells where the features are and which "
+                "encoder made them; give it with load_run(outputs, params=...), or score your own "
+                "features and frames"
             )
         return open_workspace(self._params, self.outputs)
 
@@ -272,18 +276,18 @@ class Run:
     ) -> tuple[Tensor, Words | None]:
         if not isinstance(texts, Tensor | np.ndarray):
             if words is not None:
-                raise ConfigError("sentences bring their own word tokens; leave words out")
+                raise ConfigError("word tokens of sentences are encoded with them; leave words out")
             return self.encode(texts)
         if words is None:
             if self.head.needs_words:
                 raise ConfigError(
                     "this head compares the word tokens of the texts: give "
-                    "words=(tokens (T, W, D), mask (T, W)) beside their features, or sentences"
+                    "words=(tokens (T, W, D), mask (T, W)) with their features, or sentences"
                 )
             return _tensor(texts, self.device), None
         if not self.head.needs_words:
-            raise ConfigError("this head reads no word tokens; leave words out")
-        tokens, mask = (_tensor(one, self.device) for one in words)
+            raise ConfigError("this head uses no word tokens; leave words out")
+        tokens, mask = (_tensor(array, self.device) for array in words)
         return _tensor(texts, self.device), (tokens, mask)
 
     def _similarity(
@@ -295,23 +299,22 @@ class Run:
 
 
 def load_run(outputs: Path | str, *, params: Path | str | None = None, device: str = "auto") -> Run:
-    """Load the head that ``gare-cache train`` left in a folder of outputs.
+    """Load a head trained by ``gare-cache train``.
 
     Args:
-        outputs: the folder, with ``run/head.safetensors`` in it.
-        params: the project's params.yaml; None looks beside the folder. Its folder is where
-            modules of your own are imported from.
+        outputs: folder of outputs that contains ``run/head.safetensors``.
+        params: the project's params.yaml; None looks beside the folder of outputs. Custom modules
+            are imported from its folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        ConfigError: nothing was trained there, or a part of your own cannot be imported or has
-            changed.
+        ConfigError: nothing was trained there, or a custom part cannot be imported or has changed.
     """
     folder = Path(outputs)
     file = folder.absolute().parent / "params.yaml" if params is None else Path(params)
     use_project(file.parent)
     if folder.name == "run" and (folder / "head.safetensors").is_file():
-        raise ConfigError(f"{folder} is the run itself; give the folder of outputs around it")
+        raise ConfigError(f"{folder} is the run itself; give the folder of outputs that holds it")
     checkpoint = load_checkpoint(folder / "run" / "head.safetensors")
     target = resolve_device(device)
     return Run(
@@ -331,16 +334,17 @@ def _tensor(values: Any, device: torch.device) -> Tensor:
         return torch.as_tensor(values).to(device)
     except (TypeError, ValueError) as err:
         raise ConfigError(
-            f"{_shown(values)} is no tensor or array of numbers ({err}); give sentences as a list"
+            f"{_shown(values)} is not a tensor or array of numbers ({err}); give sentences as a "
+            "list"
         ) from err
 
 
 def _ids(videos: Any) -> list[str]:
     ids = [] if isinstance(videos, str) else list(videos)
-    if isinstance(videos, str) or not all(isinstance(one, str) for one in ids):
+    if isinstance(videos, str) or not all(isinstance(id_, str) for id_ in ids):
         raise ConfigError(
-            f"the videos are {_shown(videos)}; give a list of ids, or frames of your own as a "
-            "tuple (frames (V, F, D), mask (V, F))"
+            f"the videos are {_shown(videos)}; give a list of ids, or your own frames as a tuple "
+            "(frames (V, F, D), mask (V, F))"
         )
     return ids
 

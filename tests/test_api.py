@@ -91,8 +91,8 @@ def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
 @pytest.mark.parametrize(
     ("ask", "error", "message"),
     [
-        (lambda r: r.score("a sentence"), ConfigError, "give a list of at least one text"),
-        (lambda r: r.score([]), ConfigError, "give a list of at least one text"),
+        (lambda r: r.score("a sentence"), ConfigError, "give a non-empty list of strings"),
+        (lambda r: r.score([]), ConfigError, "give a non-empty list of strings"),
         (lambda r: r.score([[0.5] * 64]), ConfigError, r"sentences are \[\[0.5, .* or features"),
         (lambda r: r.search(["a", "b"]), ConfigError, r"sentences are \[\['a', 'b'\]\]"),
         (lambda r: r.score(np.array(["a"])), ConfigError, "no tensor .* give sentences as a list"),
@@ -128,9 +128,17 @@ def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
         (
             lambda r: r.score(torch.zeros(2, 64), words=(torch.zeros(2, 1, 64), torch.ones(2, 1))),
             ConfigError,
-            "this head reads no word tokens",
+            "this head uses no word tokens",
         ),
-        (lambda r: r.score(["a"], words=(1, 2)), ConfigError, "bring their own word tokens"),
+        (
+            lambda r: r.score(["a"], words=(1, 2)),
+            ConfigError,
+            "word tokens of sentences are encoded with them",
+        ),
+            lambda r: r.score(["a"], words=(1, 2)),
+            ConfigError,
+            "word tokens of sentences are encoded with them",
+        ),
     ],
 )
 def test_mistakes(run: Run, ask: Any, error: Any, message: str) -> None:
@@ -182,7 +190,7 @@ def test_another_encoder_is_refused(
     change_params(project, encoder__model=f"local-dir:{other}")
     run = load_run(project / "outputs")
     assert run.score(torch.zeros(1, 64) + 1, TEST_IDS).shape == (1, 3)
-    with pytest.raises(FingerprintMismatch, match=r"describes encoder .*; set encoder as it was"):
+    with pytest.raises(FingerprintMismatch, match=r"describes encoder .*; restore its settings"):
         run.score(SENTENCES)
     extract(workspace(project))
     with pytest.raises(FingerprintMismatch, match="features of encoder"):
@@ -248,6 +256,7 @@ def test_the_readmes_lines_search(
 
 def test_the_package_itself_stays_light() -> None:
     assert gare_cache.load_run is load_run
+    assert gare_cache.Found is gare_cache.SearchHit
     assert set(gare_cache.__all__) - {"__version__"} == set(gare_cache._MODULES)
     for name in gare_cache.__all__:
         assert getattr(gare_cache, name) is not None

@@ -1,1 +1,1 @@
-"""What the increment of a head does: figures, readings and a page."""
+"""Diagnosis of the increment of a head: measurements, figures, readings and a page."""

@@ -20,29 +20,29 @@ _TITLES = {"with": "with Delta", "without": "without Delta"}
 def histogram(
     name: str, part: Part, label: str, *, what: str = "pairs", reference: float | None = None
 ) -> str:
-    """Draw distributions over shared bins as outlines, each in percent of its own values.
+    """Draw distributions over shared bins as outlines, each in percent of its values.
 
     Args:
         name: prefix of the figure's ids.
-        part: what ``evaluation.diagnostics.distributions`` returned.
+        part: as returned by ``diagnosis.parts.distributions``.
         label: of the horizontal axis.
-        what: is counted.
+        what: name of the counted things.
         reference: a value to mark.
 
     Returns:
         An SVG element.
     """
     described = "; ".join(
-        f"{series}: median {_shown(one['median'])}, 5 to 95 % {_shown(one['p5'])} to "
-        f"{_shown(one['p95'])}"
-        for series, one in part["series"].items()
+        f"{series}: median {_shown(values['median'])}, 5 to 95 % {_shown(values['p5'])} to "
+        f"{_shown(values['p95'])}"
+        for series, values in part["series"].items()
     )
     with styled_figure(3.1) as figure:
         axes = figure.subplots()
         if reference is not None:
             axes.axvline(reference, color=INK, linewidth=1, linestyle=(0, (2, 3)))
-        for (series, one), (colour, line) in zip(part["series"].items(), _LINES, strict=False):
-            shares = 100 * np.array(one["counts"]) / max(1, one["n"])
+        for (series, values), (colour, line) in zip(part["series"].items(), _LINES, strict=False):
+            shares = 100 * np.array(values["counts"]) / max(1, values["n"])
             axes.stairs(
                 shares,
                 part["edges"],
@@ -61,7 +61,7 @@ def histogram(
 
 
 def gradient_lines(name: str, part: Part, limits: tuple[float, float]) -> str:
-    """Draw the mean gradient of every dimension, sorted by the own pair's part.
+    """Draw the mean gradient of every dimension, sorted by the matched pair's part.
 
     Args:
         name: prefix of the figure's ids.
@@ -94,7 +94,7 @@ def gradient_lines(name: str, part: Part, limits: tuple[float, float]) -> str:
 
 
 def gradient_limits(parts: Sequence[Part]) -> tuple[float, float]:
-    """Return a vertical range that holds all gradients, so that figures can be compared."""
+    """Return a vertical range that holds all gradients, so that figures are comparable."""
     largest = max(abs(v) for part in parts for key in ("positive", "negative") for v in part[key])
     return -1.05 * largest or -1.0, 1.05 * largest or 1.0
 
@@ -117,14 +117,14 @@ def angle_curves(epochs: Sequence[Part], best_epoch: int) -> str:
 
 
 def candidate_curve(direction: str, part: Part) -> str:
-    """Draw how much of the head's first ten the plain tower's first K hold, by K."""
+    """Draw the share of the head's top ten among the plain tower's first K, by K."""
     at = part["at"]
-    described = ", ".join(f"K {k} {100 * one['share']:.1f} %" for k, one in at.items())
+    described = ", ".join(f"K {k} {100 * shares['share']:.1f} %" for k, shares in at.items())
     titles = {"share": ("share of the ten", "o-"), "whole": ("queries with all ten", "s--")}
     with styled_figure(3.1) as figure:
         axes = figure.subplots()
         for (key, (title, line)), colour in zip(titles.items(), (FIRST, SECOND), strict=True):
-            values = [100 * one[key] for one in at.values()]
+            values = [100 * shares[key] for shares in at.values()]
             axes.plot([int(k) for k in at], values, line, color=colour, label=title)
         axes.set_xticks([int(k) for k in at])
         axes.set_ylim(0, 104)

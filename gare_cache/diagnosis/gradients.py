@@ -1,7 +1,7 @@
-"""The contrastive loss as each pair feels it: gradients, tension, and the increment's ideal step.
+"""Gradients of the contrastive loss by pair, the anchors' tension, and the increment's ideal step.
 
-All functions take the corrected side as anchors: texts on the text side, videos on the video side.
-Numbers are float64, since a probability of 1e-40 still has a direction.
+Anchors are the items of the corrected side: texts on the text side, videos on the video side.
+Numbers are float64, because a gradient weighted by a probability of 1e-40 still has a direction.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _ANCHORS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class PairGradients:
-    """What a batch of B matched pairs says of the gradients; rows are anchors.
+    """Gradients of a batch of B matched pairs by their anchors; rows are anchors.
 
     Attributes:
-        positive: (B, D) gradient from each anchor's own pair.
-        negative: (B, D) sum of the gradients from all its other pairs.
-        tension: (B,) norm of the sum of all over the sum of their norms: 1 where all pairs pull
-            together, 0 where they cancel; NaN where no pair pulls.
+        positive: (B, D) gradient from each anchor's matched pair.
+        negative: (B, D) sum of the gradients from all its unmatched pairs.
+        tension: (B,) norm of the sum of all gradients / sum of their norms: 1 if all pairs pull in
+            the same direction, 0 if they cancel; NaN if all gradients are zero.
         lengths: (B, B) norms of the pairs' gradients.
         along: (B, B) component of Delta_ij along g_ij, <Delta, g> / |g|.
     """
@@ -47,7 +47,7 @@ class BatchGradients:
 
     Attributes:
         corrected: at a_ij = item + Delta_ij.
-        plain: at a_ij = item, where the increment starts from.
+        plain: at a_ij = item, without the increment.
         increments: (B, B) norms of Delta_ij.
         probability: (B, B) softmax over each anchor's pairs, with the increments.
     """
@@ -59,7 +59,7 @@ class BatchGradients:
 
 
 def cosine_gradient(anchors: Tensor, partners: Tensor) -> Tensor:
-    """Differentiate cos(a, v) by a: (v/|v| - cos(a, v) a/|a|) / |a|.
+    """Return the gradient of cos(a, v) by a: (v/|v| - cos(a, v) a/|a|) / |a|.
 
     Args:
         anchors: (..., D).
@@ -69,15 +69,15 @@ def cosine_gradient(anchors: Tensor, partners: Tensor) -> Tensor:
         (..., D), orthogonal to the anchors.
     """
     length = torch.linalg.vector_norm(anchors, dim=-1, keepdim=True).clamp_min(_MIN_NORM)
-    partner_length = torch.linalg.vector_norm(partners, dim=-1, keepdim=True)
+    partner_length = torch.linalg.vector_norm(partners, dim=-1, keepdim=True)  # (..., 1)
     direction, target = anchors / length, partners / partner_length.clamp_min(_MIN_NORM)
-    cosine = (direction * target).sum(dim=-1, keepdim=True)
+    cosine = (direction * target).sum(dim=-1, keepdim=True)  # (..., 1)
     gradient: Tensor = (target - cosine * direction) / length
     return gradient
 
 
 def pair_gradients(anchors: Tensor, partners: Tensor, true: Tensor, scale: float) -> Tensor:
-    """Differentiate each anchor's cross entropy by the anchor of each pair.
+    """Return the gradient of each anchor's cross entropy by the anchor of each pair.
 
     g_ij = (P_ij - y_ij) s d cos(a_ij, v_ij) / d a_ij, P the softmax of s cos over the anchor's
     pairs (GARE, arXiv:2505.12499, where a_ij = t_i + Delta_ij).
@@ -85,24 +85,26 @@ def pair_gradients(anchors: Tensor, partners: Tensor, true: Tensor, scale: float
     Args:
         anchors: (A, P, D).
         partners: (A, P, D), or broadcastable to it.
-        true: (A,) the column of each anchor's own pair.
+        true: (A,) column of each anchor's matched pair.
         scale: 1 / temperature.
 
     Returns:
         (A, P, D).
     """
-    gradient = cosine_gradient(anchors, partners)
-    weights = pair_probabilities(anchors, partners, scale)
+    gradient = cosine_gradient(anchors, partners)  # (A, P, D)
+    weights = pair_probabilities(anchors, partners, scale)  # (A, P)
     rows = torch.arange(len(true), device=true.device)
-    # 1 - P of the true pair as the sum of the others, which does not cancel.
+    # 1 - P of the true pair as the sum of the others, which avoids cancellation.
     weights[rows, true] = 0.0
-    weights[rows, true] = -weights.sum(dim=1)
+    weights[rows, true] = -weights.sum(dim=1)  # (A,)
     return scale * weights[..., None] * gradient
 
 
 def pair_probabilities(anchors: Tensor, partners: Tensor, scale: float) -> Tensor:
     """Return the softmax (A, P) of the scaled cosines over each anchor's pairs."""
-    cosine = torch.nn.functional.cosine_similarity(anchors, partners, dim=-1, eps=_MIN_NORM)
+    cosine = torch.nn.functional.cosine_similarity(
+        anchors, partners, dim=-1, eps=_MIN_NORM
+    )  # (A, P)
     return (scale * cosine).softmax(dim=1)
 
 
@@ -116,7 +118,7 @@ def coupled_steps(
 ) -> tuple[Tensor, Tensor]:
     """Return the largest a with |D - a g| <= radius, from the increment D.
 
-    a = (<D,g> + sqrt(<D,g>^2 + |g|^2 (radius^2 - |D|^2))) / |g|^2. Where the root is not real no
+    a = (<D,g> + sqrt(<D,g>^2 + |g|^2 (radius^2 - |D|^2))) / |g|^2. If the root is not real, no
     step stays inside, and D is first scaled back to the radius.
 
     Args:
@@ -126,7 +128,7 @@ def coupled_steps(
         radius: epsilon of the trust region.
 
     Returns:
-        The steps, and where D was scaled back (bool).
+        The steps, and a mask of the pairs whose D was scaled back.
     """
     under_root = along**2 + radius**2 - increments**2
     scaled_back = under_root < 0
@@ -137,7 +139,7 @@ def coupled_steps(
 
 @torch.no_grad()
 def batch_gradients(head: RetrievalHead, batch: FeatureSplit, scale: float) -> BatchGradients:
-    """Compute the gradients of a batch, some anchors at a time.
+    """Compute the gradients of a batch, a block of anchors at a time.
 
     Args:
         head: with an increment, in evaluation mode.
@@ -148,38 +150,39 @@ def batch_gradients(head: RetrievalHead, batch: FeatureSplit, scale: float) -> B
     increments, probability = [], []
     for items, partners, delta, true in anchor_blocks(head, batch):
         anchors = {"corrected": items + delta, "plain": items.expand_as(delta)}
-        for name, found in parts.items():
+        for name, blocks_of_part in parts.items():
             gradients = pair_gradients(anchors[name], partners, true, scale)
-            found.append(_summed_up(gradients, delta, true))
-        increments.append(torch.linalg.vector_norm(delta, dim=-1))
+            blocks_of_part.append(_summed_up(gradients, delta, true))
+        increments.append(torch.linalg.vector_norm(delta, dim=-1))  # (A, B)
         probability.append(pair_probabilities(anchors["corrected"], partners, scale))
     return BatchGradients(
-        **{name: _joined(found) for name, found in parts.items()},
-        increments=torch.cat(increments),
-        probability=torch.cat(probability),
+        **{name: _joined(blocks_of_part) for name, blocks_of_part in parts.items()},
+        increments=torch.cat(increments),  # (B, B)
+        probability=torch.cat(probability),  # (B, B)
     )
 
 
 def anchor_blocks(
     head: RetrievalHead, batch: FeatureSplit
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield the vectors of some anchors' pairs, float64 on the CPU.
+    """Yield the vectors of a block of anchors with all partners, float64 on the CPU.
 
     Yields:
         The corrected items (A, B, D) or (A, 1, D), their partners, the increments (A, B, D), and
-        the column of each anchor's own pair (A,).
+        the column of each anchor's matched pair (A,).
     """
     rows = torch.arange(len(batch.text), device=batch.text.device)
     for part in blocks(len(rows), _ANCHORS_AT_ONCE):
         if head.side == "text":
             words = batch.words_of(rows[part])
-            found = head.vectors(batch.text[part], batch.frames, batch.mask, words)
-            items, partners, delta = found.text[:, None], found.video, require_delta(found)
+            vectors = head.vectors(batch.text[part], batch.frames, batch.mask, words)
+            items, partners = vectors.text[:, None], vectors.video  # (A, 1, D), (A or 1, B, D)
+            delta = require_delta(vectors)  # (A, B, D)
         else:
             words = batch.words_of(rows)
-            found = head.vectors(batch.text, batch.frames[part], batch.mask[part], words)
-            items, partners = found.video.transpose(0, 1), found.text[None]
-            delta = require_delta(found).transpose(0, 1)
+            vectors = head.vectors(batch.text, batch.frames[part], batch.mask[part], words)
+            items, partners = vectors.video.transpose(0, 1), vectors.text[None]  # (1, B, D)
+            delta = require_delta(vectors).transpose(0, 1)  # (A, B, D)
         yield _exact(items), _exact(partners), _exact(delta), rows[part].cpu()
 
 
@@ -189,14 +192,14 @@ def _exact(vectors: Tensor) -> Tensor:
 
 def _summed_up(gradients: Tensor, delta: Tensor, true: Tensor) -> PairGradients:
     rows = torch.arange(len(true))
-    lengths = torch.linalg.vector_norm(gradients, dim=-1)
-    total, positive = gradients.sum(dim=1), gradients[rows, true]
+    lengths = torch.linalg.vector_norm(gradients, dim=-1)  # (A, B)
+    total, positive = gradients.sum(dim=1), gradients[rows, true]  # (A, D) each
     return PairGradients(
         positive=positive,
         negative=total - positive,
         tension=torch.linalg.vector_norm(total, dim=-1) / lengths.sum(dim=1),
         lengths=lengths,
-        along=(delta * gradients).sum(dim=-1) / lengths,
+        along=(delta * gradients).sum(dim=-1) / lengths,  # (A, B)
     )
 
 

@@ -1,4 +1,4 @@
-"""A diagnosis as one HTML page without script or request, and as Markdown."""
+"""Report of a diagnosis as a self-contained HTML page and as Markdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VARIANTS = {
     "mean": "Delta replaced by its mean over the texts",
     "zero": "Delta = 0",
 }
-_CAPTIONS = {"all": "every caption is a query", "first": "one caption a video, its first"}
+_CAPTIONS = {"all": "every caption is a query", "first": "one caption per video, its first"}
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Finding:
     """A finding of a diagnosis.
 
     Attributes:
-        title: what is shown.
-        reading: what the numbers say, one sentence.
-        plots: its figures; a plot's caption says how to read it.
+        title: heading.
+        reading: the numbers in a sentence.
+        plots: its figures.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Finding:
 def render_html(diagnosis: Diagnosis) -> str:
     """Render the content of ``diagnosis.json`` as one self-contained HTML page.
 
-    The same content gives the same text; the page's policy forbids every script and request.
+    Equal content gives equal text; the page's policy forbids all scripts and requests.
     """
     template = page_environment(Path(__file__).parent).get_template("diagnosis.html")
     return template.render(
@@ -58,7 +58,7 @@ def render_html(diagnosis: Diagnosis) -> str:
 
 
 def render_markdown(diagnosis: Diagnosis) -> str:
-    """Render the same words and numbers as Markdown, without the pictures."""
+    """Render the content of ``diagnosis.json`` as Markdown, without the figures."""
     parts = [f"# {escape_markdown(page_title(diagnosis))}\n"]
     parts.append("".join(f"* {escape_markdown(line)}\n" for line in summary(diagnosis)))
     parts.append("## Four questions\n")
@@ -84,7 +84,7 @@ def page_title(diagnosis: Diagnosis) -> str:
 
 
 def summary(diagnosis: Diagnosis) -> list[str]:
-    """Say what was diagnosed."""
+    """Return lines on the diagnosed run and split."""
     side = "t + Delta against p" if diagnosis["side"] == "text" else "t against p + Delta"
     return [
         f"run {diagnosis['run_key']}, epoch {diagnosis['best_epoch']}; {diagnosis['side']} side: "
@@ -111,20 +111,20 @@ def findings(diagnosis: Diagnosis) -> Iterator[Finding]:
 
 
 def recall_grid(diagnosis: Diagnosis) -> Grid:
-    """Lay out R@1 of each variant, one row a direction and variant."""
+    """Return a grid of R@1, one row per direction and variant."""
     header: Sequence[str]
     header = ("Variant", "n", "R@1", "95 % interval", "Difference", "95 % interval")
     rows: list[tuple[str, ...]] = []
     for direction, title in DIRECTION_TITLES.items():
         for variant, name in _VARIANTS.items():
-            one = diagnosis["recall"][variant][direction]
-            apart = one.get("difference")
+            scores = diagnosis["recall"][variant][direction]
+            apart = scores.get("difference")
             rows.append(
                 (
                     f"{title}: {name}",
-                    f"{one['queries']:,}",
-                    f"{one['R@1']:.1f}",
-                    f"[{one['low']:.1f}, {one['high']:.1f}]",
+                    f"{scores['queries']:,}",
+                    f"{scores['R@1']:.1f}",
+                    f"[{scores['low']:.1f}, {scores['high']:.1f}]",
                     f"{apart['points']:+.1f}" if apart else "—",
                     f"[{apart['low']:+.1f}, {apart['high']:+.1f}]" if apart else "—",
                 )
@@ -133,7 +133,7 @@ def recall_grid(diagnosis: Diagnosis) -> Grid:
 
 
 def variance_grid(diagnosis: Diagnosis) -> Grid:
-    """Lay out the parts of the increments' variance."""
+    """Return a grid of the parts of the increments' variance."""
     shares = diagnosis["variance"]
     names = {
         "within videos": "over the texts at fixed video",
@@ -149,23 +149,23 @@ def variance_grid(diagnosis: Diagnosis) -> Grid:
 
 
 def candidates_grid(diagnosis: Diagnosis) -> Grid:
-    """Lay out the coverage by direction and K."""
+    """Return a grid of the candidates' coverage by direction and K."""
     rows: list[tuple[str, ...]] = [
         (
             DIRECTION_TITLES[direction],
             f"{part['items']:,}",
             k,
-            f"{100 * one['share']:.1f} %",
-            f"{100 * one['whole']:.1f} %",
+            f"{100 * shares['share']:.1f} %",
+            f"{100 * shares['whole']:.1f} %",
         )
         for direction, part in diagnosis["candidates"].items()
-        for k, one in part["at"].items()
+        for k, shares in part["at"].items()
     ]
     return ("Direction", "Gallery", "K", "Share inside", "Queries with all ten"), rows
 
 
 def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
-    """Return what the numbers were measured on."""
+    """Return how the numbers were measured, as (name, value) pairs."""
     batch, step = diagnosis["batch"], diagnosis["step"]
     other = f"; the run was trained with {diagnosis['loss']}"
     return [
@@ -265,7 +265,7 @@ def _gradient_findings(diagnosis: Diagnosis) -> Iterator[Finding]:
                 Markup(figures.histogram("step", diagnosis["step"]["relative"], "|a - eta| / eta")),
                 "After GARE's figure 9, in our reading: a is the largest step along -g from the "
                 "trained Delta inside the radius, eta = radius / |g| the step from no increment. "
-                "0: the increments that are there change nothing.",
+                "0: the trained increments change nothing.",
             ),
             Plot(
                 "|a - eta|",
@@ -293,7 +293,7 @@ def _geometry_findings(diagnosis: Diagnosis) -> Iterator[Finding]:
             )
             for kind, note in (
                 ("matched", "After GARE's figure 3, in our reading: all texts and their videos."),
-                ("unmatched", "All other pairs: how much of a change is for everybody."),
+                ("unmatched", "All other pairs: how much of a change all pairs share."),
             )
         ],
     )
@@ -331,7 +331,7 @@ def _training_findings(diagnosis: Diagnosis) -> Iterator[Finding]:
             "Angles over training",
             Markup(figures.angle_curves(diagnosis["epochs"], diagnosis["best_epoch"])),
             f"After GARE's figure 8, in our reading: means over the validation split's matched "
-            f"pairs, one caption a video, {gap}. The vertical line marks the kept epoch.",
+            f"pairs, one caption per video, {gap}. The vertical line marks the kept epoch.",
         )
         plots.insert(0, curves)
     yield Finding("Angles", readings.training(diagnosis), plots)

@@ -1,7 +1,7 @@
-"""The anatomy of a head's increment, as plain numbers and the data of its figures.
+"""Parts of ``diagnosis.json``: gradients, tension, geometry, recall and candidates of a head.
 
-Each function gives one part of ``diagnosis.json``. "With" and "without" mean with Delta and with
-Delta = 0; the corrected item is the text, or on the video side the pooled video.
+"With" and "without" mean with Delta and with Delta = 0; the corrected item is the text, or on the
+video side the pooled video.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from gare_cache.evaluation.similarity import Similarity
 
 NUM_BINS = 40
 COVERAGE_AT = (10, 20, 50, 100)
-# Items of a query whose place in the plain tower's list is looked at.
-FOUND_FIRST = 10
+# How many top items of a query are looked up in the plain tower's list.
+TOP = 10
 
 Values = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -45,15 +45,15 @@ Bounds = tuple[float, float]
 def distributions(
     series: Mapping[str, npt.NDArray[Any]], bounds: Bounds | None = None
 ) -> dict[str, Any]:
-    """Describe values by shared histogram bins and a few quantiles.
+    """Summarise values by histograms over shared bins and a few statistics.
 
     Args:
         series: by name; values that are not finite are left out and counted.
-        bounds: of the bins; else the smallest and largest of all values.
+        bounds: of the bins; None takes the smallest and largest of all values.
 
     Returns:
         ``edges``, and under ``series`` by name ``counts``, ``n``, ``left out``, ``mean``, ``std``,
-        ``p5``, ``median``, ``p95``; these are None where no value is left.
+        ``p5``, ``median``, ``p95``; the last five are None without any finite value.
     """
     kept = {name: values[np.isfinite(values)] for name, values in series.items()}
     together = np.concatenate([np.ravel(values) for values in kept.values()])
@@ -62,41 +62,42 @@ def distributions(
     return {
         "edges": edges.tolist(),
         "series": {
-            name: _described(values, edges, series[name].size) for name, values in kept.items()
+            name: _statistics(values, edges, series[name].size) for name, values in kept.items()
         },
     }
 
 
-def gradient_part(found: BatchGradients) -> dict[str, Any]:
-    """Describe the gradient per dimension: from the own pair, from all others, and their sum."""
+def gradient_part(batch: BatchGradients) -> dict[str, Any]:
+    """Return the gradient per dimension: from matched pairs, from all others, and their sum."""
     return {
         name: {
-            "positive": _mean(one.positive),
-            "negative": _mean(one.negative),
-            "sum": _mean(one.positive + one.negative),
+            "positive": _mean(gradients.positive),
+            "negative": _mean(gradients.negative),
+            "sum": _mean(gradients.positive + gradients.negative),
             "norms": {
-                "positive": _mean_norm(one.positive),
-                "negative": _mean_norm(one.negative),
-                "sum": _mean_norm(one.positive + one.negative),
+                "positive": _mean_norm(gradients.positive),
+                "negative": _mean_norm(gradients.negative),
+                "sum": _mean_norm(gradients.positive + gradients.negative),
             },
             "opposition": float(
                 torch.nn.functional.cosine_similarity(
-                    one.positive, one.negative, dim=1, eps=1e-300
+                    gradients.positive, gradients.negative, dim=1, eps=1e-300
                 ).mean()
             ),
         }
-        for name, one in _by_name(found).items()
+        for name, gradients in _by_name(batch).items()
     }
 
 
-def tension_part(found: BatchGradients) -> dict[str, Any]:
-    """Describe the tension of the anchors, 0 where the pairs' gradients cancel.
+def tension_part(batch: BatchGradients) -> dict[str, Any]:
+    """Return the tension of the anchors, 0 where the pairs' gradients cancel.
 
     Returns:
-        ``anchors``: distributions with and without; ``gain``: of each anchor's difference, and
-        ``higher``: share of the anchors whose tension is higher with Delta, a tie counting half.
+        ``anchors``: distributions with and without; ``gain``: distribution of each anchor's
+        difference; ``higher``: share of the anchors with a higher tension with Delta, where a tie
+        counts half.
     """
-    series = {name: one.tension.numpy() for name, one in _by_name(found).items()}
+    series = {name: gradients.tension.numpy() for name, gradients in _by_name(batch).items()}
     gain = series["with"] - series["without"]
     return {
         "anchors": distributions(series, (0.0, 1.0)),
@@ -105,41 +106,41 @@ def tension_part(found: BatchGradients) -> dict[str, Any]:
     }
 
 
-def descent_part(found: BatchGradients) -> dict[str, Any]:
-    """Describe cos(Delta_ij, -g_ij), with g at item + Delta (``with``) and at the item.
+def descent_part(batch: BatchGradients) -> dict[str, Any]:
+    """Return cos(Delta_ij, -g_ij), with g at item + Delta (``with``) and at the item.
 
     ``hardest`` is each anchor's unmatched pair of the highest probability.
     """
-    own = torch.eye(len(found.increments), dtype=torch.bool)
-    hardest = found.probability.masked_fill(own, -1.0).argmax(dim=1)
-    rows = torch.arange(len(own))
+    matched = torch.eye(len(batch.increments), dtype=torch.bool)  # (B, B)
+    hardest = batch.probability.masked_fill(matched, -1.0).argmax(dim=1)  # (B,)
+    rows = torch.arange(len(matched))
     part = {}
-    for name, one in _by_name(found).items():
-        cosines = (-one.along / found.increments).numpy()
+    for name, gradients in _by_name(batch).items():
+        cosines = (-gradients.along / batch.increments).numpy()
         series = {
-            "matched": cosines[own.numpy()],
-            "unmatched": cosines[~own.numpy()],
+            "matched": cosines[matched.numpy()],
+            "unmatched": cosines[~matched.numpy()],
             "hardest": cosines[rows.numpy(), hardest.numpy()],
         }
         part[name] = distributions(series, (-1.0, 1.0))
     return part
 
 
-def step_part(found: BatchGradients, radius: float) -> dict[str, Any]:
+def step_part(batch: BatchGradients, radius: float) -> dict[str, Any]:
     """Compare the coupled step a from Delta with the uncoupled eta = radius / |g|.
 
     Args:
-        found: of a batch.
+        batch: gradients of a batch.
         radius: epsilon of the trust region.
 
     Returns:
         ``relative``: |a - eta| / eta in [0, 2]; ``difference``: |a - eta|, log10; both for matched
         and unmatched pairs. ``scaled back``: share of all pairs whose increment was scaled back.
     """
-    one = found.corrected
-    step, scaled_back = coupled_steps(one.along, found.increments, one.lengths, radius)
-    uncoupled = uncoupled_steps(one.lengths, radius)
-    own = np.eye(len(found.increments), dtype=bool)
+    gradients = batch.corrected
+    step, scaled_back = coupled_steps(gradients.along, batch.increments, gradients.lengths, radius)
+    uncoupled = uncoupled_steps(gradients.lengths, radius)
+    matched = np.eye(len(batch.increments), dtype=bool)  # (B, B)
     apart = (step - uncoupled).abs()
     parts = {"relative": (apart / uncoupled).numpy(), "difference": apart.log10().numpy()}
     bounds = {"relative": (0.0, 2.0), "difference": None}
@@ -147,7 +148,7 @@ def step_part(found: BatchGradients, radius: float) -> dict[str, Any]:
         "radius": radius,
         "scaled back": float(scaled_back.double().mean()),
         **{
-            name: distributions({"matched": v[own], "unmatched": v[~own]}, bounds[name])
+            name: distributions({"matched": v[matched], "unmatched": v[~matched]}, bounds[name])
             for name, v in parts.items()
         },
     }
@@ -160,11 +161,11 @@ def geometry_part(
     plain: Similarity,
     video_of_text: Rows,
 ) -> dict[str, Any]:
-    """Describe cosines, norms, distances and angles.
+    """Return distributions of cosines, norms, distances and angles.
 
     Args:
         pairs: the matched pairs, with increments.
-        side: which item the increment corrects.
+        side: the side corrected by the increment.
         corrected: (T, V) cosines of the head.
         plain: (T, V) cosines with Delta = 0.
         video_of_text: (T,) column of each text's video.
@@ -179,13 +180,13 @@ def geometry_part(
         "with": (text + delta, video) if side == "text" else (text, video + delta),
         "without": (text, video),
     }
-    own = np.zeros(plain.shape, dtype=bool)
-    own[np.arange(len(own)), video_of_text] = True
+    matched = np.zeros(plain.shape, dtype=bool)  # (T, V)
+    matched[np.arange(len(matched)), video_of_text] = True
     item = "t" if side == "text" else "p"
     return {
         "cosines": {
             kind: distributions({"with": corrected[chosen], "without": plain[chosen]})
-            for kind, chosen in (("matched", own), ("unmatched", ~own))
+            for kind, chosen in (("matched", matched), ("unmatched", ~matched))
         },
         "norms": distributions(
             {
@@ -215,15 +216,15 @@ def recall_part(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Score R@1 of variants of a head, each with its paired difference to the head as it is.
+    """Return R@1 of variants of a head, with paired differences to the unchanged head.
 
     Args:
         similarities: (T, V) by variant.
         video_of_text: (T,) column of each text's video.
-        reference: the variant that the others are compared with.
+        reference: the variant with which the others are compared.
         convention: of video to text.
         resamples: of the bootstrap over videos.
-        seed: of the bootstrap.
+        seed: random seed of the bootstrap.
 
     Returns:
         By variant and direction ``R@1``, ``low``, ``high`` and, except for the reference,
@@ -260,7 +261,8 @@ def recall_part(
         for of_direction in by_direction.values()
         if "difference" in of_direction
     ]
-    for difference, p_holm in zip(family, holm([one["p"] for one in family]), strict=True):
+    p_values = holm([difference["p"] for difference in family])
+    for difference, p_holm in zip(family, p_values, strict=True):
         difference["p Holm"] = p_holm
     return scores
 
@@ -268,11 +270,11 @@ def recall_part(
 def coverage_part(
     corrected: Similarity, plain: Similarity, video_of_text: Rows, convention: str
 ) -> dict[str, Any]:
-    """Say how many of the head's first ten items the plain tower has among its first K.
+    """Return the share of the head's top ten items among the plain tower's first K.
 
     Returns:
         By direction the number of ``items`` and, under ``at``, for each K below it ``share``: mean
-        share of the first ten that is inside, and ``whole``: share of queries with all inside.
+        share of the top ten inside, and ``whole``: share of queries with all ten inside.
     """
     part: dict[str, Any] = {}
     for direction in DIRECTIONS:
@@ -282,48 +284,48 @@ def coverage_part(
                 return top_videos(similarity, k)
             return top_texts(similarity, video_of_text, k, convention=convention)
 
-        found = top(corrected, FOUND_FIRST)
-        candidates = top(plain, max(COVERAGE_AT))
+        first_ten = top(corrected, TOP)  # (Q, 10)
+        candidates = top(plain, max(COVERAGE_AT))  # (Q, K)
         grouped = direction == "v2t" and convention == "best_caption_group"
-        if grouped:  # the same group may be shown by another of its texts
-            found, candidates = video_of_text[found], video_of_text[candidates]
+        if grouped:  # the same group may be represented by another of its texts
+            first_ten, candidates = video_of_text[first_ten], video_of_text[candidates]
         num_items = plain.shape[1] if direction == "t2v" else len(plain)
         num_items = len(np.unique(video_of_text)) if grouped else num_items
         at = {}
         for k in (k for k in COVERAGE_AT if k < num_items):
-            shares = share_inside(found, candidates[:, :k])
+            shares = share_inside(first_ten, candidates[:, :k])  # (Q,)
             at[str(k)] = {"share": float(shares.mean()), "whole": float((shares == 1).mean())}
-        part[direction] = {"items": num_items, "queries": len(found), "at": at}
+        part[direction] = {"items": num_items, "queries": len(first_ten), "at": at}
     return part
 
 
 def jsonable(value: Any) -> Any:
-    """Replace every number that is not finite by None, as JSON has no other."""
+    """Replace every number that is not finite by None, which JSON can represent."""
     if isinstance(value, Mapping):
-        return {name: jsonable(one) for name, one in value.items()}
+        return {name: jsonable(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [jsonable(one) for one in value]
+        return [jsonable(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _by_name(found: BatchGradients) -> dict[str, PairGradients]:
-    return {"with": found.corrected, "without": found.plain}
+def _by_name(batch: BatchGradients) -> dict[str, PairGradients]:
+    return {"with": batch.corrected, "without": batch.plain}
 
 
-def _described(values: npt.NDArray[Any], edges: Values, size: int) -> dict[str, Any]:
+def _statistics(values: npt.NDArray[Any], edges: Values, size: int) -> dict[str, Any]:
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    found: dict[str, Any] = {
+    statistics: dict[str, Any] = {
         "counts": counts.tolist(),
         "n": int(values.size),
         "left out": int(size - values.size),
     }
     names = ("mean", "std", "p5", "median", "p95")
     if not values.size:
-        return found | dict.fromkeys(names)
+        return statistics | dict.fromkeys(names)
     exact = values.astype(np.float64)
     quantiles = np.percentile(exact, [5, 50, 95])
     numbers = (exact.mean(), exact.std(), *quantiles)
-    return found | {name: float(number) for name, number in zip(names, numbers, strict=True)}
+    return statistics | {name: float(number) for name, number in zip(names, numbers, strict=True)}
 
 
 def _hits(ranks: QueryRanks) -> Values:
@@ -331,7 +333,7 @@ def _hits(ranks: QueryRanks) -> Values:
 
 
 def _lengths(vectors: Vectors) -> Values:
-    lengths: Values = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    lengths: Values = np.linalg.norm(vectors.astype(np.float64), axis=1)  # (T,)
     return lengths
 
 
@@ -341,8 +343,8 @@ def _apart(first: Vectors, second: Vectors) -> float:
 
 
 def _mean(vectors: Tensor) -> list[float]:
-    found: list[float] = vectors.mean(dim=0).tolist()
-    return found
+    mean: list[float] = vectors.mean(dim=0).tolist()  # (D,)
+    return mean
 
 
 def _mean_norm(vectors: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""What a diagnosis says, one sentence a figure or question, from its numbers alone."""
+"""Readings of a diagnosis: a sentence for each figure and question, from its numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gare_cache.reports.pages.grids import DIRECTION_TITLES
 
 Part = Mapping[str, Any]
 
-# Two values that differ by less are called equal, so that no word is said of a rounding.
+# Values that differ by less are called equal, so that no sentence describes a rounding.
 _EQUAL = 0.005
 _FULL = 99.95
 
@@ -26,7 +26,7 @@ def answers(diagnosis: Part) -> list[tuple[str, str]]:
 
 
 def varies(diagnosis: Part) -> str:
-    """Say which share of the variance belongs to the text, and to the pair alone."""
+    """Return the shares of the variance that depend on the text, and on the pair only."""
     shares = diagnosis["variance"]
     if shares["within videos"] is None:
         return "All increments are equal: nothing of them depends on the text or on the video."
@@ -39,7 +39,7 @@ def varies(diagnosis: Part) -> str:
 
 
 def replaced(diagnosis: Part, variant: str) -> str:
-    """Say what a variant of the increment costs in R@1, by direction."""
+    """Return what a variant of the increment costs in R@1, by direction."""
     what = {
         "mean": "one Delta a video (its mean over the texts)",
         "zero": "Delta = 0",
@@ -49,7 +49,7 @@ def replaced(diagnosis: Part, variant: str) -> str:
 
 
 def points_down(diagnosis: Part) -> str:
-    """Say how far the increment follows the negative gradient of its pair."""
+    """Return how far the increment follows the negative gradient of its pair."""
     with_delta, start = (diagnosis["descent"][name]["series"] for name in ("with", "without"))
     return (
         f"The mean cosine of Delta and -g is {number(with_delta['matched']['mean'])} for matched "
@@ -60,7 +60,7 @@ def points_down(diagnosis: Part) -> str:
 
 
 def gradient(diagnosis: Part) -> str:
-    """Say how strongly the own pair and the others oppose each other."""
+    """Return how strongly the gradients of the matched pair and of the others oppose."""
     with_delta, plain = (diagnosis["gradient"][name] for name in ("with", "without"))
     return (
         f"The own pair's gradient and the sum of the others' have a mean cosine of "
@@ -102,7 +102,7 @@ def cosines(diagnosis: Part) -> str:
 
 def norms(diagnosis: Part) -> str:
     """Compare the increment's length with the item that it corrects."""
-    means = {name: one["mean"] for name, one in diagnosis["norms"]["series"].items()}
+    means = {name: values["mean"] for name, values in diagnosis["norms"]["series"].items()}
     item = "t" if diagnosis["side"] == "text" else "p"
     return (
         f"Delta is {number(means['Delta'] / means[item])} times as long as {item} on average and "
@@ -126,10 +126,10 @@ def distances(diagnosis: Part) -> str:
 
 
 def training(diagnosis: Part) -> str:
-    """Say how the increment turned over the training."""
+    """Return how the direction of the increment changed during training."""
     epochs = diagnosis["epochs"]
     if not epochs:
-        return "The training log holds no angles: the run is older than they are; train it again."
+        return "The training log holds no angles: an older version wrote it; train the run again."
     kept = next((e for e in epochs if e["epoch"] == diagnosis["best_epoch"]), epochs[-1])
     return (
         f"From epoch {epochs[0]['epoch']} to the kept epoch {kept['epoch']} the mean angle of "
@@ -141,7 +141,7 @@ def training(diagnosis: Part) -> str:
 
 
 def step(diagnosis: Part) -> str:
-    """Say how much the increments that are there change the ideal step."""
+    """Return how much the trained increments change the ideal step."""
     part = diagnosis["step"]
     matched, unmatched = (part["relative"]["series"][kind]["median"] for kind in _KINDS)
     if matched is None or unmatched is None:
@@ -155,7 +155,7 @@ def step(diagnosis: Part) -> str:
 
 
 def candidates(diagnosis: Part) -> str:
-    """Say how deep a list of the plain tower must be to hold the head's first ten."""
+    """Return how long a list of the plain tower must be to contain the head's top ten."""
     sentences = [
         _candidates_of(direction, part) for direction, part in diagnosis["candidates"].items()
     ]
@@ -163,12 +163,12 @@ def candidates(diagnosis: Part) -> str:
 
 
 def percent(share: float) -> str:
-    """Print a share in percent, with a decimal near 0 and 100."""
+    """Format a share in percent, with a decimal near 0 and 100."""
     return f"{100 * share:.{0 if 0.1 <= share <= 0.9 else 1}f} %"
 
 
 def number(value: float | None) -> str:
-    """Print a number with two decimals, and a dash where there is none."""
+    """Format a number with two decimals; a dash for None."""
     return "—" if value is None else f"{value:.2f}"
 
 

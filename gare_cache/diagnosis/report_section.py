@@ -1,4 +1,4 @@
-"""diagnosis.json -> the report's section on the increment."""
+"""Section on the increment in a run's report, from diagnosis.json."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _AGAIN = "run `gare-cache diagnose` and then `gare-cache report`."
 
 
 def increment_section(file: Path, record: dict[str, Any]) -> IncrementSection | None:
-    """Return what the diagnosis of a run says, or why there is none to show.
+    """Return the answers of a run's diagnosis, or why there are none.
 
     Args:
-        file: ``diagnosis.json``, which need not exist.
-        record: of the run that is reported.
+        file: ``diagnosis.json``, which may be missing.
+        record: of the reported run.
 
     Returns:
         None for a head without increment.
@@ -29,16 +29,14 @@ def increment_section(file: Path, record: dict[str, Any]) -> IncrementSection | 
     diagnosis = json.loads(file.read_text(encoding="utf-8"))
     if diagnosis["run_key"] != record["run_key"]:
         note = (
-            f"The diagnosis that is here belongs to run {diagnosis['run_key']}, not to this one, "
+            f"The existing diagnosis belongs to run {diagnosis['run_key']}, not to this one, "
             f"{record['run_key']}; it is left out: {_AGAIN}"
         )
         return IncrementSection((), note, None)
     try:
         sentences = answers(diagnosis)
     except KeyError:  # written before every difference had its adjusted p
-        note = (
-            f"The diagnosis that is here was written by another version; it is left out: {_AGAIN}"
-        )
+        note = f"The existing diagnosis was written by another version; it is left out: {_AGAIN}"
         return IncrementSection((), note, None)
     note = f"Measured on the {diagnosis['split']} split, {diagnosis['coverage']}."
     return IncrementSection(sentences, note, "../diagnosis/diagnosis")

@@ -1,6 +1,6 @@
-"""The increments of all pairs of a split, streamed: how they vary, and scores without them.
+"""Variance of the increments over all pairs of a split, and scores without them.
 
-The dense increments come in blocks of texts and videos; no (T, V, D) tensor of a split is made.
+The increments are computed in blocks of texts and videos; no (T, V, D) tensor of a split is made.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from gare_cache.evaluation.similarity import Similarity
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import blocks, pair_cosine
 
-# Of one (T, V, D) tensor of a block; computing it takes several.
+# Size of one (T, V, D) tensor of a block; computing it takes several.
 _BLOCK_BYTES = 16 * 2**20
-# Videos pass the aggregator once a block of texts, so a block has few videos and many texts.
+# Videos pass the aggregator once per block of texts, so a block has few videos and many texts.
 _VIDEOS_AT_ONCE = 8
 
 
@@ -45,7 +45,7 @@ class IncrementMoments:
 
 @dataclass(frozen=True)
 class StreamedPairs:
-    """What one pass over all pairs of a split gives.
+    """Result of one pass over all pairs of a split.
 
     Attributes:
         moments: of the increments.
@@ -60,7 +60,7 @@ class StreamedPairs:
 
 @torch.no_grad()
 def stream_pairs(head: RetrievalHead, split: FeatureSplit) -> StreamedPairs:
-    """Go through all pairs of a split once.
+    """Compute moments of the increments and cosines of all pairs of a split in one pass.
 
     Args:
         head: with an increment, in evaluation mode, on the device of the split.
@@ -76,9 +76,9 @@ def stream_pairs(head: RetrievalHead, split: FeatureSplit) -> StreamedPairs:
         corrected[rows, columns] = _cosines(head.side, text, video, delta).cpu()
         plain[rows, columns] = _cosines(head.side, text, video, None).cpu()
         exact = delta.cpu().double()
-        video_sums[columns] += exact.sum(dim=0)
-        text_sums[rows] += exact.sum(dim=1)
-        square = exact.square().sum(dim=-1)
+        video_sums[columns] += exact.sum(dim=0)  # (V, D)
+        text_sums[rows] += exact.sum(dim=1)  # (T, D)
+        square = exact.square().sum(dim=-1)  # (T, V)
         squares += float(square.sum())
         lengths += float(square.sqrt().sum())
     moments = IncrementMoments(
@@ -94,7 +94,7 @@ def stream_pairs(head: RetrievalHead, split: FeatureSplit) -> StreamedPairs:
 def score_with_video_means(
     head: RetrievalHead, split: FeatureSplit, video_means: Tensor
 ) -> Similarity:
-    """Score with Delta_ij replaced by its mean over the texts: one increment a video.
+    """Score with Delta_ij replaced by its mean over the texts: one increment per video.
 
     Args:
         head: with an increment, in evaluation mode, on the device of the split.
@@ -106,7 +106,7 @@ def score_with_video_means(
     """
     scores = torch.zeros(len(split.text), len(split.frames))
     for rows, columns, text, video, delta in _pair_blocks(head, split):
-        mean = video_means[columns].to(delta)[None]
+        mean = video_means[columns].to(delta)[None]  # (1, V, D)
         scores[rows, columns] = _cosines(head.side, text, video, mean).cpu()
     return scores.numpy()
 
@@ -116,16 +116,15 @@ def variance_shares(moments: IncrementMoments) -> dict[str, float]:
 
     Returns:
         ``total``: the variance; and shares of it: ``within videos``: over the texts at fixed
-        video, the part that varies with the text at all; ``between videos``: 1 minus this, what a
-        mean of each video holds; ``between texts``: what a mean of each text holds;
-        ``interaction``: what is left of both, and belongs to the pair alone. Shares are NaN where
-        all increments are equal.
+        video, the part that varies with the text; ``between videos``: 1 minus this, between the
+        means of the videos; ``between texts``: between the means of the texts; ``interaction``:
+        the rest, which depends on the pair. Shares are NaN if all increments are equal.
     """
     centre = moments.video_means.mean(dim=0).square().sum()
     total = moments.mean_square - float(centre)
     between_videos = float(moments.video_means.square().sum(dim=1).mean() - centre)
     between_texts = float(moments.text_means.square().sum(dim=1).mean() - centre)
-    # Rounding of float32 increments leaves this much of a variance of zero.
+    # Rounding of float32 increments leaves this much where the variance is zero.
     if total <= 1e-12 * moments.mean_square:
         videos = texts = float("nan")
     else:
@@ -139,17 +138,17 @@ def variance_shares(moments: IncrementMoments) -> dict[str, float]:
     }
 
 
-def share_inside(found: Items, candidates: Items) -> npt.NDArray[np.float64]:
-    """Return for each query the share of its found items that are among its candidates.
+def share_inside(items: Items, candidates: Items) -> npt.NDArray[np.float64]:
+    """Return for each query the share of its items that are among its candidates, (Q,).
 
-    For found ``[[3, 1]]`` and candidates ``[[0, 1, 2]]``: ``[0.5]``.
+    For items ``[[3, 1]]`` and candidates ``[[0, 1, 2]]``: ``[0.5]``.
 
     Args:
-        found: (Q, n) items.
-        candidates: (Q, K) items.
+        items: (Q, n).
+        candidates: (Q, K).
     """
     shares: npt.NDArray[np.float64] = np.array(
-        [np.isin(row, among).mean() for row, among in zip(found, candidates, strict=True)]
+        [np.isin(row, among).mean() for row, among in zip(items, candidates, strict=True)]
     )
     return shares
 
@@ -162,18 +161,18 @@ def _pair_blocks(
     row_bytes = _VIDEOS_AT_ONCE * split.text.shape[1] * split.text.element_size()
     for columns in blocks(len(split.frames), _VIDEOS_AT_ONCE):
         for rows in blocks(len(split.text), max(1, _BLOCK_BYTES // row_bytes)):
-            found = head.vectors(
+            vectors = head.vectors(
                 split.text[rows],
                 split.frames[columns],
                 split.mask[columns],
                 split.words_of(places[rows]),
             )
-            yield rows, columns, found.text, found.video, require_delta(found)
+            yield rows, columns, vectors.text, vectors.video, require_delta(vectors)
 
 
 def _cosines(side: str, text: Tensor, video: Tensor, delta: Tensor | None) -> Tensor:
-    """Score pairs with an increment (A or 1, B, D) on its side, or without one."""
-    texts = text[:, None]
+    """Return the cosines of pairs with an increment (A or 1, B, D) on its side, or without."""
+    texts = text[:, None]  # (A, 1, D)
     if delta is None:
         return pair_cosine(texts, video)
     return (

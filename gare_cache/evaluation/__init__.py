@@ -1,1 +1,1 @@
-"""Similarities -> ranks, metrics and their uncertainty."""
+"""From similarities to ranks, retrieval metrics and their uncertainty."""

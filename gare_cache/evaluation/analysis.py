@@ -1,4 +1,4 @@
-"""What a report says about a scored split beyond its recall: hubs, near duplicates, the gap."""
+"""Analysis of a scored split beyond recall: hubness, near-duplicates, the modality gap."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gare_cache.evaluation.retrieved import Items, occurrences, skewness
 from gare_cache.heads.retrieval import RetrievalHead
 
 HUB_PLACES = (1, 10)
-# Lengths of the lists in the analysis; counts are always over everything.
+# Lengths of the lists in the analysis; counts always cover everything.
 _LISTED = 20
 _POINTS = 400
 _NO_VECTORS = "it scores a pair without one vector for the text and one for the video"
@@ -42,17 +42,17 @@ def analyse(
     *,
     scored: str,
 ) -> dict[str, Any]:
-    """Describe a scored split.
+    """Analyse hubness, near-duplicates and the modality gap of a scored split.
 
     Args:
-        split: what was scored.
+        split: the scored split.
         heads: by method, on the device of the split.
         similarities: by method, (T, V).
-        retrieved: by method and direction, the items that each query finds first.
-        scored: the method whose misses are looked at.
+        retrieved: by method and direction, each query's top items.
+        scored: the method whose misses are searched for likely false negatives.
 
     Returns:
-        JSON-able: the ids of the similarity's axes, hubness, near duplicates, modality gap.
+        JSON-able: the ids of the similarity's axes, hubness, near-duplicates, modality gap.
     """
     features = split.features
     return {
@@ -78,8 +78,10 @@ def analyse(
 def _hubness(retrieved: Items, split: ProtocolSplit, direction: str) -> dict[str, Any]:
     ids = split.features.video_ids if direction == "t2v" else split.features.caption_ids
     truth = split.video_of_text
-    # An item's own queries: a video's captions; a caption's one video.
-    own = np.bincount(truth, minlength=len(ids)) if direction == "t2v" else np.ones(len(ids), int)
+    # Queries for which an item is true: a video's captions; a caption's single video.
+    num_true = (
+        np.bincount(truth, minlength=len(ids)) if direction == "t2v" else np.ones(len(ids), int)
+    )
     counts = {k: occurrences(retrieved, len(ids), k) for k in HUB_PLACES}
     most = max(HUB_PLACES)
     hubs = np.lexsort((np.arange(len(ids)), -counts[1], -counts[most]))[:_LISTED]
@@ -92,7 +94,7 @@ def _hubness(retrieved: Items, split: ProtocolSplit, direction: str) -> dict[str
         "hubs": [
             {
                 "id": ids[item],
-                "own": int(own[item]),
+                "own": int(num_true[item]),
                 **{f"at {k}": int(counts[k][item]) for k in HUB_PLACES},
             }
             for item in hubs
@@ -125,20 +127,20 @@ def _near_videos(features: FeatureSplit) -> dict[str, Any]:
 def _false_negatives(split: ProtocolSplit, retrieved: Items) -> dict[str, Any]:
     features = split.features
     text = unit_rows(features.text.cpu().numpy())
-    found = likely_false_negatives(retrieved[:, 0], text, split.video_of_text)
+    suspects = likely_false_negatives(retrieved[:, 0], text, split.video_of_text)
     return {
         "threshold": SAME_TEXT,
-        "queries": len(found),
+        "queries": len(suspects),
         "misses": int((retrieved[:, 0] != split.video_of_text).sum()),
         "base_rate": same_text_share(text, split.video_of_text),
         "examples": [
             {
-                "query_id": features.caption_ids[one.text],
-                "video_id": features.video_ids[one.video],
-                "nearest_caption_id": features.caption_ids[one.nearest_text],
-                "cosine": one.cosine,
+                "query_id": features.caption_ids[suspect.text],
+                "video_id": features.video_ids[suspect.video],
+                "nearest_caption_id": features.caption_ids[suspect.nearest_text],
+                "cosine": suspect.cosine,
             }
-            for one in found[:_LISTED]
+            for suspect in suspects[:_LISTED]
         ],
     }
 
@@ -160,7 +162,7 @@ def _modality_gap(
     plane = gap_plane(pairs)
     rows = np.arange(len(similarity))
     shown = np.linspace(0, len(rows) - 1, min(len(rows), _POINTS)).round().astype(np.int64)
-    true = similarity[rows, split.video_of_text].astype(np.float64)
+    true = similarity[rows, split.video_of_text].astype(np.float64)  # (T,)
     others = similarity.size - len(rows)
     unmatched = (similarity.sum(dtype=np.float64) - true.sum()) / others if others else None
     return {

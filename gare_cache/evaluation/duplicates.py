@@ -1,4 +1,4 @@
-"""Items of a test set that are nearly the same, so that a miss may be none."""
+"""Near-duplicate test items: retrieving one counts as a miss although it is arguably right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gare_cache.heads.scoring import blocks
 
-# Cosines from which on two items count as nearly the same; shown beside every count.
+# Least cosine at which two items count as near-duplicates; shown beside every count.
 SAME_VIDEO = 0.99
 SAME_TEXT = 0.95
 
@@ -25,12 +25,12 @@ _SAMPLED_TEXTS = 2000
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs above a cosine: how many there are, how many items they touch, the nearest ones.
+    """Pairs of items whose cosine reaches a threshold.
 
     Attributes:
-        count: all pairs.
-        num_items: items in at least one.
-        nearest: (row, row, cosine), nearest first.
+        count: number of pairs.
+        num_items: number of items in at least one pair.
+        nearest: (row, row, cosine) of the nearest pairs, nearest first.
     """
 
     count: int
@@ -40,11 +40,11 @@ class NearPairs:
 
 @dataclass(frozen=True)
 class LikelyFalseNegative:
-    """A query whose first video is not its own, but has a caption that says nearly the same.
+    """A query whose top-ranked video is not its own, but has a near-duplicate caption.
 
     Attributes:
         text: row of the query.
-        video: the video found first.
+        video: the top-ranked video.
         nearest_text: row of that video's nearest caption.
         cosine: of the two captions' features.
     """
@@ -56,7 +56,7 @@ class LikelyFalseNegative:
 
 
 def same_captions(captions: Sequence[str], video_of_text: Rows) -> list[list[int]]:
-    """Group captions of different videos that read the same but for case, spaces and full stop.
+    """Group captions of different videos that differ in case, spaces and final ``.!`` at most.
 
     Returns:
         Rows of each group that spans at least two videos, the largest group first.
@@ -70,43 +70,43 @@ def same_captions(captions: Sequence[str], video_of_text: Rows) -> list[list[int
 
 
 def frame_sequences(frames: Features, mask: npt.NDArray[np.bool_]) -> Features:
-    """Make one unit vector of each video's frames in order, so that order counts.
+    """Concatenate each video's frames to one unit vector, so that their order counts.
 
-    A video of n frames is stretched to F by the nearest frame; every frame has length 1. The
-    product of two rows is the mean cosine of their frames, place by place.
+    A video of n frames is stretched to F by repeating the nearest frame; every frame is scaled to
+    length 1. The product of two rows is the mean cosine of their frames at the same place.
 
     Args:
         frames: (V, F, D).
-        mask: (V, F) True on real frames, which come first; every video has one.
+        mask: (V, F) True on real frames, which come first; every video has at least one.
 
     Returns:
         (V, F * D).
     """
     num_videos, num_frames = mask.shape
     place = (np.arange(num_frames) + 0.5) / num_frames
-    source = (place * mask.sum(axis=1)[:, None]).astype(np.int64)
-    stretched = unit_rows(frames[np.arange(num_videos)[:, None], source])
-    return stretched.reshape(num_videos, -1) / np.float32(np.sqrt(num_frames))
+    source = (place * mask.sum(axis=1)[:, None]).astype(np.int64)  # (V, F)
+    stretched = unit_rows(frames[np.arange(num_videos)[:, None], source])  # (V, F, D)
+    return stretched.reshape(num_videos, -1) / np.float32(np.sqrt(num_frames))  # (V, F * D)
 
 
 def near_pairs(features: Features, threshold: float, most: int) -> NearPairs:
-    """Find the pairs of rows whose product reaches a threshold.
+    """Find the pairs of rows whose cosine reaches a threshold.
 
     Args:
         features: (N, D) unit rows.
         threshold: the least cosine.
-        most: pairs returned; all are counted.
+        most: how many pairs are returned; all are counted.
     """
     count, touched, nearest = 0, np.zeros(len(features), dtype=bool), []
     for part in blocks(len(features), _BLOCK):
-        cosines = features[part] @ features.T
+        cosines = features[part] @ features.T  # (block, N)
         first, second = np.nonzero(np.triu(cosines >= threshold, k=part.start + 1))
-        found = cosines[first, second]
+        of_pair = cosines[first, second]  # (pairs,)
         first = first + part.start
         count += len(first)
         touched[first] = touched[second] = True
-        kept = np.lexsort((second, first, -found))[:most]
-        columns = (values[kept].tolist() for values in (first, second, found))
+        kept = np.lexsort((second, first, -of_pair))[:most]
+        columns = (values[kept].tolist() for values in (first, second, of_pair))
         nearest += list(zip(*columns, strict=True))
         nearest = sorted(nearest, key=lambda pair: (-pair[2], pair[0], pair[1]))[:most]
     return NearPairs(count, int(touched.sum()), nearest)
@@ -115,41 +115,41 @@ def near_pairs(features: Features, threshold: float, most: int) -> NearPairs:
 def likely_false_negatives(
     first_video: Rows, text: Features, video_of_text: Rows, threshold: float = SAME_TEXT
 ) -> list[LikelyFalseNegative]:
-    """Find the queries whose first video is another one with nearly the same caption.
+    """Find the queries whose top-ranked video is false but has a near-duplicate caption.
 
     Args:
-        first_video: (T,) video that each text finds first.
+        first_video: (T,) top-ranked video of each text.
         text: (T, D) unit rows of the frozen encoder, not of the scored head.
         video_of_text: (T,) each text's own video.
         threshold: the least cosine of the query and a caption of that video.
 
     Returns:
-        The nearest first; a video without a caption is never one.
+        The nearest first; a video without captions never counts.
     """
     texts_of = _texts_of(video_of_text)
-    found = []
+    suspects = []
     for row in np.flatnonzero(first_video != video_of_text):
-        own = texts_of.get(int(first_video[row]))
-        if own is None:
+        captions = texts_of.get(int(first_video[row]))
+        if captions is None:
             continue
-        cosines = text[own] @ text[row]
+        cosines = text[captions] @ text[row]  # (captions of the video,)
         best = int(cosines.argmax())
         if cosines[best] >= threshold:
-            video, nearest = int(first_video[row]), int(own[best])
-            found.append(LikelyFalseNegative(int(row), video, nearest, float(cosines[best])))
-    return sorted(found, key=lambda one: (-one.cosine, one.text))
+            video, nearest = int(first_video[row]), int(captions[best])
+            suspects.append(LikelyFalseNegative(int(row), video, nearest, float(cosines[best])))
+    return sorted(suspects, key=lambda suspect: (-suspect.cosine, suspect.text))
 
 
 def same_text_share(
     text: Features, video_of_text: Rows, threshold: float = SAME_TEXT
 ) -> float | None:
-    """Return how often a caption and any one video that is not its own say nearly the same.
+    """Return the share of (caption, other video) pairs with a near-duplicate caption.
 
-    The base rate beside ``likely_false_negatives``: share of (caption, other video) pairs with a
-    caption that reaches the threshold, over at most 2,000 evenly spaced captions.
+    The base rate beside ``likely_false_negatives``: how often a caption of the other video reaches
+    the threshold, over at most 2,000 evenly spaced captions.
 
     Returns:
-        A share in [0, 1]; None where there is one video alone.
+        A share in [0, 1]; None where there is only one video.
     """
     videos = np.unique(video_of_text)
     if len(videos) < 2:
@@ -160,15 +160,15 @@ def same_text_share(
     starts = np.searchsorted(video_of_text[order], videos)
     above = 0
     for part in blocks(count, _BLOCK):
-        best = np.maximum.reduceat(text[rows[part]] @ text[order].T, starts, axis=1)
+        best = np.maximum.reduceat(text[rows[part]] @ text[order].T, starts, axis=1)  # (block, V)
         best[videos[None] == video_of_text[rows[part], None]] = -1
         above += int((best >= threshold).sum())
     return above / (count * (len(videos) - 1))
 
 
 def unit_rows(features: Features) -> Features:
-    """Scale vectors (..., D) to length 1; a zero vector stays."""
-    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
+    """Scale vectors (..., D) to length 1; a zero vector stays zero."""
+    lengths = np.linalg.norm(features, axis=-1, keepdims=True)  # (..., 1)
     scaled: Features = (features / np.maximum(lengths, 1e-12)).astype(np.float32)
     return scaled
 

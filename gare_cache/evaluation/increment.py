@@ -1,4 +1,4 @@
-"""Where the increment points, in a few figures that are cheap enough for every epoch."""
+"""Length and angles of the increment, cheap enough to compute after every epoch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def has_increment(head: RetrievalHead) -> bool:
 
 
 def require_delta(vectors: PairVectors) -> Tensor:
-    """Return the increments of some pairs.
+    """Return the increments of pairs.
 
     Raises:
-        ConfigError: the head gives none.
+        ConfigError: the head has none.
     """
     if vectors.delta is None:
         raise ConfigError("the head has no increment to diagnose; train one with head.gap")
@@ -32,7 +32,7 @@ def require_delta(vectors: PairVectors) -> Tensor:
 
 
 def split_pairs(head: RetrievalHead, split: FeatureSplit) -> MatchedPairs:
-    """Compute what a head compares for every text of a split and its own video."""
+    """Compute the vectors that a head compares for every text of a split and its video."""
     return matched_pairs(
         head,
         split.text,
@@ -50,7 +50,7 @@ def increment_figures(head: RetrievalHead, split: FeatureSplit) -> dict[str, flo
 
     Args:
         head: in evaluation mode, on the device of the split.
-        split: usually of one caption a video.
+        split: usually with one caption per video.
 
     Returns:
         Means over the pairs: ``angle to gap`` and ``angle to text`` in degrees, the gap being
@@ -62,7 +62,7 @@ def increment_figures(head: RetrievalHead, split: FeatureSplit) -> dict[str, flo
         return None
     delta = pairs.delta
     return {
-        "angle to gap": float(angles(delta, pairs.video - pairs.text).mean()),
+        "angle to gap": float(angles(delta, pairs.video - pairs.text).mean()),  # over (T,)
         "angle to text": float(angles(delta, pairs.text).mean()),
         "length": float(np.linalg.norm(delta.astype(np.float64), axis=1).mean()),
     }
@@ -71,7 +71,7 @@ def increment_figures(head: RetrievalHead, split: FeatureSplit) -> dict[str, flo
 def angles(first: Vectors, second: Vectors) -> npt.NDArray[np.float64]:
     """Return the angle in degrees of each pair of rows of (N, D); 90 where a row is zero."""
     pairs = [rows.astype(np.float64) for rows in (first, second)]
-    lengths = np.prod([np.linalg.norm(rows, axis=1) for rows in pairs], axis=0)
-    cosines = (pairs[0] * pairs[1]).sum(axis=1) / np.maximum(lengths, 1e-24)
-    found: npt.NDArray[np.float64] = np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))
-    return found
+    lengths = np.prod([np.linalg.norm(rows, axis=1) for rows in pairs], axis=0)  # (N,)
+    cosines = (pairs[0] * pairs[1]).sum(axis=1) / np.maximum(lengths, 1e-24)  # (N,)
+    degrees: npt.NDArray[np.float64] = np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))
+    return degrees

@@ -1,4 +1,4 @@
-"""Ranks and recall with ties, in both directions."""
+"""Ranks, recall at K and median and mean rank, aware of ties, in both directions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from gare_cache.errors import ConfigError, GareCacheError, unknown_name
 DIRECTIONS = ("t2v", "v2t")
 RECALL_AT = (1, 5, 10, 50)
 RSUM_TERMS = ("R@1", "R@5", "R@10")
-# How a video's several captions are ranked when the video is the query.
+# How the captions of a video are ranked when the video is the query.
 V2T_CONVENTIONS = ("best_caption_of_all", "best_caption_group")
 
 Scores = npt.NDArray[np.floating]
 
 
 class NonFiniteScores(GareCacheError, ValueError):
-    """A similarity holds NaN or infinity."""
+    """A similarity matrix holds NaN or infinity."""
 
 
 @dataclass(frozen=True)
 class QueryRanks:
-    """Where each query's best true item stands.
+    """Rank of each query's best true item, with ties kept apart.
 
     Attributes:
         ahead: (Q,) number of false items scored higher.
@@ -37,7 +37,7 @@ class QueryRanks:
 
     @property
     def expected(self) -> npt.NDArray[np.float64]:
-        """(Q,) mean rank over the orders that the ties allow; 1 is best."""
+        """(Q,) mean rank over all orders of the tied items; 1 is best."""
         return self.ahead + self.ties / 2 + 1
 
     def hits(self, k: int) -> npt.NDArray[np.float64]:
@@ -53,17 +53,17 @@ def rank_queries(scores: Scores, is_true: npt.NDArray[np.bool_]) -> QueryRanks:
 
     Args:
         scores: (Q, G) higher is better.
-        is_true: (Q, G) True where the item answers the query; at least one a row.
+        is_true: (Q, G) True where the item answers the query; at least one per row.
 
     Raises:
         NonFiniteScores: with the number of rows that hold NaN or infinity.
     """
     check_finite(scores)
-    best = np.where(is_true, scores, -np.inf).max(axis=1, keepdims=True)
+    best = np.where(is_true, scores, -np.inf).max(axis=1, keepdims=True)  # (Q, 1)
     false = ~is_true
     return QueryRanks(
-        ahead=((scores > best) & false).sum(axis=1),
-        ties=((scores == best) & false).sum(axis=1),
+        ahead=((scores > best) & false).sum(axis=1),  # (Q,)
+        ties=((scores == best) & false).sum(axis=1),  # (Q,)
     )
 
 
@@ -74,7 +74,7 @@ def text_to_video(similarity: Scores, video_of_text: npt.NDArray[np.int64]) -> Q
         similarity: (T, V), texts are rows.
         video_of_text: (T,) column of each text's video.
     """
-    return rank_queries(similarity, _own(similarity, video_of_text))
+    return rank_queries(similarity, _is_true(similarity, video_of_text))
 
 
 def video_to_text(
@@ -82,9 +82,9 @@ def video_to_text(
 ) -> QueryRanks:
     """Rank each video's captions: every video that has a caption is a query.
 
-    ``best_caption_of_all`` ranks a video's best own caption among the captions of other videos;
+    ``best_caption_of_all`` ranks the best of a video's captions among the captions of other videos;
     ``best_caption_group`` ranks the video's captions as one item, scored by their best, among the
-    groups of the other videos (CLIP4Clip). R@1 is the same where nothing ties.
+    groups of the other videos (CLIP4Clip). Without ties, R@1 is the same under both.
 
     Args:
         similarity: (T, V), texts are rows.
@@ -95,13 +95,13 @@ def video_to_text(
         raise ConfigError(unknown_name("v2t convention", convention, V2T_CONVENTIONS))
     videos = np.unique(video_of_text)
     if convention == "best_caption_of_all":
-        own = _own(similarity, video_of_text)
-        return rank_queries(similarity.T[videos], own.T[videos])
+        is_true = _is_true(similarity, video_of_text)
+        return rank_queries(similarity.T[videos], is_true.T[videos])  # (Q, T)
     check_finite(similarity)
     order = np.argsort(video_of_text, kind="stable")
     starts = np.searchsorted(video_of_text[order], videos)
-    groups = np.maximum.reduceat(similarity[order], starts, axis=0)
-    return rank_queries(groups.T[videos], np.eye(len(videos), dtype=bool))
+    groups = np.maximum.reduceat(similarity[order], starts, axis=0)  # (Q, V), best of each group
+    return rank_queries(groups.T[videos], np.eye(len(videos), dtype=bool))  # (Q, Q)
 
 
 def both_directions(
@@ -115,7 +115,7 @@ def both_directions(
 
 
 def retrieval_metrics(ranks: QueryRanks) -> dict[str, float]:
-    """Return R@1, 5, 10, 50 in percent, and median and mean of the expected rank."""
+    """Return R@1, 5, 10 and 50 in percent, and the median and mean of the expected ranks."""
     expected = ranks.expected
     recalls = {f"R@{k}": 100 * float(ranks.hits(k).mean()) for k in RECALL_AT}
     return {**recalls, "MdR": float(np.median(expected)), "MnR": float(expected.mean())}
@@ -131,20 +131,20 @@ def rsum(metrics: Mapping[str, Mapping[str, float]]) -> float:
 
 
 def check_finite(scores: Scores) -> None:
-    """Refuse NaN and infinity.
+    """Raise an error if scores hold NaN or infinity.
 
     Raises:
-        NonFiniteScores: with the number of rows that hold one, and the first of them (from 0).
+        NonFiniteScores: with the number of affected rows and the first of them (from 0).
     """
     bad = np.flatnonzero((~np.isfinite(scores)).any(axis=1))
     if bad.size:
         raise NonFiniteScores(
             f"{bad.size} of {len(scores)} rows of the similarity hold NaN or infinity, the first "
-            f"is row {bad[0]}; a score cannot be computed from them"
+            f"is row {bad[0]}; such rows cannot be ranked"
         )
 
 
-def _own(similarity: Scores, video_of_text: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    own = np.zeros(similarity.shape, dtype=bool)
-    own[np.arange(len(video_of_text)), video_of_text] = True
-    return own
+def _is_true(similarity: Scores, video_of_text: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    is_true = np.zeros(similarity.shape, dtype=bool)  # (T, V)
+    is_true[np.arange(len(video_of_text)), video_of_text] = True
+    return is_true

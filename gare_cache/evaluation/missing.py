@@ -1,4 +1,4 @@
-"""Scores of a split in which some queries have no features."""
+"""Metrics of a split in which some queries have no features: dropped, or counted as misses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from gare_cache.evaluation.metrics import RECALL_AT, QueryRanks, retrieval_metrics
 
-# drop: over the queries that have features; count_as_miss: over all that are listed.
+# drop: over the queries that have features; count_as_miss: over all listed queries.
 MISSING_RULES = ("drop", "count_as_miss")
 
 
@@ -23,9 +23,9 @@ class ListedQueries:
     Attributes:
         query_ids: N ids.
         video_ids: N ids of the queries' videos.
-        missing: for each query ``"video"`` or ``"text"``, whose features it lacks, or None. Those
-            with None are the scored queries, in the same order.
-        num_items: items of the complete gallery, those without features included.
+        missing: for each query ``"video"`` or ``"text"``, whichever features it lacks, or None.
+            The queries with None are the scored ones, in the same order.
+        num_items: items of the complete gallery, including those without features.
     """
 
     query_ids: Sequence[str]
@@ -34,29 +34,29 @@ class ListedQueries:
     num_items: int
 
     @property
-    def found(self) -> npt.NDArray[np.bool_]:
+    def has_features(self) -> npt.NDArray[np.bool_]:
         """(N,) True where a query has features."""
         return np.array([reason is None for reason in self.missing], dtype=bool)
 
     @property
     def missed_rank(self) -> int:
-        """Rank of a query without features where it counts: behind the complete gallery."""
+        """Rank of a query without features if it counts as a miss: behind the whole gallery."""
         return self.num_items + 1
 
     def video_numbers(self) -> npt.NDArray[np.int64]:
-        """(N,) a number for the video of each query, equal where the video is."""
+        """(N,) number of each query's video; queries of one video share it."""
         number = {id_: place for place, id_ in enumerate(dict.fromkeys(self.video_ids))}
         return np.array([number[id_] for id_ in self.video_ids], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class DirectionRanks:
-    """Ranks of the queries that count in one direction; (Q,) each.
+    """Ranks of the counted queries in one direction; (Q,) each.
 
     Attributes:
         query_ids: in the order of the table.
-        video_ids: each query's own video.
-        ranks: a query without features that counts has the complete gallery ahead of it.
+        video_ids: each query's video.
+        ranks: a query counted as a miss has the complete gallery ahead of it.
     """
 
     query_ids: npt.NDArray[np.str_]
@@ -71,7 +71,7 @@ class DirectionRanks:
 
 
 def counted_ranks(table: pa.Table, direction: str, *, num_items: int, rule: str) -> DirectionRanks:
-    """Read the ranks that count under one rule from rows of ``ranks.parquet``.
+    """Read the ranks of the queries counted under a rule from rows of ``ranks.parquet``.
 
     Args:
         table: rows of one method: ``direction``, ``query_id``, ``video_id``, ``ahead`` and
@@ -83,7 +83,7 @@ def counted_ranks(table: pa.Table, direction: str, *, num_items: int, rule: str)
     part = table.filter(pc.equal(table["direction"], direction))
     if rule == "drop":
         part = part.filter(pc.is_valid(part["ahead"]))
-    behind = max(num_items, *RECALL_AT)  # a miss at every K, also where K exceeds the gallery
+    behind = max(num_items, *RECALL_AT)  # a miss at every K, even if K exceeds the gallery
     return DirectionRanks(
         np.array(part["query_id"].to_pylist(), dtype=str),
         np.array(part["video_id"].to_pylist(), dtype=str),
@@ -96,14 +96,14 @@ def counted_ranks(table: pa.Table, direction: str, *, num_items: int, rule: str)
 
 @dataclass(frozen=True)
 class CountedHits:
-    """Hits at 1 of the queries that count under one rule, and the video of each."""
+    """Hits at 1 of the queries counted under a rule, (Q,), and the video of each, (Q,)."""
 
     hits: npt.NDArray[np.float64]
     video_of_query: npt.NDArray[np.int64]
 
 
 def counted_hits(ranks: QueryRanks, listed: ListedQueries, rule: str) -> CountedHits:
-    """Return the hits at 1 over the queries with features, or with misses for the others.
+    """Return the hits at 1 of the queries with features, and misses for the others if they count.
 
     Args:
         ranks: of the queries with features, in the order of ``listed``.
@@ -112,16 +112,16 @@ def counted_hits(ranks: QueryRanks, listed: ListedQueries, rule: str) -> Counted
     """
     videos = listed.video_numbers()
     if rule == "drop":
-        return CountedHits(ranks.hits(1), videos[listed.found])
+        return CountedHits(ranks.hits(1), videos[listed.has_features])
     return CountedHits(_with_misses(ranks.hits(1), listed, 0.0), videos)
 
 
 def counted_metrics(ranks: QueryRanks, listed: ListedQueries, rule: str) -> dict[str, float]:
     """Return recalls and the median and mean rank under one rule.
 
-    ``count_as_miss`` takes a query without features for a miss at every K, also where K exceeds
-    the gallery, and for rank ``num_items + 1`` in MdR and MnR. Of 2 queries, one at rank 1 and
-    one without features in a gallery of 10, R@1 is 50 and MnR is 6.
+    ``count_as_miss`` counts a query without features as a miss at every K, even if K exceeds the
+    gallery, and as rank ``num_items + 1`` in MdR and MnR. With 2 queries, one at rank 1 and one
+    without features, and a gallery of 10, R@1 is 50 and MnR is 6.
 
     Args:
         ranks: of the queries with features, in the order of ``listed``.
@@ -141,5 +141,5 @@ def _with_misses(
     values: npt.NDArray[np.float64], listed: ListedQueries, of_missing: float
 ) -> npt.NDArray[np.float64]:
     counted = np.full(len(listed.query_ids), of_missing)
-    counted[listed.found] = values
+    counted[listed.has_features] = values
     return counted

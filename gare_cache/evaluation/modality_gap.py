@@ -1,4 +1,4 @@
-"""Where texts, videos and shifted items lie: the modality gap in numbers and in a plane."""
+"""The modality gap: its size, and texts, videos and shifted items projected on a plane."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from gare_cache.heads.retrieval import RetrievalHead
 
 Vectors = npt.NDArray[np.float32]
 
-# Of these all pairs with their captions are computed, the matched ones kept.
+# All pairs of these videos and their captions are computed; only the matched ones are kept.
 _VIDEOS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class MatchedPairs:
-    """What a head compares for each text and its own video.
+    """The vectors that a head compares for each text and its video.
 
     Attributes:
         text: t_i after the projection, (T, D).
         video: p_ij, the video pooled for this text, (T, D).
         delta: Delta_ij of the pair, (T, D); None where the head has no gap module.
-        side: what Delta corrects, ``text`` or ``video``.
+        side: the side to which Delta is added, ``text`` or ``video``.
     """
 
     text: Vectors
@@ -39,14 +39,14 @@ class MatchedPairs:
 
 @dataclass(frozen=True)
 class GapPlane:
-    """Unit vectors of matched pairs in a plane.
+    """Unit vectors of matched pairs, projected on a plane.
 
     Attributes:
         points: ``text``, ``video`` and, with a gap module, ``shifted`` (text + Delta, or video +
             Delta where the module corrects the video): (T, 2). The first coordinate runs along the
             difference of the means of video and text, the second along the first principal
-            component of what is left of both.
-        second_share: share of the variance around the two means that the second axis holds.
+            component of what remains of both.
+        second_share: share of the variance around the two means along the second axis.
     """
 
     points: Mapping[str, Vectors]
@@ -62,7 +62,7 @@ def matched_pairs(
     video_of_text: Tensor,
     words: Callable[[Tensor], Words | None] | None = None,
 ) -> MatchedPairs:
-    """Compute the vectors that a head compares, for matched pairs alone.
+    """Compute the vectors that a head compares, for matched pairs only.
 
     cos(text + delta, video) of row i, or cos(text, video + delta) on the video side, is the head's
     similarity of text i and its video.
@@ -79,19 +79,19 @@ def matched_pairs(
     videos = torch.zeros_like(encoded)
     deltas = torch.zeros_like(encoded)
     has_delta = False
-    for own in torch.unique(video_of_text).split(_VIDEOS_AT_ONCE):
-        rows = torch.isin(video_of_text, own).nonzero().flatten()
-        found = head.vectors(
-            text[rows], frames[own], mask[own], None if words is None else words(rows)
+    for block in torch.unique(video_of_text).split(_VIDEOS_AT_ONCE):
+        rows = torch.isin(video_of_text, block).nonzero().flatten()  # (texts of the block,)
+        vectors = head.vectors(
+            text[rows], frames[block], mask[block], None if words is None else words(rows)
         )
         pairs = (
             torch.arange(len(rows), device=rows.device),
-            torch.searchsorted(own, video_of_text[rows]),
+            torch.searchsorted(block, video_of_text[rows]),
         )
-        videos[rows] = found.video.expand(len(rows), -1, -1)[pairs]
-        if found.delta is not None:
+        videos[rows] = vectors.video.expand(len(rows), -1, -1)[pairs]  # (T, V, D) -> (T, D)
+        if vectors.delta is not None:
             has_delta = True
-            deltas[rows] = found.delta[pairs]
+            deltas[rows] = vectors.delta[pairs]  # (T, V, D) -> (T, D)
     return MatchedPairs(
         encoded.cpu().numpy(),
         videos.cpu().numpy(),
@@ -101,11 +101,11 @@ def matched_pairs(
 
 
 def gap_numbers(pairs: MatchedPairs) -> dict[str, float]:
-    """Return lengths and cosines of matched pairs.
+    """Return the size of the gap and the mean cosine of matched pairs, before and after Delta.
 
     ``gap``: length of mean(video) - mean(text), all vectors of length 1; ``cosine``: mean cosine
     of a text and its video. With a gap module ``shifted_gap`` and ``shifted_cosine`` of the
-    corrected item + Delta and the other one, ``delta_length``: mean of |Delta| / |corrected item|,
+    corrected item + Delta and the other item, ``delta_length``: mean of |Delta| / |corrected item|,
     and ``delta_cosine``: mean cosine of Delta and other - corrected item, 1 where the increment
     points from the text to its video (text side) or from the video to its text (video side).
     """
@@ -127,7 +127,7 @@ def gap_numbers(pairs: MatchedPairs) -> dict[str, float]:
 
 
 def gap_plane(pairs: MatchedPairs) -> GapPlane:
-    """Project matched pairs on the gap's direction and the first component across it.
+    """Project matched pairs on the direction of the gap and the main component orthogonal to it.
 
     The axes are fitted on texts and videos; the corrected item + Delta is projected on the same
     axes. The sign of the second axis makes its largest coordinate positive.
@@ -136,16 +136,16 @@ def gap_plane(pairs: MatchedPairs) -> GapPlane:
     means = {name: rows.mean(axis=0) for name, rows in vectors.items()}
     difference = means["video"] - means["text"]
     first = difference / max(float(np.linalg.norm(difference)), 1e-12)
-    around = np.concatenate([rows - means[name] for name, rows in vectors.items()])
+    around = np.concatenate([rows - means[name] for name, rows in vectors.items()])  # (2T, D)
     total = float((around**2).sum())
-    across = around - np.outer(around @ first, first)
-    values, axes = np.linalg.eigh(across.T.astype(np.float64) @ across)
-    second = axes[:, -1] * np.sign(axes[np.abs(axes[:, -1]).argmax(), -1])
+    across = around - np.outer(around @ first, first)  # (2T, D)
+    values, axes = np.linalg.eigh(across.T.astype(np.float64) @ across)  # (D,), (D, D)
+    second = axes[:, -1] * np.sign(axes[np.abs(axes[:, -1]).argmax(), -1])  # (D,)
     if pairs.delta is not None:
         corrected = pairs.text if pairs.side == "text" else pairs.video
         vectors["shifted"] = unit_rows(corrected + pairs.delta)
     middle = (means["text"] + means["video"]) / 2
-    plane = np.stack([first, second], axis=1)
+    plane = np.stack([first, second], axis=1)  # (D, 2)
     points = {name: ((rows - middle) @ plane).astype(np.float32) for name, rows in vectors.items()}
     return GapPlane(points, float(values[-1]) / total if total > 0 else 0.0)
 

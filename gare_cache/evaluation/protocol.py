@@ -1,4 +1,4 @@
-"""What counts as a query: which captions, and what becomes of those without features."""
+"""Evaluation protocol: which captions are queries, and which of those have no features."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from gare_cache.manifest import Manifest
 
 @dataclasses.dataclass(frozen=True)
 class ProtocolSplit:
-    """A split under a protocol.
+    """A split under an evaluation protocol.
 
     Attributes:
         features: the videos and the protocol's captions that have features.
-        listed: by direction all queries that the manifest lists, with and without features.
+        listed: by direction, all queries that the manifest lists, with or without features.
     """
 
     features: FeatureSplit
@@ -38,14 +38,14 @@ class ProtocolSplit:
 def apply_protocol(
     split: FeatureSplit, manifest: Manifest, settings: EvaluateSettings
 ) -> ProtocolSplit:
-    """Keep the protocol's captions and list its queries.
+    """Select the captions of a protocol and list its queries.
 
     Under ``captions: first`` a video's query is the first caption that the manifest lists for it,
-    also where that one has no features: no other caption stands in for it.
+    even if that one has no features: no other caption replaces it.
 
     Args:
-        split: everything that has features.
-        manifest: everything that is listed.
+        split: the videos and captions that have features.
+        manifest: all listed videos and captions.
         settings: the protocol.
 
     Raises:

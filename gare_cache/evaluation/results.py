@@ -1,4 +1,4 @@
-"""The scores of a split in one typed form, from the ranks to metrics.json and the report."""
+"""Typed results of scoring a split: the content of metrics.json and the source of the report."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class DirectionResult:
         metrics: recalls in percent, ``MdR`` and ``MnR``, by name.
         low: lower end of the 95 % interval of R@1, in percent.
         high: its upper end.
-        queries: that count.
-        queries_with_features: that were ranked.
-        queries_listed: of the split, those without features included.
-        items: of the searched gallery.
-        items_listed: of the complete gallery.
-        tied: queries with a tie at the true item.
+        queries: number of queries counted.
+        queries_with_features: number of queries ranked.
+        queries_listed: number of queries of the split, including those without features.
+        items: size of the searched gallery.
+        items_listed: size of the complete gallery.
+        tied: number of queries whose true item ties with another.
     """
 
     metrics: Mapping[str, float]
@@ -48,7 +48,7 @@ class DirectionResult:
     tied: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return one flat mapping: metrics, ends of the interval, counts."""
+        """Return one flat mapping of metrics, interval and counts."""
         counts = {key: getattr(self, name) for name, key in _COUNTS.items()}
         return {**self.metrics, _LOW: self.low, _HIGH: self.high, **counts}
 
@@ -75,7 +75,7 @@ def sum_of_recalls(result: MethodResult) -> float:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The R@1 of a method minus that of another on the same queries, in points.
+    """R@1 of one method minus that of another on the same queries, in points.
 
     Attributes:
         points: the difference.
@@ -83,7 +83,7 @@ class PairedDifference:
         high: its upper end.
         videos: number of videos that were resampled.
         p_value: two-sided, from the same resamples.
-        p_holm: adjusted for the comparisons beside it.
+        p_holm: p adjusted for the other comparisons of the family (Holm).
     """
 
     points: float
@@ -120,12 +120,12 @@ class PairedDifference:
         return cls(*(values[key] for key in keys))
 
 
-def adjusted_pairs(found: Mapping[str, PairedDifference]) -> dict[str, PairedDifference]:
+def adjusted_pairs(family: Mapping[str, PairedDifference]) -> dict[str, PairedDifference]:
     """Return a family of differences with p adjusted for their number (Holm)."""
-    p_values = holm([difference.p_value for difference in found.values()])
+    p_values = holm([difference.p_value for difference in family.values()])
     return {
         name: dataclasses.replace(difference, p_holm=p)
-        for (name, difference), p in zip(found.items(), p_values, strict=True)
+        for (name, difference), p in zip(family.items(), p_values, strict=True)
     }
 
 
@@ -135,7 +135,7 @@ class CountedResult:
 
     Attributes:
         missing: the rule, one of ``MISSING_RULES``.
-        methods: by method.
+        methods: scores by method.
         difference: the head minus zero shot, by direction.
     """
 
@@ -172,14 +172,14 @@ class SplitResult:
 
     Attributes:
         run_key: of the head that was scored.
-        manifest: digest of what was listed.
-        split: that was scored.
+        manifest: digest of the manifest.
+        split: name of the scored split.
         captions: which captions are queries.
-        v2t_convention: how video to text counts captions.
-        coverage: how much of the split has features, in words.
-        num_texts: texts that were scored.
-        num_videos: videos that were scored.
-        headline: scores under the rule that the settings name.
+        v2t_convention: how captions count in video to text.
+        coverage: how much of the split has features, as a sentence.
+        num_texts: number of scored texts.
+        num_videos: number of scored videos.
+        headline: scores under the rule chosen in the settings.
         alternative: scores under the other rule; None where every query has features.
         normalisers: the normalisers' ledger; None without normalisers.
     """

@@ -1,4 +1,4 @@
-"""Which items each query finds first, and how often an item is found."""
+"""Top items of each query, and hubness: how often an item is retrieved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def top_videos(similarity: Scores, k: int) -> Items:
 
     Args:
         similarity: (T, V), texts are rows.
-        k: items a query, at most V are returned.
+        k: items per query; at most V are returned.
 
     Returns:
         (T, min(k, V)) columns.
@@ -26,15 +26,15 @@ def top_videos(similarity: Scores, k: int) -> Items:
 def top_texts(
     similarity: Scores, video_of_text: npt.NDArray[np.int64], k: int, *, convention: str
 ) -> Items:
-    """Return the k best texts of each video that has one, best first.
+    """Return the k best texts of each video that has a text, best first.
 
-    Under ``best_caption_group`` an item is a video's group of texts, shown by its best one, so
+    Under ``best_caption_group`` an item is a video's group of texts, represented by its best, so
     that places agree with the ranks of that convention.
 
     Args:
         similarity: (T, V), texts are rows.
         video_of_text: (T,) column of each text's video.
-        k: items a query.
+        k: items per query.
         convention: one of ``metrics.V2T_CONVENTIONS``.
 
     Returns:
@@ -43,31 +43,31 @@ def top_texts(
     videos = np.unique(video_of_text)
     if convention == "best_caption_of_all":
         return _top(similarity.T[videos], k)
-    found = []
+    top = []
     for video in videos:
-        order = np.argsort(-similarity[:, video], kind="stable")
+        order = np.argsort(-similarity[:, video], kind="stable")  # (T,)
         _, first = np.unique(video_of_text[order], return_index=True)
-        found.append(order[np.sort(first)[:k]])
-    return np.stack(found)
+        top.append(order[np.sort(first)[:k]])
+    return np.stack(top)  # (Q, k)
 
 
 def occurrences(retrieved: Items, num_items: int, k: int) -> npt.NDArray[np.int64]:
-    """Count for each item the queries that have it among their first k: N_k.
+    """Count the queries that have an item among their first k: the k-occurrence N_k.
 
     For ``[[0, 1], [0, 2]]`` and 4 items N_1 is [2, 0, 0, 0] and N_2 is [2, 1, 1, 0].
 
     Args:
         retrieved: (Q, n) items, best first.
         num_items: size of the gallery.
-        k: places that count.
+        k: how many places count.
     """
-    return np.bincount(retrieved[:, :k].ravel(), minlength=num_items)
+    return np.bincount(retrieved[:, :k].ravel(), minlength=num_items)  # (G,)
 
 
 def skewness(counts: npt.NDArray[np.int64]) -> float:
-    """Return E[(N - mean)^3] / sd^3 of the counts; 0 where all are equal.
+    """Return the skewness E[(N - mean)^3] / sd^3 of the counts; 0 where all are equal.
 
-    The usual figure of hubness (Radovanovic et al., JMLR 2010): above 1 a few items are found
+    The usual measure of hubness (Radovanovic et al., JMLR 2010): above 1 a few items are retrieved
     far more often than most.
     """
     centred = counts - counts.mean()

@@ -1,4 +1,4 @@
-"""Ranks of a scored split -> scores with their intervals, and the tables of ranks and items."""
+"""From the ranks of a split to scores with intervals, and the tables of ranks and top items."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from gare_cache.heads.retrieval import RetrievalHead, build_head
 ZERO_SHOT = "zero_shot"
 HEAD = "head"
 METHOD_TITLES = {ZERO_SHOT: "zero shot", HEAD: "head"}
-# How many items a query keeps in retrieved.parquet.
+# How many top items of a query are kept in retrieved.parquet.
 MOST_RETRIEVED = 10
 _BOOTSTRAP_SEED = 0
 Ranks = Mapping[str, Mapping[str, QueryRanks]]
 
 
 def normalised_method(title: str) -> str:
-    """Return the name in ranks.parquet of the head after a normaliser."""
+    """Return the method name in ranks.parquet of the head followed by a normaliser."""
     return f"{HEAD}, {title}"
 
 
@@ -54,7 +54,7 @@ def zero_shot_head(split: FeatureSplit) -> RetrievalHead:
 def retrieved_items(
     similarity: Similarity, split: ProtocolSplit, settings: EvaluateSettings
 ) -> dict[str, Items]:
-    """Return by direction the first items that each query finds, as many as are kept."""
+    """Return each query's top items by direction, at most ``MOST_RETRIEVED``."""
     return {
         "t2v": top_videos(similarity, MOST_RETRIEVED),
         "v2t": top_texts(
@@ -66,14 +66,14 @@ def retrieved_items(
 def score_split_ranks(
     ranks: Ranks, split: ProtocolSplit, settings: EvaluateSettings
 ) -> tuple[CountedResult, CountedResult | None]:
-    """Score all methods under the protocol's rule, and under the other where queries are missing.
+    """Score all methods under the protocol's rule, and the other rule if queries are missing.
 
     Args:
         ranks: by method and direction.
-        split: what was ranked.
+        split: the ranked split.
         settings: the protocol.
     """
-    missing = any(not listed.found.all() for listed in split.listed.values())
+    missing = any(not listed.has_features.all() for listed in split.listed.values())
     other = next(rule for rule in MISSING_RULES if rule != settings.missing)
     headline = _counted(ranks, split, settings, settings.missing)
     return headline, _counted(ranks, split, settings, other) if missing else None
@@ -96,9 +96,9 @@ def score_ranks(
 
     Args:
         ranks: by direction.
-        split: what was ranked.
+        split: the ranked split.
         settings: the protocol.
-        rule: what becomes of queries without features: ``drop`` or ``count_as_miss``.
+        rule: how queries without features count: ``drop`` or ``count_as_miss``.
     """
     results = {}
     for direction in DIRECTIONS:
@@ -125,7 +125,7 @@ def _num_items(direction: str, split: ProtocolSplit, settings: EvaluateSettings)
     if direction == "t2v":
         return len(split.features.video_ids)
     if settings.v2t_convention == "best_caption_group":
-        return int(split.listed["v2t"].found.sum())
+        return int(split.listed["v2t"].has_features.sum())
     return len(split.features.caption_ids)
 
 
@@ -142,7 +142,7 @@ def summarise(
         ranks: of Q queries.
         video_of_query: (Q,) the video each query belongs to.
         num_items: size of the gallery.
-        resamples: of the videos, for the interval.
+        resamples: bootstrap resamples of the videos.
     """
     low, high = recall_interval(
         ranks.hits(1), video_of_query, resamples=resamples, seed=_BOOTSTRAP_SEED
@@ -188,13 +188,13 @@ def paired_hits(
     *,
     resamples: int,
 ) -> PairedDifference:
-    """Compare the hits of two methods on the same queries; p stands alone.
+    """Compare the hits of two methods on the same queries; p is not adjusted.
 
     Args:
         hits: (Q,) of the method.
         other_hits: (Q,) of the other, in the same order.
         video_of_query: (Q,) the video each query belongs to.
-        resamples: of the videos.
+        resamples: bootstrap resamples of the videos.
     """
     points, low, high, p_value = paired_difference(
         hits, other_hits, video_of_query, resamples=resamples, seed=_BOOTSTRAP_SEED
@@ -204,10 +204,10 @@ def paired_hits(
 
 
 def ranks_table(ranks: Ranks, split: ProtocolSplit) -> pa.Table:
-    """Lay out all listed queries; one without features has null for what was not measured."""
+    """Return a table of all listed queries; one without features has null ranks."""
     tables = []
     for method, by_direction in ranks.items():
-        for direction, found in by_direction.items():
+        for direction, of_direction in by_direction.items():
             listed = split.listed[direction]
             columns = {
                 "method": [method] * len(listed.query_ids),
@@ -215,18 +215,18 @@ def ranks_table(ranks: Ranks, split: ProtocolSplit) -> pa.Table:
                 "query_id": list(listed.query_ids),
                 "video_id": list(listed.video_ids),
                 "missing": pa.array(listed.missing, pa.string()),
-                "ahead": _where_found(found.ahead, listed.found),
-                "ties": _where_found(found.ties, listed.found),
-                "rank": _where_found(found.expected, listed.found),
+                "ahead": _nullable(of_direction.ahead, listed.has_features),
+                "ties": _nullable(of_direction.ties, listed.has_features),
+                "rank": _nullable(of_direction.expected, listed.has_features),
             }
             tables.append(pa.table(columns))
     return pa.concat_tables(tables)
 
 
-def _where_found(values: npt.NDArray[Any], found: npt.NDArray[np.bool_]) -> pa.Array:
-    filled = np.zeros(len(found), dtype=values.dtype)
-    filled[found] = values
-    return pa.array(filled, mask=~found)
+def _nullable(values: npt.NDArray[Any], has_features: npt.NDArray[np.bool_]) -> pa.Array:
+    filled = np.zeros(len(has_features), dtype=values.dtype)
+    filled[has_features] = values
+    return pa.array(filled, mask=~has_features)
 
 
 def retrieved_table(
@@ -234,7 +234,7 @@ def retrieved_table(
     similarities: Mapping[str, Similarity],
     split: ProtocolSplit,
 ) -> pa.Table:
-    """Lay out the first items of every query that has features, with their scores."""
+    """Return a table of the top items, with scores, of every query that has features."""
     features = split.features
     queries = {
         "t2v": (np.arange(len(features.caption_ids)), features.caption_ids, features.video_ids),
@@ -249,8 +249,8 @@ def retrieved_table(
                 "method": [method] * len(rows),
                 "direction": [direction] * len(rows),
                 "query_id": [query_ids[row] for row in rows],
-                "items": [[item_ids[item] for item in found] for found in items],
-                "scores": list(scores[rows[:, None], items]),
+                "items": [[item_ids[item] for item in of_query] for of_query in items],
+                "scores": list(scores[rows[:, None], items]),  # Q x (k,)
             }
             tables.append(pa.table(columns))
     return pa.concat_tables(tables)

@@ -1,4 +1,4 @@
-"""How far a recall, or the difference of two, could be off by the choice of test videos."""
+"""Bootstrap over test videos: intervals of a recall and of the difference of two."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _BLOCK = 500
 def recall_interval(
     hits: Values, video_of_query: npt.NDArray[np.int64], *, resamples: int, seed: int
 ) -> tuple[float, float]:
-    """Bootstrap a 95 % interval of a recall by resampling videos with all their queries.
+    """Bootstrap a 95 % percentile interval of a recall, resampling videos with all their queries.
 
     Captions of one video hit and miss together, so resampling captions would give intervals that
-    are too narrow. Percentile interval.
+    are too narrow.
 
     Args:
         hits: (Q,) 1 for a hit, 0 for a miss, between for a tie.
         video_of_query: (Q,) the video each query belongs to.
         resamples: number of resamples.
-        seed: of the resampling.
+        seed: random seed of the resampling.
 
     Returns:
         (low, high) in percent.
@@ -47,11 +47,11 @@ def paired_difference(
         reference_hits: (Q,) of the reference, in the same order.
         video_of_query: (Q,) the video each query belongs to.
         resamples: number of resamples.
-        seed: of the resampling.
+        seed: random seed of the resampling.
 
     Returns:
-        (difference, low, high) in points, the 95 % interval being the percentile one, and p, the
-        smallest level whose percentile interval leaves out 0.
+        Difference, low and high end of its 95 % percentile interval, in points, and p, the
+        smallest level whose percentile interval excludes 0.
     """
     difference = hits - reference_hits
     draws = _resampled(difference, video_of_query, resamples, seed)
@@ -63,25 +63,25 @@ def paired_difference(
 def paired_bootstrap(
     differences: Values, video_of_query: npt.NDArray[np.int64], *, resamples: int, seed: int
 ) -> Values:
-    """Resample videos with all their queries; the same resamples for every column.
+    """Bootstrap mean differences over videos, with the same resamples for every criterion.
 
     Args:
         differences: (Q, M) hits of one run minus those of another, by M criteria.
         video_of_query: (Q,) the video each query belongs to.
         resamples: number of resamples R.
-        seed: of the resampling.
+        seed: random seed of the resampling.
 
     Returns:
         (R, M) mean difference of each resample, in points.
     """
     columns = [_per_video(column, video_of_query) for column in differences.T]
-    totals = np.stack([total for total, _ in columns], axis=1)
+    totals = np.stack([total for total, _ in columns], axis=1)  # (V, M)
     counts = columns[0][1]
     means = [
-        100 * (weights @ totals) / (weights @ counts)[:, None]
+        100 * (weights @ totals) / (weights @ counts)[:, None]  # (block, M)
         for weights in _resampled_weights(len(counts), resamples, seed)
     ]
-    return np.concatenate(means)
+    return np.concatenate(means)  # (R, M)
 
 
 def _resampled(
@@ -90,10 +90,10 @@ def _resampled(
     """Return the mean of each resample of the videos, (R,) in percent."""
     totals, counts = _per_video(hits, video_of_query)
     means = [
-        100 * (weights @ totals) / (weights @ counts)
+        100 * (weights @ totals) / (weights @ counts)  # (block,)
         for weights in _resampled_weights(len(totals), resamples, seed)
     ]
-    return np.concatenate(means)
+    return np.concatenate(means)  # (R,)
 
 
 def _interval(draws: Values) -> tuple[float, float]:
@@ -103,8 +103,8 @@ def _interval(draws: Values) -> tuple[float, float]:
 
 def _per_video(hits: Values, video_of_query: npt.NDArray[np.int64]) -> tuple[Values, Values]:
     _, video = np.unique(video_of_query, return_inverse=True)
-    counts = np.bincount(video).astype(np.float64)
-    totals = np.bincount(video, weights=hits).astype(np.float64)
+    counts = np.bincount(video).astype(np.float64)  # (V,)
+    totals = np.bincount(video, weights=hits).astype(np.float64)  # (V,)
     return totals, counts
 
 

@@ -1,4 +1,4 @@
-"""The similarity matrix of a split under a head."""
+"""The similarity matrix that a head gives to a split."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gare_cache.heads.scoring import blocks
 
 Similarity = npt.NDArray[np.float32]
 
-# Texts whose word tokens are padded and held as float32 at a time.
+# Number of texts whose word tokens are padded and held as float32 at a time.
 _TEXTS_WITH_WORDS = 4096
 
 
 def score_split(head: RetrievalHead, split: FeatureSplit) -> Similarity:
-    """Return the (T, V) cosines of a split under a head on the split's device.
+    """Return the (T, V) cosines that a head on the split's device gives to a split.
 
     Raises:
         ConfigError: the head needs word tokens and the split was loaded without them.
@@ -29,7 +29,7 @@ def score_split(head: RetrievalHead, split: FeatureSplit) -> Similarity:
         head.similarity(split.text[part], split.frames, split.mask, split.words_of(rows[part]))
         for part in blocks(len(split.text), _TEXTS_WITH_WORDS)
     ]
-    return _numpy(torch.cat(parts))
+    return _numpy(torch.cat(parts))  # (T, V)
 
 
 def _numpy(scores: torch.Tensor) -> Similarity:

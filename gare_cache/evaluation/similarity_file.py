@@ -1,4 +1,4 @@
-"""Similarity matrices and lists of ids that other programs saved."""
+"""Readers of similarity matrices and lists of ids saved by other programs."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ _SHOWN = 3
 
 
 class SimilarityFileError(GareCacheError, ValueError):
-    """A similarity matrix, or a list that goes with it, cannot be read as asked."""
+    """A similarity matrix, or a list that belongs to it, cannot be read."""
 
 
 def read_similarity(path: Path) -> npt.NDArray[np.generic]:
-    """Read a two-dimensional array of numbers as it was saved.
+    """Read a two-dimensional array of numbers in the dtype in which it was saved.
 
     Raises:
-        SimilarityFileError: no npy file, pickled objects, another shape, or no numbers.
+        SimilarityFileError: not an npy file, pickled objects, another shape, or not numbers.
     """
     array = _read_npy(path)
     if array.ndim != 2 or 0 in array.shape:
         raise SimilarityFileError(
-            f"{path} has shape {array.shape}; a similarity is (T, V), one row a text and one "
-            "column a video"
+            f"{path} has shape {array.shape}; a similarity is (T, V), one row per text and one "
+            "column per video"
         )
     if array.dtype.kind not in "fiu":
         raise SimilarityFileError(
-            f"{path} holds {array.dtype}; a similarity holds floats or whole numbers"
+            f"{path} holds {array.dtype}; a similarity holds floats or integers"
         )
     return array
 
 
 def as_scores(similarity: npt.NDArray[np.generic]) -> Scores:
-    """Return floats that order the values as they are: float16 as float32, integers as float64.
+    """Convert values to floats without changing their order: float16 to float32, integers to 64.
 
     Raises:
         SimilarityFileError: integers beyond 2^53, which float64 cannot tell apart.
@@ -58,11 +58,11 @@ def as_scores(similarity: npt.NDArray[np.generic]) -> Scores:
 def read_video_of_text(
     path: Path, video_ids: Sequence[str] | None, *, num_texts: int, num_videos: int
 ) -> npt.NDArray[np.int64]:
-    """Read each text's video: the index of its column from 0, or its id.
+    """Read the video of each text, given as a column index from 0 or as an id.
 
     Args:
-        path: one value a text; npy (integers or strings), or text with one value a line.
-        video_ids: ids of the columns; None where the file holds indices.
+        path: one value per text; npy (integers or strings), or a text file with one value per line.
+        video_ids: ids of the columns; None if the file holds indices.
         num_texts: rows of the matrix.
         num_videos: columns of the matrix.
 
@@ -70,15 +70,16 @@ def read_video_of_text(
         (T,) column of each text's video.
 
     Raises:
-        SimilarityFileError: another length, an id that no column has, an index out of range.
+        SimilarityFileError: wrong length, an id that no column has, or an index out of range.
     """
     values = read_column(path, num_texts, "texts")
     if video_ids is not None:
         column_of_id = {video_id: column for column, video_id in enumerate(video_ids)}
-        _refuse(path, values, [value not in column_of_id for value in values], "in no column's ids")
+        absent = [value not in column_of_id for value in values]
+        _refuse(path, values, absent, "not among the ids of the columns")
         return np.array([column_of_id[value] for value in values], dtype=np.int64)
     not_whole = [not (value.isascii() and value.isdigit()) for value in values]
-    remedy = "no column index; name the columns with --video-ids if these are ids"
+    remedy = "not a column index; name the columns with --video-ids if these are ids"
     _refuse(path, values, not_whole, remedy)
     indices = [int(value) for value in values]
     outside = [index >= num_videos for index in indices]
@@ -90,25 +91,25 @@ def read_video_ids(path: Path, num_videos: int) -> list[str]:
     """Read the ids of the columns.
 
     Raises:
-        SimilarityFileError: another length than the matrix has columns, or an id twice.
+        SimilarityFileError: not as many ids as columns, or a repeated id.
     """
     ids = read_column(path, num_videos, "videos")
     first = {value: number for number, value in reversed(list(enumerate(ids)))}
-    again = [first[value] != number for number, value in enumerate(ids)]
-    _refuse(path, ids, again, "there already")
+    repeated = [first[value] != number for number, value in enumerate(ids)]
+    _refuse(path, ids, repeated, "repeated")
     return ids
 
 
 def read_column(path: Path, expected: int, kind: str) -> list[str]:
-    """Read one value an item, as text.
+    """Read one value per item, as strings.
 
     Args:
-        path: ``.npy`` of integers or strings; ``.csv`` of one column; else one value a line.
-        expected: how many there must be.
-        kind: what they are, for the message.
+        path: ``.npy`` of integers or strings; ``.csv`` of one column; else one value per line.
+        expected: the number of values required.
+        kind: what the values are, for the message.
 
     Raises:
-        SimilarityFileError: another number, another form, or an empty value.
+        SimilarityFileError: wrong number of values, wrong format, or an empty value.
     """
     values = _npy_column(path) if path.suffix == ".npy" else _text_column(path)
     if len(values) != expected:
@@ -127,8 +128,8 @@ def _read_npy(path: Path) -> npt.NDArray[np.generic]:
             return np.lib.format.read_array(file, allow_pickle=False)
         except (ValueError, EOFError) as err:
             raise SimilarityFileError(
-                f"{path} is no npy file of plain numbers or strings ({err}); save the array with "
-                "numpy.save, without objects"
+                f"{path} is not an npy file of plain numbers or strings ({err}); save the array "
+                "with numpy.save, without objects"
             ) from err
 
 
@@ -136,8 +137,8 @@ def _npy_column(path: Path) -> list[str]:
     array = _read_npy(path)
     if array.ndim != 1 or array.dtype.kind not in "iuU":
         raise SimilarityFileError(
-            f"{path} holds {array.dtype} of shape {array.shape}; one integer or string an item is "
-            "needed, in one dimension"
+            f"{path} holds {array.dtype} of shape {array.shape}; it must be one-dimensional, with "
+            "one integer or string per item"
         )
     return [str(value) for value in array.tolist()]
 
@@ -147,27 +148,27 @@ def _text_column(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as err:
-        raise SimilarityFileError(f"{path} is no UTF-8 text ({err})") from err
+        raise SimilarityFileError(f"{path} is not UTF-8 text ({err})") from err
     while lines and not lines[-1].strip():
         lines.pop()
     if path.suffix != ".csv":
         return [line.strip() for line in lines]
     rows = list(csv.reader(lines))
     wide = [len(row) > 1 for row in rows]
-    _refuse(path, [",".join(row) for row in rows], wide, "more than one column")
+    _refuse(path, [",".join(row) for row in rows], wide, "more than one column wide")
     return [row[0].strip() if row else "" for row in rows]
 
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise SimilarityFileError(f"{path} is no file")
+        raise SimilarityFileError(f"{path} is not a file")
 
 
 def _refuse(path: Path, values: Sequence[str], faulty: Sequence[bool], what: str) -> None:
-    found = [(number, value) for number, value in enumerate(values) if faulty[number]]
-    if found:
-        shown = ", ".join(f"{value!r} (entry {number})" for number, value in found[:_SHOWN])
+    entries = [(number, value) for number, value in enumerate(values) if faulty[number]]
+    if entries:
+        shown = ", ".join(f"{value!r} (entry {number})" for number, value in entries[:_SHOWN])
         raise SimilarityFileError(
-            f"{path}: {len(found):,} of {len(values):,} values are {what}: {shown}"
-            + (", ..." if len(found) > _SHOWN else "")
+            f"{path}: {len(entries):,} of {len(values):,} values are {what}: {shown}"
+            + (", ..." if len(entries) > _SHOWN else "")
         )

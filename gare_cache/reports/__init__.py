@@ -1,1 +1,1 @@
-"""Results -> tables, pictures and pages."""
+"""Reports of results: tables, plots and pages."""

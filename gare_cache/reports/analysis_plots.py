@@ -20,7 +20,7 @@ METHOD_LINES = ((SECOND, "--"), (FIRST, "-"))
 
 
 def occurrence_curve(hubness: Sequence[Hubness]) -> str:
-    """Draw how often each item stands among the first ten, items sorted, one line a method.
+    """Draw the sorted counts of how often each item is in a query's top ten, a line per method.
 
     Args:
         hubness: one or two methods in one direction.
@@ -30,16 +30,16 @@ def occurrence_curve(hubness: Sequence[Hubness]) -> str:
     """
     direction = hubness[0].direction
     described = "; ".join(
-        f"{one.method}: skewness {one.skewness[1]:.1f}, at most {max(one.counts)}"
-        for one in hubness
+        f"{of_method.method}: skewness {of_method.skewness[1]:.1f}, at most {max(of_method.counts)}"
+        for of_method in hubness
     )
     with styled_figure(3.2) as figure:
         axes = figure.subplots()
-        for number, one in enumerate(hubness):
+        for number, of_method in enumerate(hubness):
             colour, line = METHOD_LINES[number + 2 - len(hubness)]
-            counts = np.sort(one.counts)[::-1]
+            counts = np.sort(of_method.counts)[::-1]
             shares = 100 * (np.arange(len(counts)) + 0.5) / len(counts)
-            axes.plot(shares, counts, line, color=colour, label=one.method)
+            axes.plot(shares, counts, line, color=colour, label=of_method.method)
         axes.set_xlim(0, 100)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(f"{ITEMS[direction]}s, the most found first (%)")
@@ -49,7 +49,7 @@ def occurrence_curve(hubness: Sequence[Hubness]) -> str:
 
 
 def gap_scatter(gap: ModalityGap, limits: tuple[float, float, float, float]) -> str:
-    """Draw texts, videos and shifted items in the plane of the gap.
+    """Draw texts, videos and shifted items of one method in the plane of the gap.
 
     Args:
         gap: one method.
@@ -89,7 +89,7 @@ def gap_scatter(gap: ModalityGap, limits: tuple[float, float, float, float]) -> 
 
 
 def common_limits(gaps: Sequence[ModalityGap]) -> tuple[float, float, float, float]:
-    """Return axes that hold the points of all methods, so that planes can be compared."""
+    """Return axis limits that hold the points of all methods, so that planes are comparable."""
     points = np.concatenate([points for gap in gaps for points in gap.points.values()])
     low, high = points.min(axis=0), points.max(axis=0)
     margin = 0.06 * np.maximum(high - low, 1e-3)

@@ -1,4 +1,4 @@
-"""analysis.json -> the report's hubs, near duplicates and modality gap."""
+"""Sections of the report from analysis.json: hubs, near-duplicates and modality gap."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _VIDEOS_A_CELL = 3
 def hubness(
     analysis: Mapping[str, Any], names: Mapping[str, str], captions: Mapping[str, str]
 ) -> list[Hubness]:
-    """Return one entry a direction and method, the directions apart."""
-    found = []
+    """Return an entry for each direction and method, grouped by direction."""
+    entries = []
     for direction in DIRECTIONS:
         for method, name in names.items():
-            one = analysis["hubness"][method][direction]
+            part = analysis["hubness"][method][direction]
             hubs = [
                 Hub(
                     hub["id"],
@@ -37,40 +37,40 @@ def hubness(
                     hub["at 1"],
                     hub["at 10"],
                 )
-                for hub in one["hubs"]
+                for hub in part["hubs"]
             ]
-            found.append(
+            entries.append(
                 Hubness(
                     method=name,
                     direction=direction,
-                    num_queries=one["queries"],
-                    num_items=one["items"],
-                    skewness=(one["skewness"]["1"], one["skewness"]["10"]),
-                    never=(one["never"]["1"], one["never"]["10"]),
-                    counts=np.array(one["counts"]["10"], dtype=np.int64),
+                    num_queries=part["queries"],
+                    num_items=part["items"],
+                    skewness=(part["skewness"]["1"], part["skewness"]["10"]),
+                    never=(part["never"]["1"], part["never"]["10"]),
+                    counts=np.array(part["counts"]["10"], dtype=np.int64),
                     hubs=hubs,
                 )
             )
-    return found
+    return entries
 
 
 def gaps(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[ModalityGap]:
-    """Return one entry a method that compares two vectors."""
-    found = []
+    """Return an entry for each method that compares two vectors."""
+    entries = []
     for method, name in names.items():
-        one = dict(analysis["modality_gap"][method])
-        if "left_out" in one:
+        numbers = dict(analysis["modality_gap"][method])
+        if "left_out" in numbers:
             continue
-        points = {kind: np.array(values) for kind, values in one.pop("points").items()}
-        share, pairs, side = (one.pop(key) for key in ("second_share", "pairs", "side"))
-        found.append(ModalityGap(name, one, points, pairs, share, side))
-    return found
+        points = {kind: np.array(values) for kind, values in numbers.pop("points").items()}
+        share, pairs, side = (numbers.pop(key) for key in ("second_share", "pairs", "side"))
+        entries.append(ModalityGap(name, numbers, points, pairs, share, side))
+    return entries
 
 
 def without_gap(analysis: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    """Say of each method without a modality gap why it has none."""
+    """Return, for each method without a modality gap, a sentence that says why."""
     return [
-        f"{name} has no place here: {analysis['modality_gap'][method]['left_out']}."
+        f"{name} is left out: {analysis['modality_gap'][method]['left_out']}."
         for method, name in names.items()
         if "left_out" in analysis["modality_gap"][method]
     ]
@@ -85,79 +85,79 @@ def duplicates(analysis: Mapping[str, Any], evaluation: Evaluation) -> list[Near
     ]
 
 
-def _same_captions(found: Mapping[str, Any], evaluation: Evaluation) -> NearDuplicates:
+def _same_captions(part: Mapping[str, Any], evaluation: Evaluation) -> NearDuplicates:
     video_of = evaluation.video_of
     examples = []
-    for ids in found["examples"]:
+    for ids in part["examples"]:
         videos = list(dict.fromkeys(video_of[id_] for id_ in ids))
         shown = ", ".join(videos[:_VIDEOS_A_CELL])
         more = len(videos) - _VIDEOS_A_CELL
         videos_cell = f"{shown} and {more} more" if more > 0 else shown
         examples.append((evaluation.captions[ids[0]], str(len(ids)), videos_cell))
-    share = format_share(found["captions"], len(evaluation.caption_ids))
+    share = format_share(part["captions"], len(evaluation.caption_ids))
     return NearDuplicates(
         title="Equal captions of different videos",
-        finding=f"{share} captions, in {found['groups']:,} groups.",
+        finding=f"{share} captions, in {part['groups']:,} groups.",
         meaning=(
-            "Equal but for case, spaces and the final stop. No method can answer all of a group: "
-            "the text is the same and the right video is not."
+            "Equal except for case, spaces and the final full stop. No method can answer a whole "
+            "group: the texts are the same, but their videos differ."
         ),
         header=("Caption", "Captions", "Videos"),
         examples=examples,
     )
 
 
-def _near_videos(found: Mapping[str, Any], evaluation: Evaluation) -> NearDuplicates:
-    share = format_share(found["videos"], len(evaluation.video_ids))
+def _near_videos(part: Mapping[str, Any], evaluation: Evaluation) -> NearDuplicates:
+    share = format_share(part["videos"], len(evaluation.video_ids))
     return NearDuplicates(
         title="Videos with near-identical features",
-        finding=f"{share} videos, in {found['pairs']:,} pairs.",
+        finding=f"{share} videos, in {part['pairs']:,} pairs.",
         meaning=(
             f"Mean cosine of their frozen frame features, frame by frame in order, of at least "
-            f"{found['threshold']:.2f}. The same clip twice, or two clips that this encoder "
+            f"{part['threshold']:.2f}. The same clip twice, or two clips that this encoder "
             "cannot tell apart."
         ),
         header=("Video", "Video", "Cosine"),
         examples=[
             (VideoCell(first), VideoCell(second), f"{cosine:.3f}")
-            for first, second, cosine in found["examples"]
+            for first, second, cosine in part["examples"]
         ],
     )
 
 
-def _false_negatives(found: Mapping[str, Any], evaluation: Evaluation) -> NearDuplicates:
+def _false_negatives(part: Mapping[str, Any], evaluation: Evaluation) -> NearDuplicates:
     num_texts = len(evaluation.caption_ids)
-    points = 100 * found["queries"] / num_texts
-    rate = found["base_rate"]
+    points = 100 * part["queries"] / num_texts
+    rate = part["base_rate"]
     chance = (
         ""
         if rate is None
-        else f" Any other video has such a caption in {100 * rate:.1f} % of cases: where that "
-        "is not small, the encoder cannot tell the captions apart and the list says little."
+        else f" Any other video has such a caption in {100 * rate:.1f} % of cases: if that is not "
+        "small, the encoder cannot tell the captions apart and the list means little."
     )
     video_of = evaluation.video_of
     return NearDuplicates(
         title="Likely false negatives",
         finding=(
-            f"{format_share(found['queries'], num_texts)} texts, out of {found['misses']:,} that "
-            "do not find their own video first."
+            f"{format_share(part['queries'], num_texts)} texts, out of {part['misses']:,} that "
+            "do not rank their own video first."
         ),
         meaning=(
-            "The video found first is another one, with a caption of nearly the same words: "
-            f"cosine of the frozen text features of at least {found['threshold']:.2f}. Were all "
-            f"of them right, R@1 text to video would be {points:.1f} points higher.{chance} "
+            "The video ranked first is another one, with a caption of nearly the same meaning: "
+            f"cosine of the frozen text features of at least {part['threshold']:.2f}. If all of "
+            f"them were right, R@1 text to video would be {points:.1f} points higher.{chance} "
             "Read the list first: an encoder that is blind to a word takes opposites, such as left "
             "and right, for the same."
         ),
         header=("Query", "Its video", "Found first", "Nearest caption of that video", "Cosine"),
         examples=[
             (
-                evaluation.captions[one["query_id"]],
-                VideoCell(video_of[one["query_id"]]),
-                VideoCell(one["video_id"]),
-                evaluation.captions[one["nearest_caption_id"]],
-                f"{one['cosine']:.3f}",
+                evaluation.captions[example["query_id"]],
+                VideoCell(video_of[example["query_id"]]),
+                VideoCell(example["video_id"]),
+                evaluation.captions[example["nearest_caption_id"]],
+                f"{example['cosine']:.3f}",
             )
-            for one in found["examples"]
+            for example in part["examples"]
         ],
     )

@@ -1,4 +1,4 @@
-"""The query browser's data: rows as JSON and thumbnails as CSS, within a budget of bytes."""
+"""Data of the query browser: rows as JSON, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports.content import BrowsedQuery
 from gare_cache.reports.pages.html import script_json
 
-# Of the page as a whole about 10 MB; base64 makes 4 bytes of 3.
+# The whole page has about 10 MB.
 MOST_ROW_BYTES = 3_000_000
 
 
 @dataclass(frozen=True)
 class BrowserData:
-    """What the browser's script reads.
+    """Data of the query browser's script.
 
     Attributes:
         json: safe inside a ``script`` element.
-        num_shown: by direction.
-        num_queries: by direction, those left out included.
+        num_shown: number of shown queries by direction.
+        num_queries: number of all queries by direction.
     """
 
     json: Markup
@@ -46,33 +46,34 @@ def browser_data(
 
     Args:
         queries: all rows.
-        captions: id -> caption, of what v2t queries find.
-        classes: CSS class by video id, of those with a thumbnail.
-        most_bytes: of JSON, half of it for either direction.
+        captions: id -> caption, of the items retrieved by v2t queries.
+        classes: CSS class by id of the videos with a thumbnail.
+        most_bytes: budget of JSON, half of it for each direction.
     """
     rows: dict[str, list[list[object]]] = {}
     totals: dict[str, int] = {}
     for direction in DIRECTIONS:
-        own = worst_first([query for query in queries if query.direction == direction])
-        totals[direction] = len(own)
+        of_direction = worst_first([query for query in queries if query.direction == direction])
+        totals[direction] = len(of_direction)
         rows[direction] = []
         spent = 0
-        for query in own:
+        for query in of_direction:
             row = _row(query, captions, classes)
             spent += len(json.dumps(row)) + 1
             if spent > most_bytes // len(DIRECTIONS):
                 break
             rows[direction].append(row)
-    shown = {direction: len(found) for direction, found in rows.items()}
+    shown = {direction: len(kept) for direction, kept in rows.items()}
     return BrowserData(script_json(rows), shown, totals)
 
 
 def _row(
     query: BrowsedQuery, captions: Mapping[str, str], classes: Mapping[str, str]
 ) -> list[object]:
-    found = [
+    retrieved = [
         [captions[id_] if query.direction == "v2t" else id_, classes.get(id_, ""), int(is_true)]
         for id_, is_true in zip(query.retrieved, query.is_true, strict=True)
     ]
-    own = classes.get(query.video_id, "")
-    return [query.text, query.video_id, own, query.head_rank, query.zero_shot_rank, found]
+    thumbnail = classes.get(query.video_id, "")
+    ranks = (query.head_rank, query.zero_shot_rank)
+    return [query.text, query.video_id, thumbnail, *ranks, retrieved]

@@ -1,4 +1,4 @@
-"""What a report shows, as plain values: the report stage fills it, tables and pages render it."""
+"""Content of a run's report as plain values, rendered by tables and pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ResultRow:
     """One scored method on one split.
 
     Attributes:
-        name: what was scored, as printed.
+        name: of the method, as printed.
         scores: by direction.
     """
 
@@ -28,7 +28,7 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class RetrievedVideo:
-    """A video at some rank for a query."""
+    """A retrieved video with its rank and score."""
 
     video_id: str
     rank: float
@@ -40,7 +40,7 @@ class RetrievedVideo:
 class QueryExample:
     """A caption, the rank of its video (1 is best), and the first videos retrieved for it.
 
-    ``retrieved`` holds the top few in order; the true video is appended where it is not among them.
+    ``retrieved`` holds the top few in order; the true video is appended if it is not among them.
     """
 
     caption: str
@@ -60,36 +60,36 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Hub:
-    """An item that many queries find.
+    """An item that many queries retrieve.
 
     Attributes:
         item_id: its id.
-        text: its caption; empty where the item is a video.
-        own: queries it is true for.
-        at_1: queries that find it first.
-        at_10: queries that find it among their first ten.
+        text: its caption; empty if the item is a video.
+        num_true: number of queries for which it is true.
+        at_1: number of queries that rank it first.
+        at_10: number of queries that rank it among their first ten.
     """
 
     item_id: str
     text: str
-    own: int
+    num_true: int
     at_1: int
     at_10: int
 
 
 @dataclass(frozen=True)
 class Hubness:
-    """How evenly one method spreads what it finds, in one direction.
+    """Hubness of one method in one direction: how evenly it retrieves the items.
 
     Attributes:
         method: its name.
         direction: ``t2v`` or ``v2t``.
-        num_queries: queries.
-        num_items: items in the gallery.
-        skewness: of the counts, at 1 and at 10.
-        never: items that no query finds, at 1 and at 10.
-        counts: (items,) queries that find each item among their first ten.
-        hubs: the items found most.
+        num_queries: number of queries.
+        num_items: number of items in the gallery.
+        skewness: of the k-occurrences, at 1 and at 10.
+        never: number of items that no query retrieves, at 1 and at 10.
+        counts: (G,) number of queries that have each item among their first ten.
+        hubs: the items retrieved most often.
     """
 
     method: str
@@ -111,14 +111,14 @@ class VideoCell:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """What in the test set is nearly the same; ``examples`` are rows of cells.
+    """One kind of near-duplicates in the test set.
 
     Attributes:
         title: of the kind.
-        finding: the counts, one sentence.
-        meaning: how to read it, one sentence.
+        finding: the counts, in a sentence.
+        meaning: how to read them.
         header: column titles of the examples.
-        examples: a short list; a cell is text, or ``VideoCell``.
+        examples: rows of cells; a cell is a string or ``VideoCell``.
     """
 
     title: str
@@ -130,15 +130,15 @@ class NearDuplicates:
 
 @dataclass(frozen=True)
 class ModalityGap:
-    """Where texts and their videos lie under one method.
+    """The modality gap of one method, in numbers and in a plane.
 
     Attributes:
         method: its name.
         numbers: ``evaluation.modality_gap.gap_numbers`` and ``unmatched_cosine``.
         points: ``{"text" | "video" | "shifted": (N, 2)}`` of some pairs.
-        num_pairs: pairs behind the numbers.
-        second_share: share of the variance that the second axis holds.
-        side: what the increment corrects, ``text`` or ``video``.
+        num_pairs: number of pairs behind the numbers.
+        second_share: share of the variance along the second axis.
+        side: the side corrected by the increment, ``text`` or ``video``.
     """
 
     method: str
@@ -151,12 +151,12 @@ class ModalityGap:
 
 @dataclass(frozen=True)
 class IncrementSection:
-    """What the diagnosis of the head's increment says.
+    """Summary of the diagnosis of the head's increment.
 
     Attributes:
-        answers: questions and what the numbers answer; empty where there is no diagnosis.
+        answers: questions with their answers; empty if there is no diagnosis.
         note: what it was measured on, or why there is none.
-        page: path of the diagnosis without its suffix, seen from the report; None without one.
+        page: path of the diagnosis page, relative to the report and without suffix, or None.
     """
 
     answers: Sequence[tuple[str, str]]
@@ -170,12 +170,12 @@ class BrowsedQuery:
 
     Attributes:
         direction: ``t2v`` or ``v2t``.
-        text: the caption; of a video as query its id.
-        video_id: the query's own video.
-        head_rank: None where the query has no features.
-        zero_shot_rank: likewise.
-        retrieved: ids that the head finds first: videos for t2v, captions for v2t.
-        is_true: for each of these whether it answers the query.
+        text: the caption, or the id of the video that is the query.
+        video_id: the query's video.
+        head_rank: None if the query has no features.
+        zero_shot_rank: None if the query has no features.
+        retrieved: ids of the head's top items: videos for t2v, captions for v2t.
+        is_true: for each of these, whether it answers the query.
     """
 
     direction: str
@@ -194,7 +194,7 @@ class NormaliserLedger:
     Attributes:
         header: column titles.
         rows: cells, the raw scores first in each direction.
-        notes: how to read them, one sentence each.
+        notes: explanations, one sentence each.
     """
 
     header: Sequence[str]
@@ -204,31 +204,32 @@ class NormaliserLedger:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """Everything on the page.
+    """Content of a run's report.
 
     Attributes:
         title: heading of the page.
         summary: what was scored and how often, one sentence each.
         facts: (name, value) pairs: protocol, split, encoder, coverage, seed, versions.
         rows: results, the zero-shot baseline first.
-        alternative_rows: the same under the other rule for missing queries; empty where none is.
-        normalisers: the ledger of normalisers; None where none was asked for.
-        differences: sentences that state each paired difference with its interval and test.
-        epochs: training curves, in order; empty where nothing was trained.
+        alternative_rows: the same under the other rule for missing queries; empty if none is.
+        normalisers: the ledger of normalisers; None without normalisers.
+        differences: a sentence per paired difference, with its interval.
+        epochs: training curves, in order; empty if nothing was trained.
         best_epoch: the epoch whose weights were kept.
         similarity: (T, V) cosine of the scored head.
         true_video: (T,) column of each text's video.
         ranks: ``{direction: {method: ranks of the queries with features}}``.
-        best: queries answered best; worst: queries answered worst.
+        best: the best answered queries.
+        worst: the worst answered queries.
         notes: warnings and explanations, one sentence each.
-        hubness: one entry a direction and method.
-        duplicates: kinds of near duplicates.
-        gaps: one entry a method that compares two vectors.
-        without_gap: sentences on the methods that do not.
-        queries: rows of the browser.
-        captions: id -> caption, of what the browser shows.
+        hubness: an entry for each direction and method.
+        duplicates: kinds of near-duplicates.
+        gaps: an entry for each method that compares two vectors.
+        without_gap: a sentence for each method that does not.
+        queries: rows of the query browser.
+        captions: id -> caption, for the query browser.
         pictures: thumbnails by video id.
-        increment: of the head; None where it has none.
+        increment: summary of the diagnosis; None for a head without increment.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The report as Markdown: the page's words and numbers, without its pictures."""
+"""Markdown report of a run: the page's text and numbers, without its pictures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def render_markdown(content: ReportContent) -> str:
     """Render a report as GitHub-flavoured Markdown.
 
     Args:
-        content: everything on the page.
+        content: of the report.
 
     Returns:
-        The document; sections that would be empty are left out.
+        The document; empty sections are left out.
     """
     sections = [
         f"# {escape_markdown(content.title)}\n",
@@ -41,14 +41,14 @@ def render_markdown(content: ReportContent) -> str:
 def epoch_grid(
     epochs: Sequence[Epoch], best_epoch: int
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Lay out the training curves as header and rows of cells.
+    """Return the training curves as header and rows of cells.
 
     Args:
         epochs: training curves, in order.
-        best_epoch: its row's epoch is marked "kept".
+        best_epoch: marked "kept".
 
     Returns:
-        Header and rows, unescaped; a value that an epoch lacks is a dash.
+        Header and rows, unescaped; a missing value is a dash.
     """
     losses = list(dict.fromkeys(name for epoch in epochs for name in epoch.losses))
     metrics = list(dict.fromkeys(name for epoch in epochs for name in epoch.validation))
@@ -89,21 +89,21 @@ def _duplicates(content: ReportContent) -> str:
 
 def _gap(content: ReportContent) -> str:
     grid = _section("Modality gap", *gap_grid(content.gaps))
-    said = gap_sentences(content.gaps, content.without_gap)
-    sentences = [f"\n{escape_markdown(line)}\n" for line in said]
+    lines = gap_sentences(content.gaps, content.without_gap)
+    sentences = [f"\n{escape_markdown(line)}\n" for line in lines]
     return grid + "".join(sentences)
 
 
 def _increment(content: ReportContent) -> str:
     if content.increment is None:
         return ""
-    found = content.increment
+    section = content.increment
     lines = [
         f"* **{escape_markdown(question)}** {escape_markdown(answer)}\n"
-        for question, answer in found.answers
+        for question, answer in section.answers
     ]
-    link = f" [Its anatomy]({found.page}.md)." if found.page else ""
-    return f"## The increment\n\n{''.join(lines)}\n{escape_markdown(found.note)}{link}\n"
+    link = f" [Its anatomy]({section.page}.md)." if section.page else ""
+    return f"## The increment\n\n{''.join(lines)}\n{escape_markdown(section.note)}{link}\n"
 
 
 def _training(content: ReportContent) -> str:

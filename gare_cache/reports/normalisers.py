@@ -1,4 +1,4 @@
-"""The normalisers' ledger as cells and notes, for the terminal and for the page."""
+"""The ledger of normalisers as cells and notes, for terminal and page."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ HEADER = (
 )
 _KINDS = {RAW: "", INDUCTIVE: "I", TRANSDUCTIVE: "X"}
 _HOW_TO_READ = (
-    "Raw scores are the result; the other rows correct them. A difference to raw is paired over "
-    "the same queries, resamples videos, and is not adjusted for the number of rows.",
+    "Raw scores are the result; the other rows correct them. Differences from raw are paired over "
+    "the same queries, with intervals over videos that are not adjusted for the number of rows.",
     "E is the normalisation error, E_v in t2v and E_t in v2t: the mean over the gallery of |how "
     "often an item is retrieved - how often it should be|, 0 is even; it compares scores on the "
     "scale of the logits (not dsl, qbnorm, csls, dual_is, dual_dis).",
 )
 _MEANING = {
-    INDUCTIVE: "I, inductive: knows training items and one query at a time.",
-    TRANSDUCTIVE: "X, transductive: sees all scored queries at once and assumes one text a video, "
-    "or equally many; a search engine cannot do that, and X rows compare with X rows alone.",
+    INDUCTIVE: "I, inductive: uses training items and one query at a time.",
+    TRANSDUCTIVE: "X, transductive: sees all scored queries at once and assumes one text per "
+    "video, or equally many; a search engine cannot do that, so compare X rows only with X rows.",
 }
 
 
 def ledger_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Print the rows, those of a direction together, one string for each of ``HEADER``."""
+    """Return the rows as cells, grouped by direction, one string for each of ``HEADER``."""
     return [
         (
             direction,
@@ -60,32 +60,32 @@ def ledger_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
-def describe_normalisers(found: Mapping[str, Any]) -> list[str]:
-    """Print a ledger for a terminal: its table, then its notes."""
-    table = plain_table(HEADER, ledger_cells(found["rows"]), num_left=3)
-    return [*table, "", *ledger_notes(found)]
+def describe_normalisers(ledger: Mapping[str, Any]) -> list[str]:
+    """Return a ledger as lines for a terminal: its table, then its notes."""
+    table = plain_table(HEADER, ledger_cells(ledger["rows"]), num_left=3)
+    return [*table, "", *ledger_notes(ledger)]
 
 
-def ledger_notes(found: Mapping[str, Any]) -> list[str]:
-    """Say how to read the rows, how parameters were chosen and what to beware of.
+def ledger_notes(ledger: Mapping[str, Any]) -> list[str]:
+    """Return notes on how to read the rows, how parameters were chosen, and cautions.
 
     Args:
-        found: ``rows`` of ``ledger_rows``; ``scale``: logits over raw scores; ``bank``: split and
-            numbers of texts and videos, or None where they are not known; ``texts a video``: the
-            fewest and the most of a video that has one.
+        ledger: ``rows`` of ``ledger_rows``; ``scale``: logits / raw scores; ``bank``: split and
+            numbers of texts and videos, or None if unknown; ``texts a video``: smallest and
+            largest number of texts of a video, among those with texts.
     """
-    rows, bank = found["rows"], found["bank"]
+    rows, bank = ledger["rows"], ledger["bank"]
     kinds = {row["kind"] for row in rows}
     notes = [*_HOW_TO_READ, *(text for kind, text in _MEANING.items() if kind in kinds)]
-    fewest, most = found["texts a video"]
+    fewest, most = ledger["texts a video"]
     if most > 1 and TRANSDUCTIVE in kinds:
         notes.append(
-            f"Here every video has {most} texts: X knows that they are equally many."
+            f"Here every video has {most} texts: X profits from their equal number."
             if fewest == most
-            else f"Here videos have {fewest} to {most} texts: what X assumes does not hold."
+            else f"Here videos have {fewest} to {most} texts: the assumption of X does not hold."
         )
-    if found["scale"] != 1:
-        notes.append(f"Logits are the raw scores times {found['scale']:.4g}.")
+    if ledger["scale"] != 1:
+        notes.append(f"Logits are the raw scores times {ledger['scale']:.4g}.")
     if bank is not None:
         notes.append(
             f"Banks: {bank['texts']:,} texts and {bank['videos']:,} videos of the "
@@ -100,10 +100,10 @@ def ledger_notes(found: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _difference(found: Mapping[str, float] | None) -> str:
-    if found is None:
+def _difference(cell: Mapping[str, float] | None) -> str:
+    if cell is None:
         return ""
-    return f"{found['R@1']:+.1f} ({found['R@1 low']:+.1f} to {found['R@1 high']:+.1f})"
+    return f"{cell['R@1']:+.1f} ({cell['R@1 low']:+.1f} to {cell['R@1 high']:+.1f})"
 
 
 def _choice(title: str, chosen: Mapping[str, Any]) -> str:
@@ -113,5 +113,5 @@ def _choice(title: str, chosen: Mapping[str, Any]) -> str:
         "test had no part in the choice."
         if chosen["split"] != chosen["scored split"]
         else f"{title}: the best of {len(chosen['candidates'])} candidates on the scored split "
-        f"itself, mean R@1 {chosen['score']:.1f}: no result, but a choice."
+        f"itself, mean R@1 {chosen['score']:.1f}: a selection, not a result."
     )

@@ -1,4 +1,4 @@
-"""The report as one HTML file that makes no request: styles, plots and thumbnails lie within it."""
+"""Self-contained HTML report of a run, with embedded styles, plots and thumbnails."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from gare_cache.evaluation.metrics import DIRECTIONS
-from gare_cache.reports import analysis_plots as diagnostic_plots
-from gare_cache.reports import plots, sections, tables
+from gare_cache.reports import analysis_plots, plots, sections, tables
 from gare_cache.reports.browser import browser_data, worst_first
 from gare_cache.reports.content import Hubness, ReportContent, ResultRow, VideoCell
 from gare_cache.reports.markdown import epoch_grid
@@ -25,11 +24,11 @@ def render_html(content: ReportContent) -> str:
     """Render a report as one self-contained HTML page.
 
     Args:
-        content: everything on the page.
+        content: of the report.
 
     Returns:
-        The document; the same content gives the same text. Its content security policy forbids
-        every request and every script but the browser's own.
+        The document; equal content gives equal text. Its content security policy forbids all
+        requests and all scripts except the query browser's.
     """
     header, epoch_rows = epoch_grid(content.epochs, content.best_epoch)
     script = read_script(_ROOM / "browser.js")
@@ -69,7 +68,7 @@ def _groups(rows: Sequence[ResultRow]) -> list[tuple[str, list[tuple[str, ...]]]
 
 
 def _shown_videos(content: ReportContent) -> Iterator[str]:
-    """Name the videos that the page shows, those without JavaScript first."""
+    """Yield the ids of the shown videos, those visible without JavaScript first."""
     for example in (*content.best, *content.worst):
         yield from (video.video_id for video in example.retrieved)
     for hubs in _head_hubs(content):
@@ -128,30 +127,30 @@ def _matrix_caption(content: ReportContent) -> str:
 
 def _hub_plots(content: ReportContent) -> Iterator[Plot]:
     for direction in DIRECTIONS:
-        found = [one for one in content.hubness if one.direction == direction]
-        if found:
+        of_direction = [entry for entry in content.hubness if entry.direction == direction]
+        if of_direction:
             yield Plot(
                 f"Items found, {DIRECTION_TITLES[direction].lower()}",
-                Markup(diagnostic_plots.occurrence_curve(found)),
+                Markup(analysis_plots.occurrence_curve(of_direction)),
             )
 
 
 def _head_hubs(content: ReportContent) -> list[Hubness]:
     """Return the hubs of the last method, the head, in each direction."""
     last = content.hubness[-1].method if content.hubness else None
-    return [one for one in content.hubness if one.method == last]
+    return [entry for entry in content.hubness if entry.method == last]
 
 
 def _gap_plots(content: ReportContent) -> Iterator[Plot]:
     if not content.gaps:
         return
-    limits = diagnostic_plots.common_limits(content.gaps)
+    limits = analysis_plots.common_limits(content.gaps)
     for gap in content.gaps:
         shown = len(next(iter(gap.points.values())))
         some = "all" if shown == gap.num_pairs else f"{shown:,} evenly spaced of"
         yield Plot(
             gap.method.capitalize(),
-            Markup(diagnostic_plots.gap_scatter(gap, limits)),
+            Markup(analysis_plots.gap_scatter(gap, limits)),
             f"Vectors of length 1 of {some} {gap.num_pairs:,} matched pairs; the large marks are "
             f"means. The vertical axis holds {100 * gap.second_share:.1f} % of the variance "
             "around the two means.",

@@ -1,4 +1,4 @@
-"""Plots of training and results, as inline SVG."""
+"""Plots of training and results as inline SVG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gare_cache.reports.pages.grids import DIRECTION_TITLES
 
 DIRECTION_COLOURS = {"t2v": FIRST, "v2t": SECOND}
 ITEMS = {"t2v": "video", "v2t": "caption"}
-# The baseline is hatched, so that the two are told apart without colour.
+# The baseline is hatched, so that the two are distinguishable without colour.
 METHOD_STYLES = ((SECOND, "///"), (FIRST, ""))
 RANK_BOUNDS = (1, 5, 10, 50)
 MAX_VIDEOS_SHOWN = 128
@@ -56,7 +56,7 @@ def validation_curve(epochs: Sequence[Epoch], best_epoch: int) -> str:
 def validation_recalls(epochs: Sequence[Epoch]) -> dict[str, dict[int, float]]:
     """Collect ``{direction: {epoch: R@1}}`` of the directions that were validated.
 
-    An entry of ``Epoch.validation`` counts where its name holds ``R@1`` and ``t2v`` or ``v2t``.
+    An entry of ``Epoch.validation`` counts if its name contains ``R@1`` and ``t2v`` or ``v2t``.
     """
     curves: dict[str, dict[int, float]] = {}
     for epoch in epochs:
@@ -106,15 +106,15 @@ def similarity_matrix(
     true_video: npt.NDArray[np.int64],
     max_videos: int = MAX_VIDEOS_SHOWN,
 ) -> str:
-    """Draw the similarity with the true pairs on the diagonal.
+    """Draw the similarity matrix with the true pairs on the diagonal.
 
     Args:
         similarity: (T, V) scores.
         true_video: (T,) column of each text's video.
-        max_videos: more videos than these are sub-sampled evenly.
+        max_videos: more videos are sub-sampled evenly.
 
     Returns:
-        An SVG element that holds the matrix as a PNG data URI.
+        An SVG element with the matrix as a PNG data URI.
     """
     shown = diagonal_subset(similarity, true_video, max_videos)
     description = f"Similarity of {len(shown)} texts and their videos; true pairs on the diagonal."
@@ -135,7 +135,7 @@ def similarity_matrix(
 def diagonal_subset(
     similarity: npt.NDArray[np.float32], true_video: npt.NDArray[np.int64], max_videos: int
 ) -> npt.NDArray[np.float32]:
-    """Take the first text of each video, in the videos' order, sub-sampled evenly.
+    """Select the first text of each video, in the videos' order, sub-sampled evenly.
 
     Returns:
         (N, N) scores, N at most ``max_videos``; entry (i, i) is a true pair. For texts of videos
@@ -145,24 +145,24 @@ def diagonal_subset(
     if len(videos) > max_videos:
         kept = np.linspace(0, len(videos) - 1, max_videos).round().astype(np.int64)
         videos, texts = videos[kept], texts[kept]
-    return similarity[np.ix_(texts, videos)]
+    return similarity[np.ix_(texts, videos)]  # (N, N)
 
 
 def rank_histogram(
     ranks: Mapping[str, npt.NDArray[np.float64]], num_items: int, direction: str
 ) -> str:
-    """Draw how many queries find their item at which rank, a tie counted at its middle.
+    """Draw the histogram of the queries' ranks; a tie counts as its mean rank.
 
     Args:
         ranks: ``{method: (Q,) expected ranks}``, one or two methods over the same queries.
-        num_items: items in the gallery.
+        num_items: size of the gallery.
         direction: ``"t2v"`` or ``"v2t"``.
 
     Returns:
         An SVG element.
     """
     num_queries = len(next(iter(ranks.values())))
-    binned = {name: _rank_bins(found, num_items) for name, found in ranks.items()}
+    binned = {name: _rank_bins(values, num_items) for name, values in ranks.items()}
     described = "; ".join(
         f"{name}: " + ", ".join(f"{label} {count}" for label, count in zip(*bins, strict=True))
         for name, bins in binned.items()
@@ -210,7 +210,7 @@ def _draw_kept_epoch(axes: Axes, best_epoch: int) -> None:
 
 
 def _mark_kept(axes: Axes, curves: Mapping[str, Mapping[int, float]], best_epoch: int) -> None:
-    """Mark the kept epoch on each curve; the lowest value is written below, the others above."""
+    """Mark the kept epoch on each curve, with the lowest value below and the others above."""
     kept = [
         (curve[best_epoch], DIRECTION_COLOURS[direction])
         for direction, curve in curves.items()
@@ -244,7 +244,7 @@ def _draw_intervals(
 def _rank_bins(
     ranks: npt.NDArray[np.float64], num_items: int
 ) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Count ranks at 1, 2-5, 6-10, 11-50 and beyond; bins past the gallery are left out."""
+    """Count ranks at 1, 2-5, 6-10, 11-50 and beyond; bins beyond the gallery are left out."""
     bounds = [bound for bound in RANK_BOUNDS if bound < num_items] + [num_items]
     counts = np.bincount(np.searchsorted(bounds, ranks), minlength=len(bounds))
     starts = [1, *(bound + 1 for bound in bounds[:-1])]

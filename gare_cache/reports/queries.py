@@ -1,4 +1,4 @@
-"""What evaluate stored of every query -> examples, rank lists and the query browser's rows."""
+"""Per-query results of an evaluation: examples, rank lists and rows of the query browser."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TOP = 5
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The files of ``evaluation/`` that speak of single queries.
+    """Per-query results read from ``evaluation/``.
 
     Attributes:
         ranks: ``{(method, direction): rows of ranks.parquet}``, queries in the manifest's order.
-        retrieved: ``{(method, direction, query id): ids found first}``.
+        retrieved: ``{(method, direction, query id): ids of the top items}``.
         similarity: (T, V) cosines of the head.
         caption_ids: T rows of the similarity.
         video_ids: V columns of the similarity.
@@ -43,7 +43,7 @@ class Evaluation:
     def read(
         cls, folder: Path, analysis: Mapping[str, Any], captions: Mapping[str, str]
     ) -> Evaluation:
-        """Read the folder.
+        """Read the files of an evaluation.
 
         Args:
             folder: of the evaluation.
@@ -76,7 +76,7 @@ class Evaluation:
 
     @property
     def listed_videos(self) -> list[str]:
-        """All videos of the split, those without features included."""
+        """All videos of the split, including those without features."""
         return [row["video_id"] for row in self.ranks[HEAD, "v2t"]]
 
     @property
@@ -116,8 +116,8 @@ def queries(evaluation: Evaluation) -> list[BrowsedQuery]:
         )
         for head, zero_shot in pairs:
             query_id, video_id = head["query_id"], head["video_id"]
-            found = evaluation.retrieved.get((HEAD, direction, query_id), [])[:_TOP]
-            video_found = found if direction == "t2v" else [video_of[id_] for id_ in found]
+            top = evaluation.retrieved.get((HEAD, direction, query_id), [])[:_TOP]
+            top_videos = top if direction == "t2v" else [video_of[id_] for id_ in top]
             rows.append(
                 BrowsedQuery(
                     direction=direction,
@@ -125,15 +125,15 @@ def queries(evaluation: Evaluation) -> list[BrowsedQuery]:
                     video_id=video_id,
                     head_rank=head["rank"],
                     zero_shot_rank=zero_shot["rank"],
-                    retrieved=found,
-                    is_true=[id_ == video_id for id_ in video_found],
+                    retrieved=top,
+                    is_true=[id_ == video_id for id_ in top_videos],
                 )
             )
     return rows
 
 
 def examples(evaluation: Evaluation, count: int) -> tuple[list[QueryExample], list[QueryExample]]:
-    """Return the queries whose video leads by most, and those whose video stands last."""
+    """Return the queries whose video leads by the largest margin, and those ranked worst."""
     similarity, truth = evaluation.similarity, evaluation.true_video
     rows = np.arange(len(truth))
     false = similarity.copy()

@@ -1,4 +1,4 @@
-"""What the page of a run says in words: its head, its results and how they were measured."""
+"""Text of a run's report: its head, its results and how they were measured."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _RULES = {
     "drop": "queries without features left out",
     "count_as_miss": "queries without features counted as misses",
 }
-CAPTION_RULES = {"all": "every caption is a query", "first": "one caption a video, its first"}
+CAPTION_RULES = {"all": "every caption is a query", "first": "one caption per video, its first"}
 _CONVENTIONS = {
-    "best_caption_of_all": "best own caption among the captions of other videos",
+    "best_caption_of_all": "best of its captions among the captions of other videos",
     "best_caption_group": "among the other videos' caption groups",
 }
 
@@ -34,8 +34,8 @@ _CONVENTIONS = {
 def describe_head(settings: dict[str, Any]) -> str:
     """Name a head by its parts and losses: ``linear, transformer, gap module: InfoNCE, L_ib``.
 
-    Of the gap module, what differs from the published one is named: ``gap module (video side, words
-    as context)``.
+    Differences from the published gap module are named: ``gap module (video side, words as
+    context)``.
     """
     head, loss = settings["head"], settings["train"]["loss"]
     parts = [head["projection"]] if head["projection"] != "none" else []
@@ -69,43 +69,43 @@ def _describe_gap(gap: dict[str, Any]) -> str:
 
 
 def result_rows(result: SplitResult, names: Mapping[str, str]) -> list[ResultRow]:
-    """Return a row a method, under the protocol's rule for queries without features."""
+    """Return a row per method, under the protocol's rule for queries without features."""
     mark = f" ({_RULES[result.headline.missing]})" if result.alternative else ""
     return _rows(result.headline, names, mark)
 
 
 def alternative_rows(result: SplitResult, names: Mapping[str, str]) -> list[ResultRow]:
-    """Return the rows under the other rule; none where every query has features."""
+    """Return the rows under the other rule; none if every query has features."""
     other = result.alternative
     return [] if other is None else _rows(other, names, f" ({_RULES[other.missing]})")
 
 
 def normaliser_ledger(result: SplitResult) -> NormaliserLedger | None:
-    """Return the normalisers' rows as cells with their notes."""
-    found = result.normalisers
-    if found is None:
+    """Return the ledger of normalisers as cells and notes."""
+    ledger = result.normalisers
+    if ledger is None:
         return None
-    return NormaliserLedger(HEADER, ledger_cells(found["rows"]), ledger_notes(found))
+    return NormaliserLedger(HEADER, ledger_cells(ledger["rows"]), ledger_notes(ledger))
 
 
 def difference_sentences(result: SplitResult) -> list[str]:
-    """Say by how much the head's R@1 differs from zero shot, a sentence a direction."""
+    """Return a sentence per direction on the head's R@1 against zero shot."""
     return [_difference(d, result.headline.difference[d]) for d in DIRECTIONS]
 
 
 def result_notes(result: SplitResult) -> list[str]:
-    """Say what a reader has to know about these numbers."""
+    """Return caveats about the numbers of a run."""
     notes = ["One training run: the interval covers the choice of test videos, not of the seed."]
     if result.alternative:
         notes.append(
             f"Some queries have no features ({result.coverage}); the headline is with "
-            f"{_RULES[result.headline.missing]}. Both rules are printed; compare with others' "
-            "numbers only under the same one."
+            f"{_RULES[result.headline.missing]}. Both rules are printed; compare with other "
+            "numbers only under the same rule."
         )
     if result.split == "val":
-        notes.append("These are validation figures: the epoch was selected on the same split.")
+        notes.append("These are validation scores: the epoch was selected on the same split.")
     if result.split == "train":
-        notes.append("These are figures on the training split and say nothing about new videos.")
+        notes.append("These are scores on the training split and say nothing about new videos.")
     return notes
 
 
@@ -118,14 +118,14 @@ def run_facts(
     frames: str,
     ledger: str | None,
 ) -> list[tuple[str, str]]:
-    """Return protocol, features, training, versions and machine as names and words.
+    """Return protocol, features, training, versions and machine as (name, value) pairs.
 
     Args:
-        result: what was scored.
+        result: scores of the split.
         record: of the run.
         dataset: name of the data set.
-        encoder: in words.
-        frames: which frames were used, in words.
+        encoder: description of the encoder.
+        frames: description of the frames used.
         ledger: how often test was scored; None on another split.
     """
     versions = record["provenance"]["versions"]

@@ -1,4 +1,4 @@
-"""The scores of a split as lines for a terminal."""
+"""Scores of a split as text for a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gare_cache.reports.normalisers import describe_normalisers
 
 
 def describe_scores(result: SplitResult) -> list[str]:
-    """Print the scores with their coverage, under both rules where something is missing."""
+    """Return the scores as lines, with coverage, under both rules if features are missing."""
     lines = [f"{result.split}: {result.coverage}"]
     for part in filter(None, (result.headline, result.alternative)):
         if result.alternative:

@@ -1,4 +1,4 @@
-"""The report's diagnostics as header and rows of cells, for the page and for Markdown."""
+"""Grids of hubness and modality gap, for the page and for Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gare_cache.reports.pages.grids import DIRECTION_TITLES, Grid, format_number
 
 
 def hubness_grid(hubness: Sequence[Hubness]) -> Grid:
-    """Lay out one row a direction and method."""
+    """Return a row per direction and method."""
     header = (
         "Direction",
         "Method",
@@ -22,20 +22,20 @@ def hubness_grid(hubness: Sequence[Hubness]) -> Grid:
     )
     rows = [
         (
-            DIRECTION_TITLES[one.direction],
-            one.method,
-            *(format_number(value) for value in one.skewness),
-            *(format_share(value, one.num_items) for value in one.never),
-            f"{max(one.counts, default=0):,}",
-            format_number(float(one.counts.mean())),
+            DIRECTION_TITLES[entry.direction],
+            entry.method,
+            *(format_number(value) for value in entry.skewness),
+            *(format_share(value, entry.num_items) for value in entry.never),
+            f"{max(entry.counts, default=0):,}",
+            format_number(float(entry.counts.mean())),
         )
-        for one in hubness
+        for entry in hubness
     ]
     return header, rows
 
 
 def gap_grid(gaps: Sequence[ModalityGap]) -> Grid:
-    """Lay out one row a method, and one for the shifted items where it has a gap module."""
+    """Return a row per method, and one for the shifted items if it has a gap module."""
     header = ("What is compared", "Cosine, matched", "Cosine, unmatched", "Distance of means")
     rows: list[tuple[str, ...]] = []
     for gap in gaps:
@@ -58,9 +58,9 @@ def gap_grid(gaps: Sequence[ModalityGap]) -> Grid:
 
 
 def gap_sentences(gaps: Sequence[ModalityGap], without_gap: Sequence[str] = ()) -> list[str]:
-    """Say what the increment does, where there is one, and which methods are left out."""
+    """Return sentences on the increment of each method, and on the methods left out."""
     other = {"text": "video", "video": "text"}
-    said = [
+    sentences = [
         f"{gap.method}: the increment is {format_signed(gap.numbers['delta_length'])} times as "
         f"long as the {gap.side} vector on average, and its mean cosine with {other[gap.side]} - "
         f"{gap.side} is {format_signed(gap.numbers['delta_cosine'])} "
@@ -68,9 +68,9 @@ def gap_sentences(gaps: Sequence[ModalityGap], without_gap: Sequence[str] = ()) 
         for gap in gaps
         if "delta_length" in gap.numbers
     ]
-    return [*said, *without_gap]
+    return [*sentences, *without_gap]
 
 
 def format_signed(value: float | None) -> str:
-    """Print a cosine or length with two decimals, and a dash where there is none."""
+    """Format a cosine or length with two decimals; a dash for None."""
     return "—" if value is None else format_number(value, 2)

@@ -1,4 +1,4 @@
-"""Result tables: the same cells as Markdown, as LaTeX (booktabs) and for the HTML page."""
+"""Result tables: the same cells as Markdown, LaTeX (booktabs) and HTML."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CAPTION = (
 
 
 def table_cells(row: ResultRow, direction: str) -> tuple[str, ...]:
-    """Print one method in one direction, unescaped.
+    """Return the cells of one method in one direction, unescaped.
 
     Args:
         row: the scored method.
@@ -64,7 +64,7 @@ def table_cells(row: ResultRow, direction: str) -> tuple[str, ...]:
 
 
 def markdown_table(rows: Sequence[ResultRow]) -> str:
-    """Print the results as a Markdown table, text to video first, with its caption below."""
+    """Return the results as a Markdown table, text to video first, with its caption below."""
     cells = [
         (DIRECTION_TITLES[direction], *table_cells(row, direction))
         for direction in DIRECTIONS
@@ -75,7 +75,7 @@ def markdown_table(rows: Sequence[ResultRow]) -> str:
 
 
 def latex_table(rows: Sequence[ResultRow], label: str = "tab:retrieval") -> str:
-    r"""Print the results as a LaTeX ``table*`` that needs ``\usepackage{booktabs}``.
+    r"""Return the results as a LaTeX ``table*`` that needs ``\usepackage{booktabs}``.
 
     Args:
         rows: scored methods.

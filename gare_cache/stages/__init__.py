@@ -1,1 +1,1 @@
-"""The steps of the pipeline: read inputs, call the library, write outputs."""
+"""One module per command: read inputs, call the library, write outputs."""

@@ -1,4 +1,4 @@
-"""Stages of `gare-cache cache`: list, clean, pack and unpack the folders under the root."""
+"""Stages of `gare-cache cache`: list, clean, pack and unpack caches."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _MEGABYTE = 2**20
 
 
 def find_folder(workspace: Workspace, name: str | None) -> Path:
-    """Return a cache folder by its name under the root or its path; None asks ``features.json``.
+    """Return a cache folder by its name or path; None takes that of ``features.json``.
 
     Raises:
-        CacheError: there is no such folder; the message lists those that are there.
+        CacheError: there is no such folder; the message lists the existing ones.
     """
     if name is None and workspace.features.is_file():
         name = json.loads(workspace.features.read_text(encoding="utf-8"))["folder"]
@@ -63,38 +63,38 @@ def list_caches(project: Path) -> Iterator[str]:
 
 
 def collect_garbage(project: Path, outputs: Sequence[Path], *, remove_them: bool) -> Iterator[str]:
-    """Yield what may be removed under the root of caches, and remove it where that is wanted.
+    """List unused caches and leftover files, and remove them if wanted.
 
-    A cache stays when a features.json names it that lies in the project's folder, however deep, or
-    in one of ``outputs``; one that is being written stays, too.
+    A cache is kept if it is named by a features.json below the project's folder or in one of
+    ``outputs``, or if it is being written.
 
     Args:
         project: folder of params.yaml.
         outputs: further folders with a features.json.
-        remove_them: False only tells.
+        remove_them: False only lists them.
 
     Raises:
-        CacheError: a features.json cannot be read, so that nothing can be told safely.
-        EnvironmentFailure: the disk refuses.
+        CacheError: a features.json cannot be read, so that it is unknown which caches are used.
+        EnvironmentFailure: the disk is full or access is denied.
     """
     root = cache_root(project)
-    found = leftovers(root, _named(project, root, outputs))
+    unused = leftovers(root, _named(project, root, outputs))
     freed = 0
-    for path, reason in found:
+    for path, reason in unused:
         size = remove(path) if remove_them else _size(path)
         freed += size
         yield f"{path}  {size / _MEGABYTE:,.1f} MB  {reason}"
-    if remove_them or not found:
+    if remove_them or not unused:
         yield f"{freed / _MEGABYTE:,.1f} MB freed under {root}"
     else:
         yield (
             f"{freed / _MEGABYTE:,.1f} MB would be freed under {root}, nothing was removed; other "
-            "projects may share this root: give --yes to remove all of these"
+            "projects may share this root: give --yes to remove all of the above"
         )
 
 
 def pack_cache(workspace: Workspace, name: str, file: Path) -> None:
-    """Write a cache, named as ``find_folder`` takes it, into one file; see ``folders.pack``."""
+    """Pack a cache, given as for ``find_folder``, into one file; see ``folders.pack``."""
     pack(find_folder(workspace, name), file)
 
 
@@ -115,8 +115,8 @@ def _named(project: Path, root: Path, outputs: Sequence[Path]) -> set[str]:
             named.add(str(json.loads(file.read_text(encoding="utf-8"))["folder"]))
         except (ValueError, KeyError, TypeError, FileNotFoundError) as err:
             raise CacheError(
-                f"{file} does not name a cache folder ({err}); mend or remove it first, so that "
-                "nothing in use is taken for garbage"
+                f"{file} does not name a cache folder ({err}); repair or remove it first, so that "
+                "no cache in use is removed"
             ) from err
     return named
 

@@ -1,4 +1,4 @@
-"""Stage canary: show that head and scoring do not know which text belongs to which video."""
+"""Stage canary: leak tests of a head and of the scoring."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def canary(
     seed: int = 0,
     device: str = "auto",
 ) -> Iterator[str]:
-    """Test a head and the scoring for leaks; yield the table, a line each; write ``canary.json``.
+    """Test a head and the scoring for leaks; yield the table line by line; write ``canary.json``.
 
     Args:
         workspace: the project.
         head: ``trained``, or ``params`` for the head that training starts from.
-        galleries: random galleries a test.
-        seed: of features, permutations and ties.
+        galleries: number of random galleries per test.
+        seed: random seed of features, permutations and ties.
         device: where to score.
 
     Raises:
-        LeakFound: after the last line, where a row fails.
+        LeakFound: after the last line, if a row fails.
         ConfigError: the name of the head is unknown, no head was trained, or the split has fewer
             than two videos with captions.
         FingerprintMismatch: the head belongs to another encoder.

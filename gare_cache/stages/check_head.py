@@ -1,4 +1,4 @@
-"""Stage check-head: a head or aggregator of one's own, checked before anything is trained."""
+"""Stage check-head: check a custom head or aggregator before it is trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GALLERIES = 50
 
 
 class ContractBroken(GareCacheError, ValueError):
-    """A head does not keep to what training and evaluation take for granted."""
+    """A head breaks an assumption of training or evaluation."""
 
 
 def _interaction(name: str, options: Mapping[str, Any], aggregator: str) -> dict[str, Any]:
@@ -61,24 +61,24 @@ def check_head(
     galleries: int = GALLERIES,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Build a part of one's own into a head and check that; yield a table, and what to do.
+    """Build a head with a custom part and check it; yield a table, and how to repair failures.
 
     Args:
         name: import path.
-        folder: of the project: its modules can be imported.
+        folder: the project, whose modules can be imported.
         role: ``head`` (an interaction) or ``aggregator``.
-        options: what the part is built with.
+        options: keyword arguments of the part.
         dim: width D of the features.
-        frames: the most frames F of a video.
-        aggregator: that a head is checked behind; an aggregator is checked under mean pooling.
-        galleries: random galleries of the leak test.
-        seed: of weights, features and draws.
+        frames: the largest number of frames F of a video.
+        aggregator: precedes a custom head; a custom aggregator is followed by mean pooling.
+        galleries: number of random galleries in the leak test.
+        seed: random seed of weights, features and draws.
 
     Raises:
-        ContractBroken: after the last line, where a row fails.
-        LeakFound: likewise, where recall on random features is not chance.
-        ConfigError: the role is unknown, or the name is no import path, or the part cannot
-            be imported or built.
+        ContractBroken: after the last line, if a row fails.
+        LeakFound: likewise, if recall on random features is not at chance.
+        ConfigError: the role is unknown, the name is not an import path, or the part cannot be
+            imported or built.
     """
     if role not in ROLES:
         raise ConfigError(unknown_name("role", role, ROLES))
@@ -100,16 +100,17 @@ def check_head(
     if failed:
         raise ContractBroken(
             f"{role} {name!r} breaks {len(failed)} of {len(rows)} rules, the first: "
-            f"{failed[0].name}: {failed[0].seen}; what to do stands below the table "
+            f"{failed[0].name}: {failed[0].seen}; remedies are listed below the table "
             "(docs/extending.md)"
         )
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Read ``key=value`` texts, the values as YAML.
+    """Parse ``key=value`` strings, with values in YAML.
 
     Raises:
-        ConfigError: a text has no ``=`` or no key, its value is no YAML, or a key stands twice.
+        ConfigError: a string has no ``=`` or no key, its value is not valid YAML, or a key is
+            repeated.
     """
     options: dict[str, Any] = {}
     for text in texts:
@@ -117,11 +118,11 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
         if not key or not equals:
             raise ConfigError(f"--option is {text!r}; write key=value, such as heads=2")
         if key in options:
-            raise ConfigError(f"--option {key} stands twice; give it once")
+            raise ConfigError(f"--option {key} is given twice; give it once")
         try:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError as err:
-            raise ConfigError(f"--option {key}: {value!r} is no YAML value") from err
+            raise ConfigError(f"--option {key}: {value!r} is not valid YAML") from err
     return options
 
 
@@ -133,8 +134,8 @@ def _chance(head: RetrievalHead, galleries: int, seed: int) -> tuple[ContractRow
     hits, expected = (sum(getattr(row, key) or 0 for row in rows) for key in ("hits", "expected"))
     seen = f"{hits:,} hits in {queries:,} queries, {expected:,.1f} by chance"
     remedy = (
-        "the head finds the true video where nothing points to it: it uses the row of text or "
-        "video, or mixes texts into videos of the same row (docs/canary.md)"
+        "the head retrieves the true video without any information: it uses the row of the text or "
+        "video, or mixes texts into the videos of the same rows (docs/canary.md)"
     )
     return ContractRow(name, leak is None, seen, "" if leak is None else remedy), leak
 

@@ -1,4 +1,4 @@
-"""Draw the demo data set, with progress."""
+"""Draw the videos of the demo data set, showing progress."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gare_cache.project.progress import progress, say
 
 
 def draw_demo(folder: Path, *, num_train: int, num_val: int, num_test: int, seed: int) -> Path:
-    """Draw what is missing of the demo data set and return its annotation file."""
+    """Draw the missing videos of the demo data set and return its annotation file."""
     with ExitStack() as stack:
         shown = 0
         advance = None

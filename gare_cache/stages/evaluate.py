@@ -1,4 +1,4 @@
-"""Stage evaluate: head + cached split -> metrics, ranks, retrieved items and their analysis."""
+"""Stage evaluate: score a trained head on a split; write metrics, ranks, top items, analysis."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ _SHORT = ("R@1", "R@5", "R@10", "MdR")
 def evaluate(
     workspace: Workspace, *, device: str = "auto", load: SplitLoader | None = None
 ) -> dict[str, Any]:
-    """Score the trained head, and zero-shot mean pooling beside it.
+    """Score the trained head and, for comparison, zero-shot mean pooling.
 
-    Writes into ``evaluation/``: ``metrics.json``; ``ranks.parquet``, one row a method, direction
-    and listed query, the head after each normaliser being a method; ``retrieved.parquet``, the
-    first ten items of each query before normalisers; ``similarity.npy``, (T, V) cosines of the
-    head; ``analysis.json``; ``scores.json``, the few that DVC shows of a run. A scoring of the
-    test split is entered in the ledger first.
+    Writes into ``evaluation/``: ``metrics.json``; ``ranks.parquet``, one row per method, direction
+    and listed query, where the head followed by a normaliser is a method; ``retrieved.parquet``,
+    the top ten items of each query before normalisers; ``similarity.npy``, (T, V) cosines of the
+    head; ``analysis.json``; ``scores.json``, the few scores that DVC shows. A scoring of the test
+    split is entered in the ledger first.
 
     Args:
         workspace: the project.
         device: where to score.
-        load: in place of ``load_split``, one that keeps what it loaded for the next scoring.
+        load: replaces ``load_split``, for example by one that keeps loaded splits in memory.
 
     Returns:
         The content of ``metrics.json``.
@@ -105,7 +105,7 @@ def evaluate(
             ),
         )
         normalisers["own"] = own_digests(settings.normalisers)
-        ranks |= {normalised_method(title): found for title, found in normalised.items()}
+        ranks |= {normalised_method(title): by_title for title, by_title in normalised.items()}
     result = SplitResult(
         run_key=checkpoint.record["run_key"],
         manifest=manifest.digest(),
@@ -139,7 +139,7 @@ def _short_scores(result: SplitResult, checkpoint: Checkpoint) -> dict[str, Any]
 
 
 def enter_in_ledger(workspace: Workspace, checkpoint: Checkpoint) -> None:
-    """Enter a scoring of the test split by the trained head."""
+    """Record in the ledger that the trained head is scored on test."""
     settings = workspace.params.evaluate
     fields = {"captions", "v2t_convention", "missing"}
     if settings.normalisers:
@@ -155,7 +155,7 @@ def enter_in_ledger(workspace: Workspace, checkpoint: Checkpoint) -> None:
 
 
 def ledger_count(workspace: Workspace) -> ledger.LedgerCount:
-    """Count how often the trained head, and how often any, was scored on test."""
+    """Count how often the trained head, and how often any head, was scored on test."""
     return ledger.count(
         ledger.read(workspace.ledger),
         checkpoint=file_digest(workspace.run / "head.safetensors"),

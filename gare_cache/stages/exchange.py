@@ -1,4 +1,4 @@
-"""Stages import-features and export-features: features of others in, ours out."""
+"""Stages import-features and export-features: exchange features with other programs."""
 
 from __future__ import annotations
 
@@ -39,19 +39,18 @@ def import_features(
     logit_scale: float | None = None,
     ignore_unknown: bool = False,
 ) -> dict[str, Any]:
-    """Make a cache of features that were encoded elsewhere, then write ``features.json``.
+    """Create a cache from features that were encoded elsewhere, then write ``features.json``.
 
-    The files are streamed unit by unit; a run that was stopped continues behind its last unit, and
-    one that has nothing to do changes nothing. The folder is named after the files' content.
+    The files are streamed unit by unit; an interrupted import continues after its last unit, and a
+    finished one changes nothing. The folder is named after a digest of the files' content.
 
     Args:
-        workspace: the project; its manifest says which ids there are.
+        workspace: the project, whose manifest lists the known ids.
         paths: HDF5 files, npz archives or folders of npy files (docs/features.md).
-        encoder_id: name of the encoder; None takes the identity that an exported file carries.
-        max_frames: frames F of a row; None is what the longest video needs.
-        logit_scale: logarithm of the scale that heads start from; None takes the file's, or
-            log 100.
-        ignore_unknown: leave out ids that the manifest does not know, instead of an error.
+        encoder_id: name of the encoder; None takes the identity stored in an exported file.
+        max_frames: frames F of a row; None takes those of the longest video.
+        logit_scale: logarithm of the initial scale of heads; None takes the file's, or log 100.
+        ignore_unknown: skip ids that are not in the manifest instead of raising an error.
 
     Returns:
         The content of ``features.json``.
@@ -60,7 +59,7 @@ def import_features(
         FeatureFileError: a file is faulty, its ids are not the manifest's, or none of its videos
             or captions can be used.
         ConfigError: the encoder is not named, or a flag does not fit the files.
-        CacheError: another process writes the cache.
+        CacheError: another process is writing the cache.
     """
     manifest = read_manifest(workspace.manifest)
     listed = _listed(manifest)
@@ -99,11 +98,11 @@ def import_features(
 
 
 def export(workspace: Workspace, path: Path, splits: Sequence[str] = ()) -> Path:
-    """Write the features that ``features.json`` names to an HDF5 file that the import reads.
+    """Write the features named by ``features.json`` to an HDF5 file that can be imported.
 
     Args:
         workspace: the project.
-        path: the file to make.
+        path: the file to create.
         splits: which splits; empty means all.
 
     Raises:
@@ -141,7 +140,7 @@ def export(workspace: Workspace, path: Path, splits: Sequence[str] = ()) -> Path
 
 
 def _listed(manifest: Manifest) -> dict[Kind, dict[str, dict[str, Any]]]:
-    """Return the manifest's rows by kind and id; no video is bound to a file of its own."""
+    """Return the manifest's rows by kind and id, without the paths of video files."""
     no_file = {"path": None, "size_bytes": None, "mtime_ns": None}
     return {
         "video": {row["video_id"]: {**row, **no_file} for row in manifest.videos.to_pylist()},
@@ -170,7 +169,7 @@ def _import_kind(
     with progress(f"import {kind} features", len(rows), done=len(rows) - left) as advance:
         for unit in pending:
             started = time.perf_counter()
-            found = import_unit(
+            imported = import_unit(
                 writer.layout,
                 kind,
                 unit.rows,
@@ -178,8 +177,8 @@ def _import_kind(
                 on_items=advance,
             )
             seconds = {"read": time.perf_counter() - started}
-            writer.commit(unit, found.values, found.outcomes, thumbnails={}, seconds=seconds)
-            largest = max(largest, found.relative_error)
+            writer.commit(unit, imported.values, imported.outcomes, thumbnails={}, seconds=seconds)
+            largest = max(largest, imported.relative_error)
     if left:
         dtypes = sorted(frozenset().union(*(table.dtypes for table in tables)))
         say(

@@ -1,4 +1,4 @@
-"""Stage extract: manifest -> feature cache, unit by unit, resumable."""
+"""Stage extract: encode the videos and captions of the manifest into a resumable feature cache."""
 
 from __future__ import annotations
 
@@ -41,28 +41,29 @@ def extract(
     retry_failed: bool = False,
     max_failures: int | None = None,
 ) -> dict[str, Any] | None:
-    """Encode what the cache lacks of the manifest, then write ``features.json``.
+    """Encode the manifest's items that the cache lacks, then write ``features.json``.
 
     Args:
         workspace: the project.
         device: where the encoder runs.
-        threads: torch's threads; 0 keeps torch's choice.
-        workers: processes that decode; 0 takes one a processor, at most 16.
-        shard: encode this part's units alone, beside other shards, and write no features.json.
-        finalise: encode nothing; refuse where something is left.
-        retry_failed: try the videos again that failed in earlier runs.
+        threads: number of torch threads; 0 keeps torch's default.
+        workers: number of decoding processes; 0 takes one per processor, at most 16.
+        shard: encode only the units of this shard, in parallel with others, and write no
+            features.json.
+        finalise: encode nothing; raise an error if units are left.
+        retry_failed: retry the videos that failed in earlier runs.
         max_failures: stop once more videos than this have failed in this run; None never stops.
 
     Returns:
         The content of ``features.json``; None for a shard.
 
     Raises:
-        ConfigError: no encoder is set, the manifest has no video file, or ``finalise`` stands
-            beside a flag that is about encoding.
+        ConfigError: no encoder is set, the manifest has no video file, or ``finalise`` is combined
+            with a flag for encoding.
         DecodeError: more videos failed than ``extract.max_failed_percent`` or ``max_failures``
             allows; everything that could be encoded is kept.
-        CacheError: another process writes the cache, it is damaged, or units are left.
-        EnvironmentFailure: the disk refuses; finished units are kept.
+        CacheError: another process is writing the cache, it is damaged, or units are left.
+        EnvironmentFailure: the disk is full or access is denied; finished units are kept.
     """
     if finalise and (shard or retry_failed):
         raise ConfigError("--finalise encodes nothing; leave out --shard and --retry-failed")
@@ -114,8 +115,8 @@ def _stop_after(max_failures: int) -> Callable[[UnitRecord], None]:
         if len(reasons) > max_failures:
             raise DecodeError(
                 f"{len(reasons)} videos failed in this run and --max-failures is {max_failures} "
-                f"({'; '.join(reasons[:_REASONS_SHOWN])}). Finished units are kept: mend the files "
-                "and run with --retry-failed"
+                f"({'; '.join(reasons[:_REASONS_SHOWN])}). Finished units are kept: repair the "
+                "files and run with --retry-failed"
             )
 
     return count
@@ -156,7 +157,7 @@ def _check_failures(workspace: Workspace, listed: int, failed: dict[str, str]) -
     if 100 * len(failed) > workspace.params.extract.max_failed_percent * listed:
         raise DecodeError(
             f"{summary}; extract.max_failed_percent is "
-            f"{workspace.params.extract.max_failed_percent:g}. What could be encoded is kept: mend "
-            "the files and run with --retry-failed, or raise the limit and run again"
+            f"{workspace.params.extract.max_failed_percent:g}. What could be encoded is kept: "
+            "repair the files and run with --retry-failed, or raise the limit and run again"
         )
     say(f"warning: {summary}; they are masked, and counted in every coverage")

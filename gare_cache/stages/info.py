@@ -1,4 +1,4 @@
-"""What is in the cache, for people."""
+"""Stage info: describe the content, size and timing of the current cache."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SIDES = {
     "encode": "encoding",
     "write": "writing",
 }
-# Below this share of waiting, more decoding processes would not make an extraction faster.
+# If the encoder waits less than this share, more decoding processes would not help.
 _MUCH_WAITING = 0.1
 
 
 def describe(workspace: Workspace) -> Iterator[tuple[str, str]]:
-    """Yield (name, value) lines about the extraction that ``features.json`` names.
+    """Yield (name, value) lines about the extraction named by ``features.json``.
 
     Raises:
         CacheError: nothing was extracted.
@@ -92,7 +92,7 @@ def _times(cache: FeatureCache, kind: Kind) -> Iterator[tuple[str, str]]:
     for side, spent in sorted(seconds.items()):
         yield f"{kind} {side}", f"{spent:.1f} s {_SIDES.get(side, '')}".strip()
     if kind == "video" and {"wait", "encode"} <= seconds.keys():
-        # Writing runs beside both; the encoder either works or waits for the decoders.
+        # Writing overlaps with both; the encoder either works or waits for the decoders.
         share = seconds["wait"] / max(seconds["wait"] + seconds["encode"], 1e-9)
         limit = "decoding" if share > 0.5 else "encoding"
         hint = "; more decoding processes may help" if share > _MUCH_WAITING else ""

@@ -1,4 +1,4 @@
-"""Stage init: a preset -> the files of a new project."""
+"""Stage init: write the files of a new project from a preset."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def init(folder: Path, *, preset: str, encoder: str | None = None) -> list[Path]
     """Write ``params.yaml``, ``dvc.yaml``, ``.gitignore``, ``README.md`` and studies into a folder.
 
     Args:
-        folder: made where it does not exist; other files in it stay as they are.
-        preset: the settings to start from.
-        encoder: an open_clip model in place of the preset's.
+        folder: created if missing; other files in it are left alone.
+        preset: the initial settings.
+        encoder: an open_clip model that replaces the preset's.
 
     Returns:
-        The files.
+        The written files.
 
     Raises:
-        ConfigError: an unknown preset or encoder, or one of the files exists; nothing is written.
+        ConfigError: the preset or encoder is unknown, or a file exists; nothing is written.
     """
     texts = {folder / name: text for name, text in project_files(preset, encoder=encoder).items()}
     existing = dict.fromkeys(path.relative_to(folder).parts[0] for path in texts if path.exists())

@@ -1,4 +1,4 @@
-"""Stage prepare: annotations + video folders -> manifest."""
+"""Stage prepare: write the manifest from annotations and video folders."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _lines(workspace: Workspace, summary: dict[str, Any]) -> Iterator[str]:
             yield f"    {counts['repeated_captions']:,} repeat a sentence of the same video"
         if counts["shared_sentences"]:
             yield (
-                f"    {counts['captions_with_shared_sentence']:,} have a sentence that stands for "
+                f"    {counts['captions_with_shared_sentence']:,} have a sentence that describes "
                 f"several videos ({counts['shared_sentences']:,} such sentences)"
             )
     if settings.captions == PARAGRAPH:
@@ -70,7 +70,7 @@ def _lines(workspace: Workspace, summary: dict[str, Any]) -> Iterator[str]:
         else:
             yield (
                 "warning: dataset.captions: paragraph joins nothing, every video has one sentence "
-                "(rows with start and end are videos of their own)"
+                "(rows with start and end are separate videos)"
             )
     yield from summary["notes"]
     missing = summary["missing"]

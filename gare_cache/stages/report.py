@@ -1,4 +1,4 @@
-"""Stage report: what evaluate and train wrote -> Markdown, LaTeX and one HTML page."""
+"""Stage report: write the results of train and evaluate as HTML, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from gare_cache.stages.evaluate import ledger_count
 def report(workspace: Workspace) -> str:
     """Write ``report/{report.html, report.md, table.md, table.tex}``.
 
-    Scores nothing anew. How often test was scored is read from the ledger at the time of writing.
+    Nothing is scored again. The ledger tells how often test was scored so far.
 
     Returns:
         The results as a Markdown table.
@@ -106,7 +106,7 @@ def report(workspace: Workspace) -> str:
 
 
 def score_lines(workspace: Workspace) -> list[str]:
-    """Return what ``evaluate`` wrote as lines for a terminal.
+    """Return the results of ``evaluate`` as lines for a terminal.
 
     Raises:
         ConfigError: nothing was evaluated, or by an older version.
@@ -128,7 +128,7 @@ def _read_result(path: Path) -> SplitResult:
         return SplitResult.from_json(_read_json(path, "evaluate"))
     except KeyError as err:
         raise ConfigError(
-            f"{path} lacks {err.args[0]!r}: another version of gare-cache wrote it; run "
+            f"{path} lacks {err.args[0]!r}: it was written by another version of gare-cache; run "
             "`gare-cache evaluate` again"
         ) from err
 

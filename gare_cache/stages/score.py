@@ -1,4 +1,4 @@
-"""Stage score: a similarity matrix saved by any program -> metrics in both directions."""
+"""Stage score: retrieval metrics of a similarity matrix saved by any program."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def score(
 
     Args:
         file: npy of floats or integers, texts are rows, higher is better.
-        video_of_text: each text's video, as a column index or, with ``video_ids``, an id; None
-            where the diagonal is true.
+        video_of_text: each text's video, as a column index or, with ``video_ids``, an id; None if
+            the diagonal is true.
         video_ids: ids of the columns.
         transposed: rows are videos.
         v2t_convention: one of ``V2T_CONVENTIONS``.
         json_file: where to write the figures, unrounded.
-        normalisers: as ``NAME[:param=value,...]``; each is a row of the ledger. One of the user's
-            own is imported from the working directory.
-        scale: logits = scale x values, of the matrix and the banks; None where they are logits.
-        banks: by the names of ``BANKS``, npy files.
+        normalisers: as ``NAME[:param=value,...]``; each is a row of the ledger. A custom one is
+            imported from the working directory.
+        scale: logits = scale x values, of the matrix and the banks; None if they are logits.
+        banks: npy files by the names in ``BANKS``.
 
     Returns:
         The table and notes, as lines.
@@ -79,11 +79,11 @@ def score(
     Raises:
         SimilarityFileError: a file cannot be read, or does not fit the matrix.
         NonFiniteScores: NaN or infinity.
-        ConfigError: a normaliser, a parameter or a combination of options is not possible.
+        ConfigError: a normaliser, a parameter or a combination of options is invalid.
     """
     if normalisers:
         use_project(Path.cwd())
-    asked = [read_normaliser(one) for one in normalisers]
+    asked = [read_normaliser(text) for text in normalisers]
     require_options(asked, scale=scale, banks=banks or {})
     saved = read_similarity(file)
     similarity = as_scores(saved)
@@ -140,7 +140,7 @@ def score(
         )
     notes = _notes(saved.dtype, scores, similarity.shape[1] - len(with_text))
     if json_file is not None:
-        result = {
+        content = {
             "file": file.name,
             "num_texts": similarity.shape[0],
             "num_videos": similarity.shape[1],
@@ -149,10 +149,10 @@ def score(
             "resamples": _RESAMPLES,
             "notes": notes,
             "RSum": sum_of_recalls(scores),
-            **{d: found.to_json() for d, found in scores.items()},
+            **{direction: result.to_json() for direction, result in scores.items()},
             **({} if ledger is None else {"normalisers": ledger}),
         }
-        write_json(json_file, result)
+        write_json(json_file, content)
     corrected = [] if ledger is None else ["", *describe_normalisers(ledger)]
     return [*_table(scores), "", *_captions(scores, v2t_convention), *notes, *corrected]
 
@@ -187,8 +187,8 @@ def _notes(
         )
     if num_without_text:
         notes.append(
-            f"Note: {num_without_text:,} videos have no text: they are searched among in text to "
-            "video and are no query in video to text."
+            f"Note: {num_without_text:,} videos have no text: they are candidates in text to video "
+            "but not queries in video to text."
         )
     return notes
 
@@ -198,12 +198,12 @@ def _table(scores: dict[str, DirectionResult]) -> list[str]:
     rows = [
         (
             DIRECTION_TITLES[direction],
-            format_number(found.metrics["R@1"]),
-            f"{format_number(found.low)} to {format_number(found.high)}",
-            *(format_number(found.metrics[name]) for name in (*RECALLS[1:], "MdR", "MnR")),
-            *(f"{count:,}" for count in (found.queries, found.items, found.tied)),
+            format_number(result.metrics["R@1"]),
+            f"{format_number(result.low)} to {format_number(result.high)}",
+            *(format_number(result.metrics[name]) for name in (*RECALLS[1:], "MdR", "MnR")),
+            *(f"{count:,}" for count in (result.queries, result.items, result.tied)),
         )
-        for direction, found in scores.items()
+        for direction, result in scores.items()
     ]
     return plain_table(header, rows)
 

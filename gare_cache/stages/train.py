@@ -1,4 +1,4 @@
-"""Stage train: cached features -> trained head."""
+"""Stage train: train a head on cached features."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def train(
 ) -> dict[str, Any]:
     """Train a head and write ``run/{head.safetensors, train_log.jsonl, record.json}``.
 
-    ``learning_curve.csv`` beside them is the log's part that DVC draws.
+    ``learning_curve.csv`` beside them is the part of the log that DVC plots.
 
-    Its state after each epoch is kept in a folder of ``workspace.state`` that belongs to this run
-    key, device, machine and these versions; a run that was stopped continues there. Where torchrun
-    has started several processes they train one head together, and the first writes and prints
+    The state after each epoch is kept in a folder of ``workspace.state`` specific to this run key,
+    device, machine and versions; an interrupted run resumes from it. Several processes started by
+    torchrun train one head together, and the first one writes and prints
     (``gare_cache.training.distributed``).
 
     Args:
         workspace: the project.
-        device: where to train; of several processes ``auto`` and ``cuda`` give each its own.
-        load: in place of ``load_split``, one that keeps what it loaded for the next training.
+        device: where to train; with several processes, ``auto`` and ``cuda`` give each its own GPU.
+        load: replaces ``load_split``, for example by one that keeps loaded splits in memory.
 
     Returns:
         The content of ``record.json``.
 
     Raises:
         ConfigError: settings do not fit the data.
-        CacheError: the features are missing or changed.
+        CacheError: the features are missing or have changed.
     """
     target = resolve_device(own_device(device))
     gather = workspace.params.train.reference_gather

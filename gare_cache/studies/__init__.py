@@ -1,1 +1,1 @@
-"""Studies: a file that says which runs to compare -> variants, plan, tables, statistics."""
+"""Studies: run and compare the variants of a head that a study file lists."""

@@ -1,4 +1,4 @@
-"""How long a variant's training takes, from a few batches of it."""
+"""Estimate of a variant's training time from a few timed batches."""
 
 from __future__ import annotations
 
@@ -27,39 +27,38 @@ from gare_cache.training.setup import set_up_training
 _BATCHES = 5
 
 
-class _Enough(Exception):
-    """The trial has seen its batches."""
+class _TrialDone(Exception):
+    """Raised once a trial has timed its batches."""
 
 
 def trial_seconds(tasks: Iterable[RunTask]) -> dict[str, float]:
-    """Train a few batches of each run and scale their time up to the whole training.
+    """Time a few batches of each run and extrapolate to its whole training.
 
-    seconds = epochs (batches x median of a batch's time + one validation). Nothing is kept. A run
-    that fails in its first batches has no entry; it fails again, with its reason, when its turn
-    comes.
+    seconds = epochs (batches x median time of a batch + one validation). Nothing is written. A run
+    that fails in its first batches has no entry; the actual run will fail and record the reason.
 
     Args:
-        tasks: one a variant.
+        tasks: one per variant.
 
     Returns:
-        Seconds by variant, of one run alone on this machine.
+        Seconds by variant, for a single run on this machine.
 
     Raises:
         EnvironmentFailure, OSError: the machine failed.
     """
     kept = KeptSplits()
     threads = torch.get_num_threads()
-    found = {}
+    seconds = {}
     for task in tasks:
         torch.set_num_threads(threads)
         try:
-            found[task.variant] = _trial(task, kept)
+            seconds[task.variant] = _trial(task, kept)
         except (OSError, EnvironmentFailure):
             raise
-        except Exception:  # of whatever kind: it is the run's, and its row will say it
+        except Exception:  # the run itself will fail and record the reason
             continue
     torch.set_num_threads(threads)
-    return found
+    return seconds
 
 
 def _trial(task: RunTask, kept: KeptSplits) -> float:
@@ -70,7 +69,7 @@ def _trial(task: RunTask, kept: KeptSplits) -> float:
     def note_time() -> None:
         times.append(time.perf_counter())
         if len(times) > _BATCHES:
-            raise _Enough
+            raise _TrialDone
 
     with tempfile.TemporaryDirectory(prefix="gare-cache-trial-") as folder:
         space = Workspace(task.project, task.params, Path(folder), inputs=task.inputs)
@@ -86,7 +85,7 @@ def _trial(task: RunTask, kept: KeptSplits) -> float:
         steps = num_batches(len(setup.train_split.text), settings.batch_size)
         epochs = settings.epochs
         times.append(time.perf_counter())
-        with suppress(_Enough):
+        with suppress(_TrialDone):
             train_head(
                 setup,
                 settings,

@@ -1,4 +1,4 @@
-"""A study and its base settings -> variants, each with checked settings."""
+"""Expansion of a study: the product of its axes as variants with checked settings."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from gare_cache.evaluation.normalisers.registry import RAW, NormaliserChoice, re
 from gare_cache.studies.setting_keys import overlap, setting_text, with_changes
 from gare_cache.studies.study import AxisValue, Study
 
-# Settings that decide how ranks are counted; one table has one way.
+# Settings that decide how ranks are counted; they must be the same for all rows of a table.
 PROTOCOL = ("captions", "v2t_convention", "missing")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of a study.
+    """A variant: one combination of axis values, and one row of the study's table.
 
     Attributes:
-        name: of its axes' values, joined.
+        name: the labels of its axis values, joined.
         axis_values: axis -> name of its value.
-        changes: dotted setting -> value, without those that all variants share.
-        params: its settings; the seed is still the base's.
+        changes: dotted setting -> value, without the changes shared by all variants.
+        params: its settings, still with the seed of the base.
     """
 
     name: str
@@ -34,22 +34,22 @@ class Variant:
     params: Params
 
     def with_seed(self, seed: int) -> Params:
-        """Return the settings of one run."""
+        """Return the settings of the run with this seed."""
         train = self.params.train.model_copy(update={"seed": seed})
         return self.params.model_copy(update={"train": train})
 
 
 def expand(study: Study, base: Mapping[str, Any]) -> tuple[Variant, ...]:
-    """Return the product of a study's axes on its base settings, the last axis fastest.
+    """Return all variants of a study: the product of its axes, the last axis fastest.
 
     Args:
         study: the study.
         base: content of its params file.
 
     Raises:
-        ConfigError: there is no axis, two axes change one setting, two variants have the same
-            settings or protocols that differ, the reference or a published row is no variant, or
-            a variant's settings are faulty.
+        ConfigError: there is no axis, two axes change the same setting, two variants have equal
+            settings or different protocols, the reference or a published row is not a variant, or
+            a variant's settings are invalid.
     """
     if not study.axes:
         raise ConfigError("axes is empty, so there is no variant; give at least one axis")
@@ -76,7 +76,7 @@ def expand(study: Study, base: Mapping[str, Any]) -> tuple[Variant, ...]:
 
 
 def row_normaliser(params: Params) -> NormaliserChoice | None:
-    """Return the normaliser after which a row is scored; None for raw scores.
+    """Return the normaliser applied before a row is scored; None for raw scores.
 
     Raises:
         ConfigError: there is more than one.
@@ -124,7 +124,7 @@ def _refuse_equal_settings(variants: tuple[Variant, ...]) -> None:
         if settings in first:
             raise ConfigError(
                 f"variants {first[settings]!r} and {variant.name!r} have the same settings for "
-                "training and evaluation; one of them is no row of its own"
+                "training and evaluation; remove one of them"
             )
         first[settings] = variant.name
     names = [variant.name for variant in variants]
@@ -141,5 +141,5 @@ def _require_one_protocol(variants: tuple[Variant, ...]) -> None:
             if value != other:
                 raise ConfigError(
                     f"evaluate.{key} is {value!r} for {variant.name!r} and {other!r} for "
-                    f"{variants[0].name!r}; rows that are scored in two ways make no table"
+                    f"{variants[0].name!r}; rows scored in different ways cannot be compared"
                 )

@@ -1,4 +1,4 @@
-"""The features that a study's variants need: where they lie, whether they are whole."""
+"""Features of a study's variants: their location, their completeness, their extraction."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _SAMPLING = {
 
 @dataclass(frozen=True)
 class VariantFeatures:
-    """Manifest and features that some variants share.
+    """Manifest and features shared by some variants.
 
     Attributes:
         inputs: folder of the manifest and of features.json.
-        listed: digests of what is listed, by split.
+        listed: digests of the listed videos and captions, by split.
         features: content of features.json.
     """
 
@@ -51,21 +51,22 @@ class VariantFeatures:
 
 
 def inputs_folder(project: Path, outputs: Path, params: Params) -> Path:
-    """Return where a variant's manifest and features.json lie.
+    """Return the folder of a variant's manifest and features.json.
 
-    Settings whose data set, encoder and extraction are those of the project's params.yaml use the
-    project's outputs; others have a folder of their own under ``.gare/features/``.
+    Variants with the data set, encoder and extraction of the project's params.yaml use the
+    project's outputs; others have a separate folder under ``.gare/features/``.
 
     Args:
-        project: its folder.
+        project: folder of the project.
         outputs: its folder of outputs.
         params: settings of the variant.
     """
-    own = project / "params.yaml"
+    project_params = project / "params.yaml"
     sections = params.model_dump(include=set(_SECTIONS))
-    if own.is_file():
-        values = yaml.safe_load(own.read_text(encoding="utf-8"))
-        if parse_params(values, where=str(own)).model_dump(include=set(_SECTIONS)) == sections:
+    if project_params.is_file():
+        values = yaml.safe_load(project_params.read_text(encoding="utf-8"))
+        of_project = parse_params(values, where=str(project_params))
+        if of_project.model_dump(include=set(_SECTIONS)) == sections:
             return outputs
     return project / ".gare" / "features" / canonical_digest(sections)[:12]
 
@@ -73,12 +74,12 @@ def inputs_folder(project: Path, outputs: Path, params: Params) -> Path:
 def open_all_features(
     spaces: Iterable[tuple[str, Workspace]], *, study_file: Path, make: bool, device: str
 ) -> dict[Path, VariantFeatures]:
-    """Open the features of all variants, and make what is missing where that is wanted.
+    """Open the features of all variants, and extract missing ones if wanted.
 
     Args:
         spaces: name and workspace of every variant, with ``inputs`` set.
         study_file: for the message.
-        make: run prepare and extract where features are missing or incomplete.
+        make: run prepare and extract if features are missing or incomplete.
         device: where the encoder runs.
 
     Returns:
@@ -87,13 +88,13 @@ def open_all_features(
     Raises:
         CacheError: features are missing, incomplete or of other settings, and ``make`` is False.
     """
-    found: dict[Path, VariantFeatures] = {}
+    opened: dict[Path, VariantFeatures] = {}
     for name, space in spaces:
         inputs = space.inputs or space.outputs
-        if inputs in found:
+        if inputs in opened:
             continue
         try:
-            found[inputs] = _open(space, inputs)
+            opened[inputs] = _open(space, inputs)
         except GareCacheError as err:
             if not make:
                 raise CacheError(_explain(name, space, study_file, err)) from err
@@ -101,8 +102,8 @@ def open_all_features(
             of_inputs = Workspace(space.project, space.params, inputs)
             prepare(of_inputs)
             extract(of_inputs, device=device)
-            found[inputs] = _open(space, inputs)
-    return found
+            opened[inputs] = _open(space, inputs)
+    return opened
 
 
 def _open(space: Workspace, inputs: Path) -> VariantFeatures:
@@ -115,7 +116,7 @@ def _open(space: Workspace, inputs: Path) -> VariantFeatures:
 
 
 def _require_sampling(space: Workspace, cache: FeatureCache) -> None:
-    """Refuse a cache that was extracted before the settings were changed."""
+    """Raise an error if the settings changed after the cache was extracted."""
     if is_imported(cache):
         return
     sampling = cache.attributes["identity"]["sampling"]
@@ -130,7 +131,7 @@ def _require_sampling(space: Workspace, cache: FeatureCache) -> None:
 
 def _explain(name: str, space: Workspace, study_file: Path, err: GareCacheError) -> str:
     remedy = (
-        "bring them with `gare-cache import-features`"
+        "import them with `gare-cache import-features`"
         if space.params.encoder is None
         else f"run `gare-cache ablate {study_file} --extract`, which extracts what is missing"
     )

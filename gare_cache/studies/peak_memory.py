@@ -1,4 +1,4 @@
-"""How much memory a piece of work took at most."""
+"""Peak memory of a run, on GPU or CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start measuring anew, where the machine allows it."""
+    """Reset the measurement, if the system allows it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -23,20 +23,20 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Return the most that was taken since the reset.
+    """Return the peak memory since the reset.
 
-    On a GPU that is what tensors took; else the process's resident memory with everything in it.
+    On a GPU it is the memory of tensors; on the CPU the resident memory of the process.
 
     Args:
         device: where the work ran.
 
     Returns:
-        Bytes; None where the system does not tell (only Linux does).
+        Bytes; None if the system does not report it (only Linux does).
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
-        found = _PEAK.search(_STATUS.read_text(encoding="utf-8"))
+        match = _PEAK.search(_STATUS.read_text(encoding="utf-8"))
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    return int(match[1]) * 1024 if match else None

@@ -1,4 +1,4 @@
-"""Which runs a study has, which are done, and how long the others take."""
+"""Plan of a study: the state of its runs and the estimated time of the remaining ones."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ State = Literal["done", "failed", "unfinished", "missing"]
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study, before anything is done.
+    """State of one run of a study.
 
     Attributes:
-        variant: its row.
+        variant: name of its variant.
         seed: of its training.
-        run_key: names its folder.
-        state: ``done`` and scored; ``failed`` before; ``unfinished``: begun, or not scored yet;
+        run_key: identity of its training, which names its folder.
+        state: ``done``: trained and scored; ``failed``; ``unfinished``: begun, or not scored yet;
             ``missing``.
-        seconds: that training took; None where it has not ended, or was interrupted.
+        seconds: duration of the training; None if it has not ended, or was interrupted.
     """
 
     variant: str
@@ -32,25 +32,25 @@ class PlannedRun:
 
     @property
     def is_left(self) -> bool:
-        """Whether there is something to do."""
+        """Whether the run still has to be trained or scored."""
         return self.state in ("unfinished", "missing")
 
 
 def seconds_left(
     runs: Sequence[PlannedRun], *, jobs: int, trials: Mapping[str, float] | None = None
 ) -> float | None:
-    """Estimate the time of what is left from the runs that are done, or else from trials.
+    """Estimate the time of the remaining runs from finished runs, or else from trials.
 
-    A run takes the median of its variant's finished runs, or what a trial of its variant says, or
-    the median of all that is known; one that is trained and only not scored takes next to nothing.
+    A run takes the median of its variant's finished runs, else the estimate of its variant's
+    trial, else the median of all known times; scoring a trained run is assumed to take no time.
 
     Args:
         runs: of the study.
-        jobs: runs at a time.
-        trials: seconds of a run by variant, where its first batches were timed.
+        jobs: number of parallel runs.
+        trials: estimated seconds of a run by variant, from its first batches.
 
     Returns:
-        Seconds; None where nothing has told, 0 where nothing is left.
+        Seconds; None if no time is known, 0 if no run is left.
     """
     left = [run for run in runs if run.is_left and run.seconds is None]
     known = [(run.variant, run.seconds) for run in runs if run.seconds is not None]
@@ -62,13 +62,14 @@ def seconds_left(
     overall = statistics.median([*(seconds for _, seconds in known), *trials.values()])
     total = 0.0
     for run in left:
-        own = [seconds for variant, seconds in known if variant == run.variant]
-        total += statistics.median(own) if own else trials.get(run.variant, overall)
+        of_variant = [seconds for variant, seconds in known if variant == run.variant]
+        trial = trials.get(run.variant, overall)
+        total += statistics.median(of_variant) if of_variant else trial
     return total / min(jobs, len(left))
 
 
 def duration_text(seconds: float) -> str:
-    """Write a duration: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    """Format a duration: ``45 s``, ``12 min``, ``3 h 20 min``."""
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     minutes = round(seconds / 60)

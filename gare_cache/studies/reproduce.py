@@ -1,4 +1,4 @@
-"""One row of a study trained again, and compared with the run that is stored."""
+"""Reproducibility check: train one row of a study again and compare it with the stored run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from gare_cache.data.split import load_split
 from gare_cache.errors import ConfigError, GareCacheError
 from gare_cache.project.progress import say
-from gare_cache.studies.ablate import open_study
+from gare_cache.studies.opening import open_study
 from gare_cache.studies.runs import RunTask, execute, is_done, read_reason, read_run
 from gare_cache.studies.setting_keys import flat
 
@@ -24,7 +24,7 @@ _SHOWN = 5
 
 
 class NotReproduced(GareCacheError, RuntimeError):
-    """A run that was trained again gave other weights or scores."""
+    """Training a run again gave other weights or scores."""
 
     exit_code: ClassVar[int] = 3
 
@@ -41,17 +41,17 @@ def check_row(
 
     Args:
         study_file: the study.
-        row: number of the variant in the plan, from 1; its first seed that is done is trained.
+        row: number of the variant in the plan, from 1; its first finished seed is trained again.
         outputs: folder of the outputs.
         device: where to train.
-        settings: ``setting=value`` each, changed in all variants.
+        settings: ``setting=value`` strings that apply to all variants.
 
     Returns:
         Lines that say what is equal.
 
     Raises:
-        ConfigError: there is no such row, or none of its runs is done.
-        NotReproduced: weights or scores differ; with what else differs (versions, machine).
+        ConfigError: there is no such row, or none of its runs is finished.
+        NotReproduced: weights or scores differ; the message names differing versions or machines.
     """
     opened = open_study(study_file, outputs=outputs, device=device, settings=settings)
     if not 1 <= row <= len(opened.variants):
@@ -73,9 +73,9 @@ def check_row(
         elsewhere = _circumstances(stored, again)
     if differing:
         cause = "; ".join(elsewhere) or "versions, machine and device are the same"
-        raise NotReproduced(f"{stored} did not come out again: {'; '.join(differing)}. {cause}")
+        raise NotReproduced(f"{stored} was not reproduced: {'; '.join(differing)}. {cause}")
     return [
-        f"{stored}: the weights are equal to the bit, and so are all validation ranks and scores",
+        f"{stored}: weights, validation ranks and validation scores are bit for bit equal",
         *(f"although {line}" for line in elsewhere),
     ]
 

@@ -1,4 +1,4 @@
-"""The result of a study: what study.json holds, and what its table and its pages show."""
+"""The result of a study, from which study.json, the table and the pages are made."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ SPLIT_TITLES = {"val": "validation split", "test": "test split"}
 
 @dataclass(frozen=True, eq=False)
 class StudyResult:
-    """A study with everything that was measured.
+    """A study with its measured rows and their provenance.
 
     Attributes:
-        study: what its file says.
+        study: content of the study file.
         split: ``val`` or ``test``, the split that is shown; ``test`` is a final table.
-        rows: one a variant, in the study's order.
+        rows: one per variant, in the study's order.
         protocol: settings of the evaluation, and the coverage.
-        notes: what a reader has to know about these numbers, one sentence each.
-        record: where they come from: versions, machine, features, settings.
-        ledger: how often test was scored; None where the rows show no test.
+        notes: caveats about these numbers, one sentence each.
+        record: provenance: versions, machine, features, settings.
+        ledger: how often test was scored; None if the rows do not show test.
     """
 
     study: Study
@@ -43,7 +43,7 @@ class StudyResult:
 
     @property
     def reference(self) -> str:
-        """Name of the variant that the others are compared with."""
+        """Name of the reference variant."""
         return self.study.reference
 
     @property
@@ -53,12 +53,12 @@ class StudyResult:
 
     @property
     def split_title(self) -> str:
-        """The split in words."""
+        """The shown split, as text."""
         return SPLIT_TITLES[self.split]
 
     @property
     def heading(self) -> str:
-        """Title with the split that is shown."""
+        """Title with the shown split."""
         return f"{self.study.title or self.study.name}: {self.split_title}"
 
     @property
@@ -68,12 +68,12 @@ class StudyResult:
 
     @property
     def reference_row(self) -> StudyRow:
-        """The row that the others are compared with."""
+        """The row of the reference variant."""
         return next(row for row in self.rows if row.name == self.reference)
 
     @property
     def compared(self) -> list[StudyRow]:
-        """Rows with a difference to the reference, the best first."""
+        """Rows with a difference from the reference, the best first."""
         return [row for row in self.ranked if HEADLINE in row.differences]
 
     def to_json(self) -> dict[str, Any]:
@@ -110,12 +110,12 @@ class StudyResult:
 def study_notes(
     study: Study, variants: Sequence[Variant], runs: Sequence[RunResult], rows: Sequence[StudyRow]
 ) -> list[str]:
-    """Say what the numbers of a table rest on that its cells do not show.
+    """Return caveats about a table that its cells do not show.
 
     Args:
         study: the study.
-        variants: its expansion.
-        runs: finished and failed ones.
+        variants: its variants.
+        runs: the finished and failed runs.
         rows: of the table.
     """
     planned = len(variants) * len(study.seeds)
@@ -130,19 +130,20 @@ def study_notes(
         notes.append(f"{failed:,} of {planned:,} runs failed; their rows say why")
     if len(study.seeds) == 1:
         notes.append(
-            "one seed a row: intervals are over videos alone, and say nothing about another seed"
+            "one seed per row: intervals are over videos only, and say nothing about another seed"
         )
     transductive = [v.name for v in variants if _is_transductive(v)]
     if transductive:
         notes.append(
-            f"scored after a transductive normaliser, which sees all queries at once and assumes "
-            f"equally many texts a video: {'; '.join(transductive)}; compare these among each other"
+            "scored after a transductive normaliser, which sees all queries at once and assumes "
+            f"equally many texts per video: {'; '.join(transductive)}; compare these only with "
+            "each other"
         )
     queries = {of.queries for row in rows for of in row.differences.values()}
     if len({run.splits["val"].coverage for run in done}) > 1:
         notes.append(
             "rows have features of different queries; differences are over those that both rows "
-            f"have, {min(queries, default=0):,} and more"
+            f"have, at least {min(queries, default=0):,}"
         )
     notes += [
         f"runs were made with different {what}: {', '.join(values)}"
@@ -157,10 +158,10 @@ def _is_transductive(variant: Variant) -> bool:
 
 
 def _mixtures(done: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
-    found: dict[str, set[str]] = {"devices": set(), "processors": set()}
+    used: dict[str, set[str]] = {"devices": set(), "processors": set()}
     for run in done:
-        found["devices"].add(str(run.device))
-        found["processors"].add(str(run.provenance.get("processor")))
+        used["devices"].add(str(run.device))
+        used["processors"].add(str(run.provenance.get("processor")))
         for package, version in run.provenance.get("versions", {}).items():
-            found.setdefault(f"versions of {package}", set()).add(str(version))
-    return [(what, sorted(values)) for what, values in found.items() if len(values) > 1]
+            used.setdefault(f"versions of {package}", set()).add(str(version))
+    return [(what, sorted(values)) for what, values in used.items() if len(values) > 1]

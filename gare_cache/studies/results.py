@@ -1,4 +1,4 @@
-"""Results of runs, and the tables they are written as."""
+"""Results of a study's runs, and the tables runs, ranks and history made of them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class SplitResult:
     """A run's scores on one split.
 
     Attributes:
-        metrics: ``t2v.R@1`` and the others of ``METRIC_KEYS``.
-        ranks: one row a listed query, see ``RANK_COLUMNS``; null where it has no features.
-        gallery: by direction the items listed, those without features included.
+        metrics: by the names in ``METRIC_KEYS``, such as ``t2v.R@1``.
+        ranks: one row per listed query, see ``RANK_COLUMNS``; null if it has no features.
+        gallery: by direction, the number of listed items, including those without features.
         coverage: how much of the split has features.
     """
 
@@ -47,20 +47,20 @@ class RunResult:
     """One run of a study, finished or failed.
 
     Attributes:
-        variant: its row.
+        variant: name of its variant.
         seed: of its training.
-        run_key: names its folder.
+        run_key: identity of its training, which names its folder.
         settings: of training and evaluation, nested.
         extraction_id: of its features.
-        reason: why it failed; None for one that is done.
-        best_epoch: that validation chose.
-        validation_score: mean of both directions' R@1 on one caption a validation video.
-        splits: scores by split, those that were scored.
-        history: one mapping an epoch, as the training log holds them.
-        seconds: of the training; None where it was interrupted and went on.
-        peak_memory_bytes: while it trained; None where the machine does not tell.
-        parameters: trained ones.
-        device: that it trained on.
+        reason: why it failed; None for a finished run.
+        best_epoch: epoch selected on validation.
+        validation_score: mean R@1 of both directions with one caption per validation video.
+        splits: scores by scored split.
+        history: one mapping per epoch, from the training log.
+        seconds: duration of the training; None if it was interrupted and resumed.
+        peak_memory_bytes: of the training; None if the system does not report it.
+        parameters: number of trained parameters.
+        device: of the training.
         scoring: ``exact`` or ``dense``.
         provenance: versions and machine.
     """
@@ -88,13 +88,13 @@ class RunResult:
         return DONE if self.reason is None else FAILED
 
     def curve(self, name: str) -> dict[int, float]:
-        """Return a figure of the training log by epoch: ``val.score``, ``loss.total``."""
+        """Return a quantity of the training log by epoch, such as ``val.score``."""
         rows = map(_epoch_row, self.history)
         return {row["epoch"]: row[name] for row in rows if row.get(name) is not None}
 
 
 def runs_table(runs: Sequence[RunResult]) -> pa.Table:
-    """Lay out one row a run: what it was, its settings by dotted key, its scores and cost."""
+    """Return a table with one row per run: status, settings by dotted key, scores and cost."""
     settings = [flat(run.settings) for run in runs]
     names = _setting_columns(settings)
     splits = list(dict.fromkeys(split for run in runs for split in run.splits))
@@ -123,7 +123,7 @@ def runs_table(runs: Sequence[RunResult]) -> pa.Table:
 
 
 def ranks_table(runs: Iterable[RunResult]) -> pa.Table:
-    """Lay out one row a run, split, direction and listed query."""
+    """Return a table with one row per run, split, direction and listed query."""
     front = pa.schema([("variant", pa.string()), ("seed", pa.int64()), ("split", pa.string())])
     tables = [pa.schema([*front, *RANK_COLUMNS]).empty_table()]
     for run in runs:
@@ -139,7 +139,7 @@ def ranks_table(runs: Iterable[RunResult]) -> pa.Table:
 
 
 def history_table(runs: Iterable[RunResult]) -> pa.Table:
-    """Lay out one row a run and epoch; a figure that a run's log lacks is null."""
+    """Return a table with one row per run and epoch; quantities missing in a log are null."""
     rows = [
         {"variant": run.variant, "seed": run.seed, **_epoch_row(epoch)}
         for run in runs
@@ -150,7 +150,7 @@ def history_table(runs: Iterable[RunResult]) -> pa.Table:
 
 
 def _epoch_row(epoch: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the figures of a training log as the tables do: ``val.t2v.R@1``, ``loss.ib``."""
+    """Rename the quantities of a training log to ``val.t2v.R@1``, ``loss.ib`` and so on."""
     renamed = {
         **{key: value for key, value in epoch.items() if key not in ("losses", "validation")},
         "loss": epoch["losses"],
@@ -164,13 +164,13 @@ def _metric(run: RunResult, split: str, key: str) -> float | None:
 
 
 def _setting_columns(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys of all runs; one that is a section elsewhere and null here is left out."""
+    """Return the keys of all runs, without keys that are null here and a section elsewhere."""
     names = sorted({name for values in settings for name in values})
     return [name for name in names if not any(n.startswith(f"{name}.") for n in names)]
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
-    """Make a column of one type: bool, whole numbers, numbers, or else text."""
+    """Make a column of one type: booleans, integers, floats, or else strings."""
     kinds = {type(value) for value in values if value is not None}
     for types, column_type in (
         ({bool}, pa.bool_()),

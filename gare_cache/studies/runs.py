@@ -1,8 +1,9 @@
 """One run of a study in its folder ``.gare/runs/<run key>/``: train, score, read.
 
-``run.json`` is written last, by rename: a run that has it is finished, or failed with its reason.
-Scores lie beside it, one folder a split and protocol, put in place by rename. A lock that the
-system frees with its process keeps two studies from training one run at the same time.
+``run.json`` is written last, by rename: a run with this file has finished, or failed with the
+reason that it holds. Scores have one folder per split and protocol, also put in place by rename. A
+file lock, which the system releases when the process ends, keeps two studies from training the
+same run at once.
 """
 
 from __future__ import annotations
@@ -44,23 +45,23 @@ from gare_cache.training.checkpoint import load_checkpoint
 _RECORD = "run.json"
 _FAILURE = "failure.json"
 _LOCK = "lock"
-# Settings of evaluate that change neither a rank nor a score.
+# Settings of evaluate that change no rank and no score.
 _WITHOUT_EFFECT_ON_RANKS = {"split", "resamples"}
 
 
 @dataclass(frozen=True)
 class RunTask:
-    """What is to be done for one run.
+    """A run to train and score.
 
     Attributes:
-        project: the project's folder.
+        project: folder of the project.
         inputs: folder of the manifest and of features.json.
         params: settings, with the run's seed.
         run_key: identity of the training.
-        variant: row of the study.
+        variant: name of its variant.
         device: where to train and score.
-        split: that is to be scored.
-        runs: folder of all runs; None is the project's.
+        split: the split to score.
+        runs: folder of all runs; None takes the project's.
     """
 
     project: Path
@@ -87,15 +88,14 @@ class RunTask:
 
 
 def execute(task: RunTask, *, load: SplitLoader) -> None:
-    """Train a run unless it is, and score it unless it is; what fails is recorded as failed.
+    """Train and score a run unless it is done; a failure is recorded with its reason.
 
     Args:
         task: the run.
         load: loads splits.
 
     Raises:
-        EnvironmentFailure, OSError: the machine failed; the run is not to blame and is kept as
-            unfinished.
+        EnvironmentFailure, OSError: the machine failed, not the run, which stays unfinished.
     """
     use_project(task.project)
     task.folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def execute(task: RunTask, *, load: SplitLoader) -> None:
 
 
 def forget_failure(task: RunTask) -> None:
-    """Take a failed run for one that was never tried."""
+    """Delete a failed run's record so that it is retried."""
     if _reason(task.folder / _RECORD) is not None:
         shutil.rmtree(task.folder)
     elif _reason(task.scores / _FAILURE) is not None:
@@ -115,12 +115,12 @@ def forget_failure(task: RunTask) -> None:
 
 
 def record_death(task: RunTask, reason: str) -> None:
-    """Record that the process of a run died."""
+    """Record a run as failed because its process died."""
     write_json(task.folder / _RECORD, {"reason": reason})
 
 
 def is_begun(task: RunTask) -> bool:
-    """Return whether there is something of a run."""
+    """Return whether a run was started."""
     return (task.folder / "state").is_dir() or (task.folder / _RECORD).is_file()
 
 
@@ -130,12 +130,12 @@ def is_done(task: RunTask) -> bool:
 
 
 def read_reason(task: RunTask) -> str | None:
-    """Return why a run failed; None for one that has not."""
+    """Return why a run failed; None if it did not."""
     return _reason(task.folder / _RECORD) or _reason(task.scores / _FAILURE)
 
 
 def read_seconds(task: RunTask) -> float | None:
-    """Return the seconds of a run's training; None where they are not known."""
+    """Return the duration of a run's training in seconds; None if it is unknown."""
     if not (task.folder / _RECORD).is_file():
         return None
     seconds: float | None = _read_json(task.folder / _RECORD).get("seconds")
@@ -143,11 +143,11 @@ def read_seconds(task: RunTask) -> float | None:
 
 
 def read_run(task: RunTask, splits: tuple[str, ...]) -> RunResult:
-    """Read a run that is done or failed.
+    """Read the result of a finished or failed run.
 
     Args:
         task: the run.
-        splits: whose scores are wanted; a failure on one of them is the run's.
+        splits: the splits to read; a run that failed on one of them counts as failed.
     """
     settings = task.params.model_dump(exclude={"report": True, "evaluate": {"split"}})
     features = _read_json(task.inputs / "features.json")
@@ -221,7 +221,7 @@ def _score(task: RunTask, load: SplitLoader) -> None:
 
 
 def _recorded(path: Path, work: Callable[[], dict[str, Any]]) -> None:
-    """Write what work returns, or the reason for which it failed."""
+    """Write the result of some work, or the reason why it failed."""
     try:
         result = work()
     except (OSError, EnvironmentFailure):
@@ -237,7 +237,7 @@ def _recorded(path: Path, work: Callable[[], dict[str, Any]]) -> None:
 
 
 def _read_scores(task: RunTask) -> SplitResult:
-    """Read the scores of the head, after the normaliser where the row has one."""
+    """Read the scores of the head, followed by the row's normaliser if it has one."""
     metrics = _read_json(task.scores / "metrics.json")
     method, scores = HEAD, metrics["methods"][HEAD]
     if row_normaliser(task.params) is not None:

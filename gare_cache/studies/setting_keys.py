@@ -1,4 +1,4 @@
-"""Settings by dotted key: which there are, how they are set, written and laid out flat."""
+"""Settings by dotted key: list, check, change, flatten and print them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gare_cache.settings import Settings, nested_settings
 
 
 def setting_names() -> list[str]:
-    """Return the dotted names of all settings and of the sections that hold them."""
+    """Return the dotted names of all settings and sections."""
     return [name for name, _ in _names(Params)]
 
 
 def check_setting(key: str) -> None:
-    """Refuse the name of no setting; below a setting that takes any mapping, every name is one.
+    """Raise an error for an unknown setting; free-form mappings accept every name.
 
     Raises:
         ConfigError: with the nearest names.
@@ -34,13 +34,13 @@ def check_setting(key: str) -> None:
 
 
 def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with dotted keys changed, in their order.
+    """Return a copy of settings with dotted keys changed, in their order.
 
-    A section that is null becomes one. ``{"head.gap.heads": 2}`` on ``{"head": {"gap": None}}``
+    A section that is null is created. ``{"head.gap.heads": 2}`` on ``{"head": {"gap": None}}``
     gives ``{"head": {"gap": {"heads": 2}}}``.
 
     Raises:
-        ConfigError: a key lies below a setting that is no section here.
+        ConfigError: a key is below a setting that is not a section.
     """
     changed = copy.deepcopy(dict(values))
     for key, value in changes.items():
@@ -51,18 +51,18 @@ def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
                 section[parent] = {}
             section = section[parent]
             if not isinstance(section, dict):
-                raise ConfigError(f"{key} cannot be set: {parent} is {section!r} and no section")
+                raise ConfigError(f"{key} cannot be set: {parent} is {section!r}, not a section")
         section[name] = copy.deepcopy(value)
     return changed
 
 
 def overlap(key: str, other: str) -> bool:
-    """Return whether two dotted keys name the same setting, or one a part of the other."""
+    """Return whether two dotted keys are equal, or one is a section that holds the other."""
     return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Lay out nested settings by dotted key; lists and empty sections become JSON text."""
+    """Flatten nested settings to dotted keys; lists and empty sections become JSON text."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
@@ -76,12 +76,12 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def setting_text(value: Any) -> str:
-    """Write a value as a short text: text as it is, everything else as JSON."""
+    """Return a value as a short string: strings unchanged, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the shortest ending of each dotted key that no other key shares."""
+    """Return the shortest unique suffix of each dotted key."""
     shared = Counter(ending for key in keys for ending in _endings(key))
     return {key: next((e for e in _endings(key) if shared[e] == 1), key) for key in keys}
 
@@ -98,7 +98,7 @@ def _parents(key: str) -> Iterator[str]:
 
 
 def _names(model: type[Settings], prefix: str = "") -> Iterator[tuple[str, bool]]:
-    """Yield every dotted name, and whether any mapping may stand there."""
+    """Yield every dotted name, and whether it accepts any mapping."""
     for name, field in model.model_fields.items():
         options = _options(field.annotation)
         yield f"{prefix}{name}", any((get_origin(o) or o) is dict for o in options)

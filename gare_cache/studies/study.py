@@ -1,4 +1,4 @@
-"""A study file -> a checked Study."""
+"""Read and check a study file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class AxisValue:
     """One value of an axis.
 
     Attributes:
-        name: its name, or the text of the setting's value.
-        label: its part of a variant's name.
+        name: its name, or the setting's value as text.
+        label: its part of the names of variants.
         changes: dotted setting -> value.
     """
 
@@ -37,7 +37,7 @@ class AxisValue:
 
 @dataclass(frozen=True)
 class Axis:
-    """What is varied: a setting, or named sets of settings."""
+    """An axis of a study: a setting, or named sets of settings, with its values."""
 
     name: str
     values: tuple[AxisValue, ...]
@@ -45,11 +45,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Published:
-    """Somebody's numbers for the same rows.
+    """Published numbers for the rows of a study.
 
     Attributes:
-        source: where they stand.
-        note: why they need not agree.
+        source: where they were published.
+        note: why the measured numbers may differ.
         rows: variant -> ``{"t2v.R@1": 47.4}``.
     """
 
@@ -60,19 +60,19 @@ class Published:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file says.
+    """Content of a study file.
 
     Attributes:
         name: of the file, without its suffix.
-        base: a params file, seen from the project's folder, or a preset.
-        settings: dotted settings that all variants change.
-        axes: variants are their product.
+        base: a params file, relative to the project's folder, or a preset.
+        settings: dotted settings changed in all variants.
+        axes: their product gives the variants.
         seeds: of every variant.
-        reference: name of the variant that the others are compared with.
-        protocol: settings of ``evaluate`` that all variants change.
+        reference: name of the variant with which the others are compared.
+        protocol: settings of ``evaluate`` changed in all variants.
         title: one line.
-        question: what the study is to answer.
-        published: numbers to stand beside the measured ones.
+        question: the question that the study answers.
+        published: numbers shown beside the measured ones.
     """
 
     name: str
@@ -91,7 +91,7 @@ def read_study(path: Path) -> Study:
     """Read and check a study file.
 
     Raises:
-        ConfigError: it is missing, no YAML, holds a key twice, or a part of it is wrong.
+        ConfigError: it is missing, not valid YAML, repeats a key, or a part of it is wrong.
     """
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; name a study file, see docs/studies.md")
@@ -102,7 +102,7 @@ def read_study(path: Path) -> Study:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(err).split())}") from err
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(err).split())}") from err
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no study; it must give base, axes, seeds and reference")
     try:
@@ -116,10 +116,10 @@ def parse_study(name: str, content: Mapping[str, Any]) -> Study:
 
     Args:
         name: of the study.
-        content: as a study file holds it.
+        content: of a study file.
 
     Raises:
-        ConfigError: with the key that is wrong and what it may be.
+        ConfigError: with the wrong key and its allowed values.
     """
     for key in content:
         if key not in _KEYS:
@@ -145,24 +145,24 @@ def parse_study(name: str, content: Mapping[str, Any]) -> Study:
 
 
 def with_settings(study: Study, assignments: Sequence[str]) -> Study:
-    """Change settings of all variants, as ``set`` in the file does.
+    """Change settings of all variants, like ``set`` in the file.
 
     Args:
-        study: of a file.
-        assignments: ``dotted.setting=value`` each, the value as YAML.
+        study: the study.
+        assignments: ``dotted.setting=value`` strings, with values in YAML.
 
     Raises:
-        ConfigError: one is no assignment, or its setting is unknown.
+        ConfigError: an assignment is malformed, or its setting is unknown.
     """
     changes: dict[str, Any] = {}
     for assignment in assignments:
         key, sign, value = assignment.partition("=")
         if not sign:
-            raise ConfigError(f"--set {assignment}: give SETTING=VALUE, as train.epochs=5")
+            raise ConfigError(f"--set {assignment}: write SETTING=VALUE, such as train.epochs=5")
         try:
             changes[key] = yaml.safe_load(value)
         except yaml.YAMLError as err:
-            raise ConfigError(f"--set {assignment}: the value is no YAML") from err
+            raise ConfigError(f"--set {assignment}: the value is not valid YAML") from err
     return replace(study, settings={**study.settings, **_changes("--set", changes)})
 
 
@@ -209,9 +209,9 @@ def _changes(where: str, content: Any) -> dict[str, Any]:
 
 def _check_changed(key: str) -> None:
     if key == "train.seed":
-        raise ConfigError("train.seed comes from `seeds`; give the seeds there")
+        raise ConfigError("train.seed is set by `seeds`; give the seeds there")
     if key == "evaluate.split":
-        raise ConfigError("evaluate.split is val, and test with --final; leave it out")
+        raise ConfigError("evaluate.split is val, or test with --final; leave it out")
     check_setting(key)
 
 
@@ -221,7 +221,7 @@ def _seeds(content: Any) -> tuple[int, ...]:
         raise ConfigError(f"seeds is {content!r}; give a list of whole numbers, such as [0, 1, 2]")
     twice = sorted({seed for seed in content if content.count(seed) > 1})
     if twice:
-        raise ConfigError(f"seeds holds {twice[0]} twice; a seed again is no other run")
+        raise ConfigError(f"seeds holds {twice[0]} twice; each seed is one run")
     return tuple(content)
 
 
@@ -258,18 +258,18 @@ def _published_row(variant: str, content: Any) -> dict[str, float]:
 
 def _mapping(where: str, content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise ConfigError(f"{where} is {content!r}; it must be names with values")
+        raise ConfigError(f"{where} is {content!r}; it must be a mapping of names to values")
     return {str(key): value for key, value in content.items()}
 
 
 def _text(where: str, content: Any) -> str:
     if not isinstance(content, str):
-        raise ConfigError(f"{where} is {content!r}; it must be text")
+        raise ConfigError(f"{where} is {content!r}; it must be a string")
     return content.strip()
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would drop the first in silence."""
+    """YAML loader that raises an error for a repeated key instead of dropping the first."""
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
@@ -277,7 +277,7 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Has
     for key in keys:
         if keys.count(key) > 1:
             raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} stands twice", node.start_mark
+                None, None, f"key {key!r} is repeated", node.start_mark
             )
     return loader.construct_mapping(node, deep=True)
 

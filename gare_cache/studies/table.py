@@ -1,4 +1,4 @@
-"""Runs -> the rows of a study: means, spreads, and paired differences to the reference row."""
+"""Rows of a study's table: means and spreads over runs, paired differences to the reference."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ Videos = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class StudyRow:
-    """A variant of a study over its runs.
+    """A variant of a study, summarised over its runs.
 
     Attributes:
-        name: as printed.
-        axis_values: ``{axis: value}`` of the axes it has a value on.
-        changes: ``{dotted setting: value}`` against the base settings.
-        runs: the finished ones, in the order of their seeds.
-        failures: (seed, reason) of the others.
+        name: of the variant.
+        axis_values: ``{axis: value}`` of the axes on which it has a value.
+        changes: ``{dotted setting: value}`` relative to the base settings.
+        runs: the finished runs, in the order of their seeds.
+        failures: (seed, reason) of the failed runs.
         rank: by validation score, 1 is best; None without a finished run.
         validation_score: mean over seeds; None without a finished run.
         mean: of ``METRIC_KEYS`` on the study's split; empty without a finished run.
         std: sample standard deviation over seeds; empty below two.
         differences: R@1 minus the reference row's, by ``t2v.R@1`` and ``v2t.R@1``; empty for the
-            reference, and where either row has no finished run or they share queries of less than
+            reference, and if either row has no finished run or they share queries of less than
             two videos.
-        seconds: mean of one training; None where none is known.
-        peak_memory_bytes: the most of one training; None where the device does not tell.
+        seconds: mean duration of a training; None if unknown.
+        peak_memory_bytes: the largest of any training; None if the device does not report it.
         parameters: number of trained parameters.
         published: numbers of a paper, by metric.
     """
@@ -71,7 +71,7 @@ class StudyRow:
     published: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as study.json holds it."""
+        """Return the row of study.json."""
         return {
             "variant": self.name,
             "rank": self.rank,
@@ -102,17 +102,17 @@ def study_rows(
 
     With one run on both sides a paired bootstrap over videos compares them, else Student's t over
     videos and seeds (``evaluation.comparison``). Rows that score the same trainings in two ways
-    (raw, and after a normaliser) are paired by training: the seeds' noise that both share is in no
-    difference. p is Holm-adjusted over both directions of all rows.
+    (raw, and after a normaliser) are paired by training, so that the variation between seeds that
+    both share cancels. p is Holm-adjusted over both directions of all rows.
 
     Args:
         variants: of the study, in its order.
-        runs: finished and failed runs; one that is done has scores on ``split``.
+        runs: finished and failed runs; finished runs have scores on ``split``.
         reference: name of the row to compare with.
         split: the split that the rows show.
         missing: ``drop`` queries without features, or ``count_as_miss``.
         resamples: of the bootstrap.
-        published: numbers to stand beside the measured ones, by variant and metric.
+        published: numbers shown beside the measured ones, by variant and metric.
 
     Returns:
         The rows, in the order of the variants.
@@ -137,11 +137,11 @@ def study_rows(
 
 
 def smallest_visible(rows: Sequence[StudyRow]) -> dict[str, dict[str, float]]:
-    """Return what the table can show: by metric the median over its rows, in points.
+    """Return the smallest differences a table can show: medians over its rows, in points.
 
     Returns:
-        ``{"t2v.R@1": {"half_width": 2.9, "detectable": 4.2}}``: the smallest difference seen that
-        leaves the interval clear of 0, and the true one that is found four times of five. Empty
+        ``{"t2v.R@1": {"half_width": 2.9, "detectable": 4.2}}``: the smallest observed difference
+        whose interval excludes 0, and the true one that is detected four times out of five. Empty
         without a comparison.
     """
     compared = [row.differences for row in rows if row.differences]

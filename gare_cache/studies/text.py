@@ -1,4 +1,4 @@
-"""A study's plan and table as lines for a terminal."""
+"""Plan and table of a study as text for a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def plan_lines(
     jobs: int,
     trials: Mapping[str, float],
 ) -> list[str]:
-    """Show what a study trains, what of it is done, and how long the rest takes."""
+    """Return the plan of a study as lines: variants, states of runs, remaining time."""
     rows = []
     for number, variant in enumerate(variants, start=1):
         states = [run.state for run in runs if run.variant == variant.name]
@@ -47,7 +47,7 @@ def plan_lines(
 
 
 def table_lines(result: StudyResult) -> list[str]:
-    """Show the table of a study, what it can resolve, and what failed."""
+    """Return the table of a study as lines, with its resolution and the failed runs."""
     shown = {"val": "Validation split", "test": "Test split, final"}[result.split]
     published = result.study.published
     return [
@@ -67,9 +67,9 @@ def table_lines(result: StudyResult) -> list[str]:
 def _resolution(rows: Sequence[StudyRow]) -> list[str]:
     return [
         f"Smallest {metric_title(key)} difference that these runs could show (median row): "
-        f"{found['half_width']:.1f} points; a true one of {found['detectable']:.1f} is found four "
-        "times of five."
-        for key, found in smallest_visible(rows).items()
+        f"{medians['half_width']:.1f} points; a true difference of {medians['detectable']:.1f} is "
+        "detected four times out of five."
+        for key, medians in smallest_visible(rows).items()
     ]
 
 

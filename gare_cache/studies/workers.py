@@ -1,4 +1,4 @@
-"""Runs of a study one after another, here or in several processes."""
+"""Execute a study's runs, in this process or in several worker processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SPLITS_KEPT = 4
 
 
 class KeptSplits:
-    """Loads splits, and keeps those it loaded last for the next runs."""
+    """Loader of splits that keeps the most recent ones in memory for the next runs."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[Any, ...], FeatureSplit] = OrderedDict()
@@ -50,11 +50,11 @@ class KeptSplits:
 
 
 def run_all(tasks: Sequence[RunTask], *, jobs: int) -> Iterator[RunTask]:
-    """Do every task; yield each when it is finished or has failed.
+    """Execute every task; yield each when it is finished or has failed.
 
     Args:
-        tasks: in the order to begin them.
-        jobs: processes; 1 works in this one.
+        tasks: in the order in which to start them.
+        jobs: number of processes; with 1, tasks run in this process.
     """
     if jobs == 1:
         yield from _run_here(tasks)
@@ -66,7 +66,7 @@ def _run_here(tasks: Sequence[RunTask]) -> Iterator[RunTask]:
     kept = KeptSplits()
     threads = torch.get_num_threads()
     for task in tasks:
-        # A run with train.threads 0 takes torch's choice, not the run's before it.
+        # A run with train.threads 0 takes torch's default, not the setting of the previous run.
         torch.set_num_threads(threads)
         execute(task, load=kept.of(task.inputs))
         yield task
@@ -126,7 +126,7 @@ def _start(threads: int) -> _Worker:
 
 
 def _work(connection: Connection, threads: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent ends its own.
+    # Ctrl-C reaches every process of the terminal; the parent terminates its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kept = KeptSplits()
     while True:
@@ -138,7 +138,7 @@ def _work(connection: Connection, threads: int) -> None:
         try:
             with quiet():
                 execute(task, load=kept.of(task.inputs))
-        except Exception as err:  # what is no run's fault ends the study, in the parent
+        except Exception as err:  # a failure of the machine ends the study, in the parent
             connection.send(err)
         else:
             connection.send(None)

@@ -68,11 +68,11 @@ def test_every_listed_query_is_there_with_what_it_lacks() -> None:
     assert (t2v.num_items, v2t.num_items) == (4, 7)
     assert found.features.coverage == "3 of 4 test videos, 4 of 7 captions"
     # The scored queries are those without a fault, in the same order.
-    assert [id_ for id_, ok in zip(t2v.query_ids, t2v.found, strict=True) if ok] == list(
+    assert [id_ for id_, ok in zip(t2v.query_ids, t2v.has_features, strict=True) if ok] == list(
         found.features.caption_ids
     )
     scored = [found.features.video_ids[row] for row in np.unique(found.video_of_text)]
-    assert [id_ for id_, ok in zip(v2t.query_ids, v2t.found, strict=True) if ok] == scored
+    assert [id_ for id_, ok in zip(v2t.query_ids, v2t.has_features, strict=True) if ok] == scored
 
 
 def test_one_caption_a_video_is_the_first_listed_and_no_other_stands_in() -> None:

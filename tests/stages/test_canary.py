@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from gare_cache import cli
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation import metrics
-from gare_cache.evaluation.canary import checks
+from gare_cache.evaluation.canary import checks as canary
 from gare_cache.evaluation.canary.judgement import CanaryRow, LeakFound
 from gare_cache.evaluation.canary.trials import random_trial
 from gare_cache.evaluation.metrics import V2T_CONVENTIONS, QueryRanks, Scores
@@ -26,7 +26,6 @@ from gare_cache.heads.interactions import INTERACTIONS
 from gare_cache.heads.pooling import POOLINGS
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.heads.settings import PROJECTIONS
-from gare_cache.stages import canary
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
@@ -163,7 +162,7 @@ def test_a_head_that_knows_every_pair_is_at_chance_with_permuted_ids() -> None:
         split = several_captions(count)
         head = make_head()
         similarity = head.similarity(split.text, split.frames, split.mask).numpy()
-        assert checks._rank(similarity, split, SETTINGS)["t2v"].hits(1).mean() == 1
+        assert canary._rank(similarity, split, SETTINGS)["t2v"].hits(1).mean() == 1
         rows = canary.check_permuted_ids("perfect", head, split, SETTINGS)
         assert failures(rows) == set()
         assert rows[0].queries == {20: 400, 100: 20_000}[count]
@@ -186,21 +185,21 @@ def several_captions(num_videos: int) -> Any:
 
 
 def test_scores_that_use_the_truth_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = checks.score_split
+    honest = canary.score_split
 
     def score(head: Any, split: Any) -> Any:
         similarity = honest(head, split)
         similarity[np.arange(len(similarity)), split.video_of_text.numpy()] += 0.2
         return similarity
 
-    monkeypatch.setattr(checks, "score_split", score)
+    monkeypatch.setattr(canary, "score_split", score)
     assert len(failures(random_rows(make_head()))) == 4
 
 
 def test_a_normaliser_that_leaves_out_the_true_pairs_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    honest = checks.score_split
+    honest = canary.score_split
 
     def score(head: Any, split: Any) -> Any:
         similarity = honest(head, split)
@@ -209,7 +208,7 @@ def test_a_normaliser_that_leaves_out_the_true_pairs_is_caught(
         hub = np.where(own, -np.inf, similarity).max(axis=0)
         return similarity - hub
 
-    monkeypatch.setattr(checks, "score_split", score)
+    monkeypatch.setattr(canary, "score_split", score)
     assert ("listed", "t2v") in failures(random_rows(make_head(), galleries=canary.GALLERIES))
 
 
@@ -340,7 +339,7 @@ def test_the_head_that_is_tested(trained: Path, monkeypatch: pytest.MonkeyPatch)
         tested.append(head)
         return []
 
-    monkeypatch.setattr(canary, "check_random_features", keep)
+    monkeypatch.setattr("gare_cache.stages.canary.check_random_features", keep)
     for head in ("trained", "params", "params"):
         assert run(trained, "--galleries", "1", "--head", head).code == 0
     weights = [head.state_dict() for head in tested]
@@ -353,14 +352,14 @@ def test_the_head_that_is_tested(trained: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_leak_is_exit_code_3_with_its_meaning(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = checks.score_split
+    honest = canary.score_split
 
     def score(head: Any, split: Any) -> Any:
         similarity = honest(head, split)
         similarity[np.arange(len(similarity)), split.video_of_text.numpy()] += 1
         return similarity
 
-    monkeypatch.setattr(checks, "score_split", score)
+    monkeypatch.setattr(canary, "score_split", score)
     done = run(trained, "--galleries", "5")
     assert done.code == LeakFound.exit_code == 3
     assert done.out.count("FAIL") == 8

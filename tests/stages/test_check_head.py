@@ -54,7 +54,7 @@ def test_a_broken_head_is_exit_code_2_with_what_to_do() -> None:
 def test_a_leak_is_exit_code_3() -> None:
     done = run("tests.own_modules:KnowsTheRow")
     assert done.code == 3
-    assert "recall is chance on random features: the head finds the true video" in done.out
+    assert "recall is chance on random features: the head retrieves the true video" in done.out
     assert "knows which caption belongs to which video" in done.err
 
 
@@ -64,8 +64,8 @@ def test_a_leak_is_exit_code_3() -> None:
         (("my_haed:MyHead",), "did you mean my_head"),
         (("my_head:MyHead", "--as", "loss"), "unknown role 'loss'"),
         (("my_head:MyHead", "--option", "temperature"), "write key=value, such as heads=2"),
-        (("my_head:MyHead", "--option", "a=1", "--option", "a=2"), "--option a stands twice"),
-        (("my_head:MyHead", "--option", "a=[1"), "'[1' is no YAML value"),
+        (("my_head:MyHead", "--option", "a=1", "--option", "a=2"), "--option a is given twice"),
+        (("my_head:MyHead", "--option", "a=[1"), "'[1' is not valid YAML"),
         (("my_head:MyHead", "--option", "a=1"), "unexpected keyword argument 'a'"),
         (("my_parts:MyAggregator",), "forward of interaction 'my_parts:MyAggregator' has the sig"),
         (("my_head:MyHead", "--as", "aggregator"), "and is called as (frames, mask)"),

@@ -137,7 +137,7 @@ def test_seeds_of_one_method_learnt_from_the_same_with_the_same_code(
     code, _, err = compare(a, b, "--also-a", also)
     assert code == 2
     assert f"{key}" in err
-    assert "is no other seed of" in err
+    assert "is not another seed of" in err
 
 
 def test_scores_of_another_head_or_version_are_refused(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_two_runs(tmp_path: Path) -> None:
     assert found["t2v"]["McNemar"] == {"won": won, "lost": lost, "p": pytest.approx(p)}
     assert (found["t2v"]["won"], found["t2v"]["lost"]) == (won, lost)
     assert f"{won} won, {lost} lost, p " in out
-    assert "One run each: the noise of the seeds is not in it" in out
+    assert "One run each: variation between seeds is not included" in out
     assert "Gains of 1 to 2 points from single runs" in out
     assert f"Text to video, won by A: {won}: v" in out
     with (tmp_path / "q.csv").open() as file:
@@ -226,7 +226,7 @@ def test_seeds(tmp_path: Path) -> None:
     shares = {row["hit_a"] for row in pq.read_table(queries).to_pylist()}
     assert any(0.3 < share < 0.7 for share in shares)
     one = compare(a[0], b[0], "--also-a", a[1])[1]
-    assert "B is one run, taken as it is: no noise of its seed" in one
+    assert "B is a single run: its variation between seeds is not included" in one
 
 
 def test_what_is_no_seed_of_the_same_method(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_runs_on_other_tests_are_refused(tmp_path: Path) -> None:
 def test_folders_and_options_that_cannot_be_used(tmp_path: Path) -> None:
     a, b = write_run(tmp_path / "a", ranks(0)), write_run(tmp_path / "b", ranks(1))
     assert "holds no evaluation/metrics.json" in compare(a, tmp_path)[2]
-    assert "stands on both sides" in compare(a, a)[2]
+    assert "is given on both sides" in compare(a, a)[2]
     assert "unknown method 'zero_shot'; known: head" in compare(a, b, "--method-b", "zero_shot")[2]
     assert "must end in .parquet or .csv" in compare(a, b, "--queries", tmp_path / "q.txt")[2]
     one = [write_run(tmp_path / f"one{n}", [0, 1], captions=2) for n in range(2)]
@@ -303,7 +303,7 @@ def test_runs_that_were_really_evaluated(project: Path, monkeypatch: pytest.Monk
         outputs[0], outputs[0], "--also-a", outputs[1], "--method-b", "zero_shot"
     )
     assert (code, err) == (0, "")
-    assert "B is one run" in out
+    assert "B is a single run" in out
     change_params(project, evaluate__split="val")
     evaluate(Workspace(project, params(project), outputs[1]))
     assert "has the split 'test'" in compare(*outputs)[2]

@@ -9,12 +9,13 @@ from typer.testing import CliRunner
 
 from gare_cache import cli
 from gare_cache.data.split import load_split
+from gare_cache.diagnosis.diagnosis import draw_batch
 from gare_cache.errors import ConfigError
 from gare_cache.manifest import read_manifest
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
-from gare_cache.stages.diagnose import diagnose, draw_batch
+from gare_cache.stages.diagnose import diagnose
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
@@ -140,7 +141,7 @@ def test_a_diagnosis_of_test_is_entered_in_the_ledger_first(
     def fail(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gare_cache.stages.diagnose.stream_pairs", fail)
+    monkeypatch.setattr("gare_cache.diagnosis.diagnosis.stream_pairs", fail)
     with pytest.raises(KeyboardInterrupt):
         diagnose(space, split="test")
     assert len(ledger.read(space.ledger)) == 3

@@ -39,7 +39,7 @@ def test_both_sides_and_contexts(extracted: Path, side: str, context: str) -> No
         (TOKEN_WISE, r"head\.interaction\.name is 'token_wise': set it to pooled, and head\.gap"),
         (
             {"head__pooling": {"name": "cross_attention"}, "head__gap": None, **NO_REGULARISERS},
-            r"set head\.gap \(head\.gap: \{\} takes its defaults\)",
+            r"set head\.gap \(head\.gap: \{\} uses its defaults\)",
         ),
     ],
     ids=["token-wise", "cross-attention"],

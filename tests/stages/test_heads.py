@@ -76,7 +76,7 @@ def test_from_training_to_the_report(
     assert name in page
     gap = json.loads((space.evaluation / "analysis.json").read_text())["modality_gap"]["head"]
     assert ("text and video + Delta" in page) == (gap.get("side") == "video")
-    left_out = "has no place here: it scores a pair without one vector for the text and one for"
+    left_out = "is left out: it scores a pair without one vector for the text and one for"
     assert (left_out in page) == ("left_out" in gap) == (changes is TOKEN_WISE)
 
 

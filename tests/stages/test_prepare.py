@@ -38,7 +38,7 @@ def test_counts_are_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.splitlines() == [
         "train: 3 videos, 5 captions",
         "    1 repeat a sentence of the same video",
-        "    3 have a sentence that stands for several videos (1 such sentences)",
+        "    3 have a sentence that describes several videos (1 such sentences)",
         "val: 1 videos, 1 captions",
         "test: 1 videos, 1 captions",
         "dataset.video_roots is empty: features come from `gare-cache import-features`",
@@ -88,12 +88,12 @@ def test_official_msrvtt(
     assert capsys.readouterr().err.splitlines()[:9] == [
         "train: 8,503 videos, 170,060 captions",
         "    12,528 repeat a sentence of the same video",
-        "    22,288 have a sentence that stands for several videos (4,541 such sentences)",
+        "    22,288 have a sentence that describes several videos (4,541 such sentences)",
         "val: 497 videos, 9,940 captions",
         "    729 repeat a sentence of the same video",
-        "    666 have a sentence that stands for several videos (202 such sentences)",
+        "    666 have a sentence that describes several videos (202 such sentences)",
         "test: 1,000 videos, 1,000 captions",
-        "    9 have a sentence that stands for several videos (4 such sentences)",
+        "    9 have a sentence that describes several videos (4 such sentences)",
         "497 of the 9,000 ids of MSRVTT_train.9k.csv are official validation videos: they select "
         "the epoch and are not trained on",
     ]

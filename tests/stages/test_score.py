@@ -147,7 +147,7 @@ def test_rows_with_nan_are_counted_in_the_files_own_order(tmp_path: Path) -> Non
         (np.ones((2, 2), dtype=bool), "holds bool"),
         (np.ones((2, 2), dtype=complex), "holds complex128"),
         (np.array([["a", "b"], ["c", "d"]]), "holds <U1"),
-        (np.array([[1, None], [2, 3]], dtype=object), "no npy file of plain numbers"),
+        (np.array([[1, None], [2, 3]], dtype=object), "not an npy file of plain numbers"),
     ],
 )
 def test_what_is_no_similarity(tmp_path: Path, array: Any, message: str) -> None:
@@ -165,8 +165,8 @@ def test_files_of_other_kinds(tmp_path: Path) -> None:
     for name in ("s.npz", "empty.npy", "cut.npy", "pickled.npy"):
         code, _, err = score(tmp_path / name)
         assert code == 2
-        assert f"{name} is no npy file of plain numbers" in err
-    assert "nowhere.npy is no file" in score(tmp_path / "nowhere.npy")[2]
+        assert f"{name} is not an npy file of plain numbers" in err
+    assert "nowhere.npy is not a file" in score(tmp_path / "nowhere.npy")[2]
 
 
 @pytest.mark.parametrize(
@@ -176,17 +176,17 @@ def test_files_of_other_kinds(tmp_path: Path) -> None:
         ("t.txt", "video\n" + "0\n" * 7, None, "8 values, the matrix has 7 texts; is the first"),
         ("t.txt", "0\n1\n\n0\n0\n0\n0\n", None, "1 of 7 values are empty: '' (entry 2)"),
         ("t.txt", "0\n1\n4\n0\n0\n9\n0\n", None, "2 of 7 values are beyond the last column, 3"),
-        ("t.txt", "0\n1\n-1\n0\n0\n0\n0\n", None, "no column index; name the columns with"),
-        ("t.txt", "a\n1\n1\n0\n0\n0\n0\n", None, "1 of 7 values are no column index"),
-        ("t.csv", "0,a\n" + "1,b\n" * 6, None, "7 of 7 values are more than one column"),
+        ("t.txt", "0\n1\n-1\n0\n0\n0\n0\n", None, "not a column index; name the columns with"),
+        ("t.txt", "a\n1\n1\n0\n0\n0\n0\n", None, "1 of 7 values are not a column index"),
+        ("t.csv", "0,a\n" + "1,b\n" * 6, None, "7 of 7 values are more than one column wide"),
         (
             "t.txt",
             "a\na\nb\nx\nb\nc\ny\n",
             "a\nb\nc\nd",
-            "2 of 7 values are in no column's ids: 'x'",
+            "2 of 7 values are not among the ids of the columns: 'x'",
         ),
         ("t.txt", "a\n" * 7, "a\nb\nc", "has 3 values, the matrix has 4 videos"),
-        ("t.txt", "a\n" * 7, "a\nb\na\nd", "1 of 4 values are there already: 'a' (entry 2)"),
+        ("t.txt", "a\n" * 7, "a\nb\na\nd", "1 of 4 values are repeated: 'a' (entry 2)"),
     ],
 )
 def test_lists_that_do_not_fit(
@@ -217,7 +217,7 @@ def test_arrays_that_are_no_list(
         assert code == 2
         assert "groups.npy" in err
     (tmp_path / "latin.txt").write_bytes(b"\xe9\n" * 7)
-    assert "no UTF-8 text" in score(file, "--video-of-text", tmp_path / "latin.txt")[2]
+    assert "not UTF-8 text" in score(file, "--video-of-text", tmp_path / "latin.txt")[2]
 
 
 def test_ids_of_columns_alone_and_an_unknown_convention(tmp_path: Path) -> None:
@@ -349,12 +349,15 @@ def test_banks_are_read_for_their_own_direction(
         (["--normalise", "csls:k=3", "--query-bank-t2v", "b"], "needs --query-bank-v2t"),
         (["--normalise", "sinkhorn:iterations=0,kind=transductive"], "it is inverted_softmax"),
         (["--normalise", "dsl:temp=hot"], "dsl.temp is 'hot': input should be a valid number"),
-        (["--normalise", "dsl:temp=1,temp=2"], "'temp=2' is no new parameter"),
-        (["--normalise", "dsl:temp=1,2"], "'2' is no new parameter"),
-        (["--normalise", "dsl:temp"], "'temp' is no new parameter; write NAME:param=value"),
-        (["--normalise", "dsl:"], "nothing stands behind the colon; write dsl or dsl:param=value"),
+        (["--normalise", "dsl:temp=1,temp=2"], "'temp=2' is not a new parameter"),
+        (["--normalise", "dsl:temp=1,2"], "'2' is not a new parameter"),
+        (["--normalise", "dsl:temp"], "'temp' is not a new parameter; write NAME:param=value"),
+        (["--normalise", "dsl:"], "nothing follows the colon; write dsl or dsl:param=value"),
         (["--normalise", "softmax"], "unknown normaliser 'softmax'"),
-        (["--normalise", "dsl", "--query-bank-t2v", "b"], "looks at --query-bank-t2v"),
+        (
+            ["--normalise", "dsl", "--query-bank-t2v", "b"],
+            "none of the requested normalisers uses --query-bank-t2v",
+        ),
         (["--scale", 3], "--scale belong to --normalise"),
         (["--query-bank-v2t", "b"], "--query-bank-v2t belong to --normalise"),
         (["--normalise", "dsl", "--scale", -1], "--scale is -1.0"),
@@ -377,7 +380,7 @@ def test_banks_that_do_not_fit(tmp_path: Path) -> None:
         (wide, "--query-bank-v2t: "),
         (wide, "wide.npy has 5 columns, but the gallery has 3 items"),
         (broken, "--query-bank-v2t: 4 of 4 rows of"),
-        (tmp_path / "gone.npy", "gone.npy is no file"),
+        (tmp_path / "gone.npy", "gone.npy is not a file"),
     ):
         options = ["--query-bank-t2v", good, "--query-bank-v2t", bank]
         code, _, err = score(file, "--normalise", "csls", *options)
@@ -413,7 +416,7 @@ def test_what_transductive_rows_assume_is_compared_with_the_texts(tmp_path: Path
     for truth, note in (
         ([0, 0, 1, 1, 2, 2], "Here every video has 2 texts: X knows"),
         ([0, 0, 0, 1, 1, 1], "Here every video has 3 texts: X knows"),
-        ([0, 0, 0, 1, 1, 2], "Here videos have 1 to 3 texts: what X assumes does not hold"),
+        ([0, 0, 0, 1, 1, 2], "Here videos have 1 to 3 texts: the assumption of X does not hold"),
     ):
         np.save(tmp_path / "truth.npy", truth)
         common = (tmp_path / "s.npy", "--video-of-text", tmp_path / "truth.npy")

@@ -256,7 +256,7 @@ def test_killed_and_started_again_it_redoes_nothing(
     row = [1.0, 2.0].index(rows[resumed]["train.loss.dir.alpha"]) + 1
     code, out, err = command(again, "--check", row)
     assert code == 0, err
-    assert "the weights are equal to the bit" in out
+    assert "weights, validation ranks and validation scores are bit for bit equal" in out
 
 
 def test_test_is_scored_once_and_only_with_final(
@@ -304,7 +304,9 @@ def test_check_says_what_differs(extracted: Path) -> None:
     stored = run_files(extracted)
     code, out, _ = command(study, "--check")
     assert code == 0
-    assert out.startswith("alpha=1.0, seed 1: the weights are equal to the bit")
+    assert out.startswith(
+        "alpha=1.0, seed 1: weights, validation ranks and validation scores are bit for bit equal"
+    )
     assert run_files(extracted) == stored
     assert "rows 1 to 2" in command(study, "--check", 3)[2]
     assert "without --check" in command(study, 1)[2]

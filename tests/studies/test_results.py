@@ -132,6 +132,6 @@ def test_notes_say_what_differs_between_runs() -> None:
         for v, p, d in zip(variants, [*versions, versions[0]], ("cpu", "cuda", "cpu"), strict=True)
     ]
     one_seed, devices, torch = study_notes(study, variants, runs, [])
-    assert one_seed.startswith("one seed a row")
+    assert one_seed.startswith("one seed per row")
     assert devices == "runs were made with different devices: cpu, cuda"
     assert torch == "runs were made with different versions of torch: 2.4, 2.5"

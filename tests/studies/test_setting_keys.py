@@ -51,7 +51,7 @@ def test_changes() -> None:
         "report": {"examples": 1},
     }
     assert values["head"] == {"gap": None, "projection": "none"}
-    with pytest.raises(ConfigError, match="projection is 'none' and no section"):
+    with pytest.raises(ConfigError, match="projection is 'none', not a section"):
         with_changes(values, {"head.projection.name": 1})
 
 

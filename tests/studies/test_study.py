@@ -86,17 +86,17 @@ def test_axes_of_settings_with_one_last_name_are_told_apart() -> None:
         ({"evaluate": {"caption": "all"}}, "did you mean 'evaluate.captions'"),
         ({"axes": {"train.epochs": []}}, r"axes.train.epochs is \[\], so there is no variant"),
         ({"axes": {"a": {}}}, "axes.a is {}, so there is no variant"),
-        ({"axes": ["train.epochs"]}, "axes is .* it must be names with values"),
+        ({"axes": ["train.epochs"]}, "axes is .* it must be a mapping of names to values"),
         ({"seeds": [0, 1, 0]}, "seeds holds 0 twice"),
         ({"seeds": []}, r"seeds is \[\]; give a list of whole numbers"),
         ({"seeds": [True]}, "give a list of whole numbers"),
         ({"seeds": 3}, "give a list of whole numbers"),
-        ({"axes": {"train.seed": [0, 1]}}, "train.seed comes from `seeds`"),
-        ({"evaluate": {"split": "test"}}, "evaluate.split is val, and test with --final"),
+        ({"axes": {"train.seed": [0, 1]}}, "train.seed is set by `seeds`"),
+        ({"evaluate": {"split": "test"}}, "evaluate.split is val, or test with --final"),
         ({"published": {"rows": {}}}, "published.source is missing"),
         ({"published": {"source": "p", "rows": {"a": {"t2v.R@2": 1}}}}, "unknown metric 't2v.R@2'"),
         ({"published": {"source": "p", "rows": {"a": {"t2v.R@1": "x"}}}}, "must be a number"),
-        ({"title": 3}, "title is 3; it must be text"),
+        ({"title": 3}, "title is 3; it must be a string"),
     ],
 )
 def test_what_is_wrong_is_named(changes: dict[str, Any], message: str) -> None:
@@ -115,10 +115,10 @@ def test_what_is_missing_is_named(key: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("axes: [", "is no YAML"),
+        ("axes: [", "is not valid YAML"),
         ("- a list", "holds no study"),
-        ("seeds: [0]\nseeds: [1]", "'seeds' stands twice"),
-        ("axes: {a: {x: {}, x: {}}}", "'x' stands twice"),
+        ("seeds: [0]\nseeds: [1]", "'seeds' is repeated"),
+        ("axes: {a: {x: {}, x: {}}}", "'x' is repeated"),
     ],
 )
 def test_broken_files(tmp_path: Path, text: str, message: str) -> None:
@@ -154,10 +154,10 @@ def test_settings_of_the_command_line_come_last() -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("train.epochs", r"--set train\.epochs: give SETTING=VALUE"),
+        ("train.epochs", r"--set train\.epochs: write SETTING=VALUE"),
         ("train.epoch=5", r"--set: .*'train\.epoch'.*did you mean"),
-        ("train.seed=5", r"--set: train\.seed comes from `seeds`"),
-        ("head.gap={", "the value is no YAML"),
+        ("train.seed=5", r"--set: train\.seed is set by `seeds`"),
+        ("head.gap={", "the value is not valid YAML"),
     ],
 )
 def test_faulty_settings_of_the_command_line(assignment: str, message: str) -> None:

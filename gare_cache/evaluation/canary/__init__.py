@@ -1,1 +1,1 @@
-"""Leak tests: on features without information R@1 must be chance."""
+"""Leak tests: on features without information, R@1 must equal chance."""

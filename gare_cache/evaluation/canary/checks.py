@@ -52,13 +52,13 @@ def check_random_features(
     device: torch.device | None = None,
     on_trial: Callable[[int], None] = _quiet,
 ) -> list[CanaryRow]:
-    """Score random features with a head, in shuffled and in listed order.
+    """Test a head on random features, with texts in shuffled and in listed order.
 
     Args:
         head: anything with the ``settings``, ``needs_words`` and ``similarity`` of a head.
         settings: how evaluation ranks.
-        galleries: independent galleries for each order.
-        seed: of everything drawn.
+        galleries: number of independent galleries for each order.
+        seed: random seed.
         device: where to score; the CPU by default.
         on_trial: called with 1 after each gallery.
     """
@@ -94,12 +94,12 @@ def check_ranking(
     seed: int = 0,
     on_trial: Callable[[int], None] = _quiet,
 ) -> list[CanaryRow]:
-    """Rank scores that all tie, and scores that hold NaN, which must be refused.
+    """Test the ranking on scores that all tie, and on NaN, which must be refused.
 
     Args:
         settings: how evaluation ranks.
-        galleries: independent galleries for each order.
-        seed: of everything drawn.
+        galleries: number of independent galleries for each order.
+        seed: random seed.
         on_trial: called with 1 after each gallery.
     """
     rows: list[CanaryRow] = []
@@ -129,14 +129,14 @@ def check_permuted_ids(
     seed: int = 0,
     on_trial: Callable[[int], None] = _quiet,
 ) -> list[CanaryRow]:
-    """Score real features whose videos have changed ids, in the order that evaluation has them.
+    """Test a head on real features whose video ids are permuted, in evaluation's order.
 
     Args:
         test: name of the rows.
         head: the head.
         split: the features.
         settings: how evaluation ranks.
-        seed: of everything drawn.
+        seed: random seed.
         on_trial: called with 1 after each permutation.
 
     Raises:
@@ -167,11 +167,11 @@ def run_trials(
     generator: np.random.Generator,
     on_trial: Callable[[int], None] = _quiet,
 ) -> list[CanaryRow]:
-    """Score and rank trials as evaluation does and test the hits, one row a direction.
+    """Score and rank trials as evaluation does and test the hits; one row per direction.
 
     Args:
         test: name of the rows.
-        trials: splits without truth.
+        trials: splits whose ground truth is random.
         score: split -> similarity (T, V).
         settings: how evaluation ranks.
         generator: breaks ties.
@@ -191,9 +191,9 @@ def run_trials(
             ),
         }
         for direction, counted in (("t2v", trial.texts), ("v2t", trial.videos)):
-            found = ranks[direction].hits(1)
-            whole = len(found) == len(chance[direction])
-            hits[direction].append(found[counted] if whole else found)
+            all_hits = ranks[direction].hits(1)  # (Q,)
+            whole = len(all_hits) == len(chance[direction])
+            hits[direction].append(all_hits[counted] if whole else all_hits)
             chances[direction].append(chance[direction][counted] if whole else chance[direction])
         on_trial(1)
     return [judge(test, d, hits[d], chances[d], generator) for d in DIRECTIONS]

@@ -1,10 +1,9 @@
-"""Exact tests of whether hits at rank 1 are chance.
+"""Exact tests of whether the number of hits at rank 1 is chance.
 
-Where nothing that is scored depends on the truth, the scores and the groups of captions say nothing
-about which video owns which group: every ownership is as likely as every other. Under that null
-hypothesis the chance of every query is known, ties included, and so is the distribution of the
-number of hits. Own formulation; the exact test is the usual two-sided binomial one, extended to
-unequal chances.
+If the scores do not depend on the ground truth, they and the groups of captions say nothing about
+which video has which group: every assignment is equally likely. Under that null hypothesis the
+chance of every query is known, ties included, and so is the distribution of the number of hits.
+Our own formulation: the usual exact two-sided binomial test, extended to unequal chances.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _EQUALLY_LIKELY = 1 + 1e-7
 
 
 class LeakFound(GareCacheError, RuntimeError):
-    """Recall on data without truth is not chance."""
+    """Recall on data with random ground truth is not at chance."""
 
     exit_code: ClassVar[int] = 3
 
@@ -44,11 +43,11 @@ class CanaryRow:
         test: what was scored.
         direction: ``t2v`` or ``v2t``.
         queries: number of queries.
-        hits: of them at rank 1, ties broken at random; None where none were counted.
-        expected: mean number of hits under chance; None likewise.
-        p: two-sided exact p-value; None likewise.
-        passed: whether this is what an honest head and scoring give.
-        note: what happened where there is no p-value; else empty.
+        hits: number of queries with a hit at rank 1, ties broken at random; None if not counted.
+        expected: mean number of hits under chance; None if not counted.
+        p: two-sided exact p-value; None if not counted.
+        passed: whether the result is compatible with a head and a scoring without a leak.
+        note: what happened if there is no p-value; else empty.
     """
 
     test: str
@@ -80,15 +79,15 @@ def judge(
 ) -> CanaryRow:
     """Test the hits of several galleries against chance.
 
-    A hit between 0 and 1 (a tie) is drawn, so that the number of hits is whole and its
-    distribution the exact one.
+    A hit between 0 and 1 (a tie) is drawn at random, so that the number of hits is an integer and
+    its distribution exact.
 
     Args:
         test: name of the row.
         direction: ``t2v`` or ``v2t``.
-        hits: (Q,) of each gallery: probability of rank 1 as the metrics give it.
-        chances: (Q,) of each gallery: the same under chance.
-        generator: of the draws.
+        hits: (Q,) for each gallery: the probability of rank 1 according to the metrics.
+        chances: (Q,) for each gallery: the same under chance.
+        generator: draws the ties.
     """
     asked, ranked = sum(map(len, chances)), sum(map(len, hits))
     if [len(h) for h in hits] != [len(c) for c in chances]:
@@ -102,7 +101,7 @@ def judge(
 
 
 def text_to_video_chances(similarity: Scores) -> Values:
-    """Return the chance of every caption: 1 / V, whatever ties."""
+    """Return each caption's chance of rank 1, (T,): 1 / V, whatever ties."""
     num_texts, num_videos = similarity.shape
     return np.full(num_texts, 1 / num_videos)
 
@@ -110,13 +109,13 @@ def text_to_video_chances(similarity: Scores) -> Values:
 def video_to_text_chances(
     similarity: Scores, video_of_text: npt.NDArray[np.int64], *, convention: str
 ) -> Values:
-    """Return the chance of every video that has a caption, Q in all.
+    """Return the chance of rank 1 of each video that has a caption, (Q,).
 
-    Whichever group of captions holds the text that scores highest, the video owns it with
-    probability 1 / Q; that is the mean over videos of own captions / T. Where m texts tie at the
-    top, k_g of them of group g, the tie rules of ``metrics`` give 1 / (m - k_g + 1) to the owner of
-    a group g under ``best_caption_of_all``, and 1 / (number of such groups) under
-    ``best_caption_group``; the chance is the sum of these over g, over Q.
+    Whichever group of captions holds the text with the highest score, it belongs to the video with
+    probability 1 / Q; that is the mean over videos of their captions / T. Where m texts tie at the
+    top, k_g of them in group g, the tie rules of ``metrics`` give 1 / (m - k_g + 1) to the video of
+    group g under ``best_caption_of_all``, and 1 / (number of such groups) under
+    ``best_caption_group``; the chance is the sum of these over g, divided by Q.
 
     Three texts of groups 0, 0 and 1 that all score the same: 1/2 (1/2 + 1/3) = 5/12 under the
     first convention, 1/2 under the second.
@@ -134,8 +133,8 @@ def video_to_text_chances(
     videos = np.unique(video_of_text)
     shares = np.ones(len(videos))
     if convention == "best_caption_of_all":
-        columns = similarity[:, videos]
-        is_top = columns == columns.max(axis=0)
+        columns = similarity[:, videos]  # (T, Q)
+        is_top = columns == columns.max(axis=0)  # (T, Q)
         for query in np.flatnonzero(is_top.sum(axis=0) > 1):
             _, of_group = np.unique(video_of_text[is_top[:, query]], return_counts=True)
             shares[query] = (1 / (of_group.sum() - of_group + 1)).sum()
@@ -143,12 +142,12 @@ def video_to_text_chances(
 
 
 def two_sided_p(hits: int, chances: Values) -> float:
-    """Return the exact p-value of a number of hits.
+    """Return the exact two-sided p-value of a number of hits.
 
-    The probability of all numbers that are at most as likely as the one found.
+    It is the total probability of all numbers of hits that are at most as likely as this one.
 
     Args:
-        hits: found.
+        hits: the number of hits.
         chances: (Q,) chance of each query, in (0, 1).
     """
     distribution = hits_distribution(chances)
@@ -159,10 +158,10 @@ def two_sided_p(hits: int, chances: Values) -> float:
 
 
 def hits_distribution(chances: Values) -> Values:
-    """Return the probability of 0, 1, 2, ... hits, up to where it falls below 1e-300.
+    """Return the probability of 0, 1, 2, ... hits (Poisson binomial), cut off below 1e-300.
 
-    The Poisson-binomial distribution as the convolution of one binomial for each distinct chance;
-    all terms are positive, so nothing cancels.
+    Computed as the convolution of one binomial for each distinct chance; all terms are positive, so
+    nothing cancels.
 
     Args:
         chances: (Q,) chance of each query, in (0, 1).
@@ -174,19 +173,19 @@ def hits_distribution(chances: Values) -> Values:
 
 
 def explain_failure(rows: Sequence[CanaryRow]) -> str | None:
-    """Say what the rows that failed mean; None where all passed."""
+    """Explain the failed rows in a message; None if all passed."""
     failed = [row for row in rows if not row.passed]
     if not failed:
         return None
     first = failed[0]
-    found = first.note or (
+    outcome = first.note or (
         f"{first.hits:,} hits where chance gives {first.expected:,.1f}, p = {first.p:.2g}"
     )
     return (
         f"{len(failed)} of {len(rows)} rows fail, the first: {first.test}, {first.direction}: "
-        f"{found}. The head or the scoring knows which caption belongs to which video, or "
-        "miscounts ranks, so that its recall means nothing (docs/canary.md). Chance alone fails "
-        f"one row in {1 / LEAST_P:,.0f}: a leak fails again with another --seed"
+        f"{outcome}. The head or the scoring knows which caption belongs to which video, or "
+        "miscounts ranks, so its recall is meaningless (docs/canary.md). By chance alone, one row "
+        f"in {1 / LEAST_P:,.0f} fails: a leak fails again with another --seed"
     )
 
 

@@ -1,4 +1,4 @@
-"""Splits whose truth is chance: random features, and real ones with exchanged ids."""
+"""Splits with random ground truth: random features, and real features with permuted ids."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from gare_cache.data.split import FeatureSplit
 from gare_cache.data.words import WordTokens
 
-# Texts of a random gallery, by order. 60 videos: enough that a hit is rare, few enough that
-# hundreds of galleries are seconds.
+# Texts of a random gallery, by order. With 60 videos a hit is rare, and hundreds of galleries take
+# only seconds.
 ORDERS = {"shuffled": 150, "listed": 40}
 _VIDEOS = 60
 _MOST_WORDS = 8
@@ -23,12 +23,12 @@ _PERMUTED_QUERIES, _MOST_PERMUTATIONS = 20_000, 200
 
 @dataclass(frozen=True)
 class Trial:
-    """A split whose truth is chance, and what of it counts.
+    """A split with random ground truth, and which of its items count as queries.
 
     Attributes:
-        split: the features and the ownership.
+        split: the features, and which caption belongs to which video.
         texts: rows of the captions that count as queries.
-        videos: places, among the videos that have a caption, of those that count as queries.
+        videos: positions, among the videos with captions, of those that count as queries.
     """
 
     split: FeatureSplit
@@ -45,18 +45,18 @@ def random_trial(
     words: bool = False,
     device: torch.device | None = None,
 ) -> Trial:
-    """Draw a gallery of independent text and video features and numbers of frames.
+    """Draw a gallery of independent text features, video features and numbers of frames.
 
     ``shuffled``: 150 texts, each of a random one of 60 videos, in random order; a video has any
-    number of captions, and none is possible. ``listed``: text i belongs to video i, 40 texts, and
-    20 more videos without a caption.
+    number of captions, possibly none. ``listed``: 40 texts, text i belonging to video i, and 20
+    more videos without a caption.
 
     Args:
-        generator: of everything drawn.
+        generator: source of randomness.
         order: ``shuffled`` or ``listed``.
         dim: D.
         max_frames: F; a video has 1 to F real frames.
-        words: draw word tokens too, 1 to 8 a text.
+        words: draw word tokens too, 1 to 8 per text.
         device: where the tensors go; the CPU by default.
     """
     num_texts = ORDERS[order]
@@ -67,7 +67,7 @@ def random_trial(
     text = length * generator.standard_normal((num_texts, dim), dtype=np.float32)
     frames = length * generator.standard_normal((_VIDEOS, max_frames, dim), dtype=np.float32)
     num_frames = generator.integers(1, max_frames + 1, size=(_VIDEOS, 1))
-    mask = np.arange(max_frames) < num_frames
+    mask = np.arange(max_frames) < num_frames  # (V, F)
     frames *= mask[..., None]
     split = FeatureSplit(
         name="random",
@@ -95,17 +95,16 @@ def _random_words(
 
 
 def permuted_trials(split: FeatureSplit, generator: np.random.Generator) -> Iterator[Trial]:
-    """Yield the split with the videos' features exchanged among their ids, again and again.
+    """Yield copies of a split in which the videos' features are permuted among their ids.
 
-    Captions stay with their ids. One random caption of a video counts, because captions of one
-    video find the same video together; of a split with fewer than 100 videos a tenth counts,
-    because the fixed points of a small permutation are not independent. Permutations are uniform,
-    fixed points included: among derangements a good head would never hit, which is no chance
-    either.
+    Captions keep their ids. One random caption of a video counts, because captions of one video
+    retrieve the same video together; of a split with fewer than 100 videos a tenth counts, because
+    the fixed points of a small permutation are not independent. Permutations are uniform, fixed
+    points included: under derangements a good head would never hit, which is not chance either.
 
     Args:
         split: the features.
-        generator: of permutations and captions.
+        generator: draws permutations and captions.
     """
     video_of_text = split.video_of_text.cpu().numpy()
     num_queries = len(np.unique(video_of_text))
@@ -120,7 +119,7 @@ def permuted_trials(split: FeatureSplit, generator: np.random.Generator) -> Iter
 
 
 def num_permutations(split: FeatureSplit) -> int:
-    """Return how many permutations give 20,000 queries a direction, at most 200."""
+    """Return how many permutations give 20,000 queries per direction, at most 200."""
     counted = _num_counted(len(np.unique(split.video_of_text.cpu().numpy())))
     return min(_MOST_PERMUTATIONS, -(-_PERMUTED_QUERIES // counted))
 

@@ -1,1 +1,1 @@
-"""Differences of methods, with interval and p."""
+"""Differences between methods, with confidence interval and p-value."""

@@ -1,4 +1,4 @@
-"""Differences of two methods with interval and p, over videos and over seeds."""
+"""Difference of two methods with interval and p: over videos, and over videos and seeds."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Difference:
         points: first minus second.
         low: lower end of the 95 % interval.
         high: its upper end.
-        p_value: two-sided, of no difference.
+        p_value: two-sided p of the hypothesis of no difference.
         standard_error: in points.
-        degrees_of_freedom: that the standard error rests on.
-        queries: number of queries that both answer.
-        p_holm: ``p_value`` adjusted for the family of comparisons that it belongs to, see
-            ``adjusted``; equal to it where the comparison stands alone.
+        degrees_of_freedom: of the standard error.
+        queries: number of queries that both methods answer.
+        p_holm: ``p_value`` adjusted for its family of comparisons, see ``adjusted``; equal to it
+            for a single comparison.
     """
 
     points: float
@@ -52,12 +52,12 @@ class Difference:
 
     @property
     def half_width(self) -> float:
-        """The smallest difference seen that would leave the interval clear of 0, in points."""
+        """The smallest observed difference whose interval would exclude 0, in points."""
         return critical_value(LEVEL, self.degrees_of_freedom) * self.standard_error
 
     @property
     def detectable(self) -> float:
-        """The true difference that would be found four times of five, in points."""
+        """The true difference that would be detected with a power of 80 %, in points."""
         beyond = critical_value(2 * (1 - POWER), self.degrees_of_freedom)
         return self.half_width + beyond * self.standard_error
 
@@ -72,9 +72,9 @@ def compare_runs(
 ) -> list[Difference]:
     """Compare two runs on the same queries by a paired bootstrap over videos.
 
-    It says whether these two runs differ on videos of this kind. The noise of a method's seed
-    cannot be seen in one run, and is not in the interval. A resample of V videos varies as if
-    there were V / (V - 1) of them, and has no account of the t distribution; so the percentiles
+    The result says whether these two runs differ on videos of this kind. One run does not show how
+    much a method varies with its seed, so the interval does not cover that. Resampling V videos
+    underestimates the variance by (V - 1) / V and ignores the t distribution; so the percentiles
     are those at the normal level of sqrt(V / (V - 1)) t, not 2.5 and 97.5 ("expanded percentile
     interval", Hesterberg 2015). With 1,000 videos they are 2.48 and 97.52, with 20 they are 1.6
     and 98.4.
@@ -84,18 +84,18 @@ def compare_runs(
         other_hits: (Q, M) of the second run, in the same order.
         video_of_query: (Q,) the video each query belongs to; at least 2 videos.
         resamples: number of resamples.
-        seed: of the resampling.
+        seed: random seed of the resampling.
 
     Returns:
-        One difference a criterion; p is the smallest level whose interval leaves out 0.
+        One difference per criterion; p is the smallest level whose interval excludes 0.
     """
     differences = hits - other_hits
-    draws = paired_bootstrap(differences, video_of_query, resamples=resamples, seed=seed)
+    draws = paired_bootstrap(differences, video_of_query, resamples=resamples, seed=seed)  # (R, M)
     num_videos = len(np.unique(video_of_query))
     expansion = math.sqrt(num_videos / (num_videos - 1))
     tail = _NORMAL.cdf(-expansion * critical_value(LEVEL, num_videos - 1))
-    lows, highs = np.quantile(draws, [tail, 1 - tail], axis=0)
-    beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
+    lows, highs = np.quantile(draws, [tail, 1 - tail], axis=0)  # (M,) each
+    beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))  # (M,)
     rarity = np.minimum(0.5, (beyond + 1) / (resamples + 1))
     p_values = [two_sided_p(_NORMAL.inv_cdf(value) / expansion, num_videos - 1) for value in rarity]
     return [
@@ -116,22 +116,21 @@ def compare_runs(
 def compare_seeds(
     hits: Values, other_hits: Values, video_of_query: npt.NDArray[np.int64]
 ) -> Difference:
-    """Compare two methods of which several seeds were run, on the same queries.
+    """Compare two methods on the same queries, each trained with several seeds.
 
-    Videos and seeds are both samples, crossed with each other: the layout of studies in which
-    several readers read the same cases (Obuchowski & Rockette 1995; Hillis 2007). The variance of
-    the difference of the means is
+    Videos and seeds are two crossed samples, as in studies in which several readers read the same
+    cases (Obuchowski & Rockette 1995; Hillis 2007). The variance of the difference of the means is
 
         T_videos + T_seeds - T_both,   at least T_videos:
 
     T_videos = s^2 / V of the videos' differences, averaged over seeds; T_seeds = sum over the two
-    methods of s^2 / S of their seeds' recalls; T_both = sum of s^2 / (S V) of what remains of seed
-    by video, which the first two both hold. Student's t with Satterthwaite's degrees of freedom.
-    Resampling S seeds with replacement would take only (S - 1) / S of T_seeds, and no account of
-    how little S values say about it; docs/compare.md has the measured error rates.
+    methods of s^2 / S of their seeds' recalls; T_both = sum of s^2 / (S V) of the seed-by-video
+    residuals, which both of the former contain. Student's t with Satterthwaite's degrees of
+    freedom. Resampling S seeds with replacement would give only (S - 1) / S of T_seeds, and ignore
+    how poorly S values estimate it; docs/compare.md has the measured error rates.
 
-    Where videos have unequal numbers of queries, a video counts by its linearised share in the
-    recall. A method with one run is taken as it is: no noise of its seed is in the interval.
+    Where videos have unequal numbers of queries, a video counts by its linearised share of the
+    recall. For a method with one run, the interval does not cover the variation with its seed.
 
     Args:
         hits: (S, Q) of the first method's S seeds.
@@ -170,8 +169,8 @@ def mcnemar_exact(won: int, lost: int) -> float:
     """Return the two-sided p of McNemar's exact test (a sign test on the queries that differ).
 
     Args:
-        won: queries that only the first run answers.
-        lost: queries that only the second run answers.
+        won: number of queries that only the first run answers correctly.
+        lost: number of queries that only the second run answers correctly.
     """
     differing = won + lost
     tail = ways = 1
@@ -203,7 +202,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class _Method:
-    """One method's recall in points, (V,) its videos' shares, and what its seeds add."""
+    """One method's recall in points, its videos' shares of it, (V,), and its seed variances."""
 
     recall: float
     shares: Values
@@ -216,11 +215,11 @@ def _method(hits: Values, video_of_query: npt.NDArray[np.int64]) -> _Method:
     _, video = np.unique(video_of_query, return_inverse=True)
     counts = np.bincount(video)
     num_seeds, num_videos = len(hits), len(counts)
-    totals = np.stack([np.bincount(video, weights=row) for row in hits])
-    recalls = 100 * hits.mean(axis=1)
-    # (S, V): what each video adds to its seed's recall, around 0.
-    shares = (100 * totals - recalls[:, None] * counts) * num_videos / len(video_of_query)
-    mean_share = shares.mean(axis=0)
+    totals = np.stack([np.bincount(video, weights=row) for row in hits])  # (S, V)
+    recalls = 100 * hits.mean(axis=1)  # (S,)
+    # Each video's contribution to its seed's recall, centred on 0.
+    shares = (100 * totals - recalls[:, None] * counts) * num_videos / len(video_of_query)  # (S, V)
+    mean_share = shares.mean(axis=0)  # (V,)
     recall = float(recalls.mean())
     if num_seeds == 1:
         return _Method(recall, mean_share, 0.0, 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Outputs of evaluated runs, and whether they may be compared."""
+"""Reader of the outputs of evaluated runs, and checks that runs are comparable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from gare_cache.evaluation.missing import DirectionRanks, counted_ranks
 
 _PROTOCOL = ("split", "captions", "missing", "v2t_convention")
 
-# Of a run's record, beside its settings; another device or version is no other method.
+# Entries of a run's record, beside its settings, that seeds of one method share; device and
+# version may differ.
 _SAME_FOR_SEEDS = ("extraction_id", "data", "source", "own")
 
 Ids = npt.NDArray[np.str_]
@@ -31,15 +32,15 @@ class NotComparable(GareCacheError, ValueError):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What ``evaluate`` left of one method in one outputs folder.
+    """One method's results as ``evaluate`` wrote them to an outputs folder.
 
     Attributes:
         folder: the outputs folder.
-        method: row of ranks.parquet that was read.
+        method: name of the method in ranks.parquet.
         metrics: content of metrics.json.
         directions: ranks by direction.
-        record: content of run/record.json, empty where the folder has none.
-        features: content of features.json, empty where the folder has none.
+        record: content of run/record.json; empty if the folder has none.
+        features: content of features.json; empty if the folder has none.
     """
 
     folder: Path
@@ -64,7 +65,7 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
 
     Raises:
         ConfigError: nothing was evaluated there, or there is no such method.
-        NotComparable: a query stands there twice.
+        NotComparable: a query is listed twice.
     """
     metrics = _read_json(folder / "evaluation" / "metrics.json")
     ranks_file = folder / "evaluation" / "ranks.parquet"
@@ -96,9 +97,9 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
         counted = counted_ranks(
             table, direction, num_items=scores["items listed"], rule=metrics["missing"]
         )
-        again = int((counted.query_ids[1:] == counted.query_ids[:-1]).sum())
-        if again:
-            raise NotComparable(f"{ranks_file} holds {again:,} {direction} queries twice")
+        repeated = int((counted.query_ids[1:] == counted.query_ids[:-1]).sum())
+        if repeated:
+            raise NotComparable(f"{ranks_file} holds {repeated:,} {direction} queries twice")
         directions[direction] = counted
     return FinishedRun(
         folder, method, metrics, directions, record, _read_json(folder / "features.json")
@@ -106,7 +107,7 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
 
 
 def require_same_test(run: FinishedRun, other: FinishedRun) -> None:
-    """Refuse two runs that were not scored on the same queries in the same way.
+    """Raise an error if two runs were not scored on the same queries in the same way.
 
     Raises:
         NotComparable: with what differs, how often, and the first case.
@@ -132,10 +133,10 @@ def require_same_test(run: FinishedRun, other: FinishedRun) -> None:
 
 
 def require_seeds_of_one_method(runs: Sequence[FinishedRun]) -> None:
-    """Refuse runs that are said to be one method's seeds and are not, as far as records tell.
+    """Raise an error if the records show that runs are not different seeds of one method.
 
     Raises:
-        NotComparable: a folder or a seed stands there twice, or another setting differs.
+        NotComparable: a folder or a seed is given twice, or a setting other than the seed differs.
     """
     seen: dict[Any, FinishedRun] = {}
     for run in runs:
@@ -149,8 +150,8 @@ def require_seeds_of_one_method(runs: Sequence[FinishedRun]) -> None:
             seen[key] = run
         for name, value, expected in _changed_settings(run, runs[0]):
             raise NotComparable(
-                f"{run.folder} is no other seed of {runs[0].folder}: {name} is {value!r}, there it "
-                f"is {expected!r}"
+                f"{run.folder} is not another seed of {runs[0].folder}: {name} is {value!r}, there "
+                f"it is {expected!r}"
             )
 
 

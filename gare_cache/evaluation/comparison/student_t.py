@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-# More degrees of freedom change no printed digit, and the integrand stays smooth.
+# More degrees of freedom would change no printed digit; the cap keeps the integrand smooth.
 _MOST_DF = 1e6
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(100)
 
@@ -15,7 +15,7 @@ def two_sided_p(t: float, df: float) -> float:
     """Return the probability of a value at least as far from 0 as ``t``.
 
     With t = sqrt(df) tan(a), P(|T| < t) is the integral of cos(x)^(df - 1) over [-a, a], divided
-    by that over [-pi/2, pi/2]; Gauss-Legendre quadrature over the outer part, right to 1e-5.
+    by that over [-pi/2, pi/2]; Gauss-Legendre quadrature over the outer part, accurate to 1e-5.
 
     Args:
         t: the statistic; its sign does not matter.

@@ -1,4 +1,4 @@
-"""What every head must keep to; ``check_contract`` is for tests of a user's own head."""
+"""The contract of every head; ``check_contract`` is for tests of a custom head."""
 
 from gare_cache.evaluation.contract.checks import check_contract
 

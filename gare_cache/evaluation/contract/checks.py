@@ -1,7 +1,7 @@
-"""What a head must keep to so that training, evaluation and blocks mean what they say.
+"""Checks that a head treats padding, order, batches and blocks as training and evaluation assume.
 
-Each check looks at a head from outside and returns a row: what was seen, and what to do where it is
-wrong. Scores that are compared are cosines, equal up to the tolerance of their dtype.
+Each check tests a head from outside and returns a row: what was seen, and how to repair a failure.
+Scores are compared as cosines, equal up to the tolerance of their dtype.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from gare_cache.own import describe
 def check_contract(
     head: RetrievalHead, rebuild: Callable[..., RetrievalHead], *, seed: int = 0
 ) -> list[ContractRow]:
-    """Run every check on a head; it is left as it was.
+    """Run every check on a copy of a head.
 
     Args:
         head: on the CPU, in float32 or float64, in any mode.
-        rebuild: settings -> a head of these settings, such as ``build_head``.
-        seed: of the features.
+        rebuild: builds a head from settings, such as ``build_head``.
+        seed: random seed of the features.
 
     Returns:
-        One row a check. Where one of ``SCORING_CHECKS`` fails, the others would say nothing: they
-        are left out.
+        One row per check. If one of ``SCORING_CHECKS`` fails, the later checks would mean nothing
+        and are left out.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -77,12 +77,12 @@ def _checks(
 def _row(
     check: Callable[..., ContractRow], head: RetrievalHead, *arguments: Any, **options: Any
 ) -> ContractRow:
-    """Run a check; a head that raises on the way breaks it."""
+    """Run a check; a head that raises an error fails it."""
     try:
         return check(head, *arguments, **options)
     except Exception as err:
         name = check.__name__.removeprefix("check_").replace("_", " ")
-        remedy = "see to it that the head does not raise there, in training mode and backward too"
+        remedy = "make sure that the head raises no error, in training mode and backward either"
         return ContractRow(f"{name} can be checked", False, _failure(err), remedy)
     finally:
         head.eval()
@@ -98,7 +98,7 @@ def check_shapes(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
     name = "shapes and dtype"
     remedy = (
         "return the scores (T, V), rows are texts, in the dtype of the inputs, for any T and V; or "
-        "PairScores with them and increments (T, V, D)"
+        "PairScores that hold them and increments (T, V, D)"
     )
     seen = []
     for texts, videos in ((TEXTS, VIDEOS), (1, VIDEOS), (TEXTS, 1), (1, 1)):
@@ -110,18 +110,18 @@ def check_shapes(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
         except Exception as err:
             failed = f"{texts} texts, {videos} videos: {_failure(err)}"
             return ContractRow(name, False, failed, remedy)
-        for what, found in (("forward", scores.similarity), ("similarity", evaluated)):
-            if tuple(found.shape) != (texts, videos) or found.dtype != part.text.dtype:
-                wrong = f"{what} gave {found.dtype} {tuple(found.shape)} for {texts} x {videos}"
+        for what, matrix in (("forward", scores.similarity), ("similarity", evaluated)):
+            if tuple(matrix.shape) != (texts, videos) or matrix.dtype != part.text.dtype:
+                wrong = f"{what} gave {matrix.dtype} {tuple(matrix.shape)} for {texts} x {videos}"
                 return ContractRow(name, False, wrong, remedy)
         if (texts, videos) == (TEXTS, VIDEOS):
             delta = "no increment" if scores.delta is None else "increments (T, V, D)"
-            seen.append(f"(T, V) {found.dtype}, {delta}")
+            seen.append(f"(T, V) {matrix.dtype}, {delta}")
     return ContractRow(name, True, seen[0])
 
 
 def check_finite(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
-    """Score all pairs: no NaN, no infinity."""
+    """Score all pairs; no score may be NaN or infinite."""
     name = "finite scores"
     scores = eval_scores(head, inputs)
     bad = int((~scores.isfinite()).sum())
@@ -138,7 +138,7 @@ def check_finite(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
 
 
 def check_padded_frames(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
-    """Write other values into the padded frames: no score may change, of forward or in blocks."""
+    """Overwrite the padded frames; no score may change, neither of forward nor in blocks."""
     filled = torch.where(inputs.mask[..., None], inputs.frames, _rubbish(inputs.frames))
     rubbish = replace(inputs, frames=filled)
     before = eval_scores(head, inputs)
@@ -153,28 +153,28 @@ def check_padded_frames(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
 
 
 def check_padded_words(head: RetrievalHead, inputs: PairInputs, words: Words) -> ContractRow:
-    """Write other values into the padded words and add padded words: no score may change."""
+    """Overwrite the padded words and append more padding; no score may change."""
     tokens, mask = words
     filled = torch.where(mask[..., None], tokens, _rubbish(tokens))
-    longer = torch.cat([filled, _rubbish(tokens[:, :2])], dim=1)
-    longer_mask = torch.cat([mask, torch.zeros_like(mask[:, :2])], dim=1)
+    longer = torch.cat([filled, _rubbish(tokens[:, :2])], dim=1)  # (T, W + 2, D)
+    longer_mask = torch.cat([mask, torch.zeros_like(mask[:, :2])], dim=1)  # (T, W + 2)
     before = eval_scores(head, inputs)
-    found = [
+    after = [
         scores(head, replace(inputs, words=words))
         for words in ((filled, mask), (longer, longer_mask))
         for scores in (eval_scores, block_scores)
     ]
     return compare(
         "padded words do not count",
-        torch.cat([before] * len(found)),
-        torch.cat(found),
+        torch.cat([before] * len(after)),
+        torch.cat(after),
         "use the words' mask wherever words are summed, averaged, compared or attended to, and "
         "divide by mask.sum(1), not by W, which is the longest text of the batch",
     )
 
 
 def check_order(head: RetrievalHead, inputs: PairInputs, what: str) -> ContractRow:
-    """Reverse and rotate the texts or videos: their scores have to go with them.
+    """Reverse and rotate the texts or videos; their scores must move with them.
 
     Args:
         head: the head.
@@ -195,13 +195,13 @@ def check_order(head: RetrievalHead, inputs: PairInputs, what: str) -> ContractR
         f"the order of {what} does not count",
         before,
         after,
-        "a score may depend on its text and its video alone, never on the row in which one "
-        f"stands: look for arange, eye, cumsum or recurrence over the axis of the {what}",
+        "a score may depend only on its text and its video, never on their position in the batch: "
+        f"look for arange, eye, cumsum or recurrence over the axis of the {what}",
     )
 
 
 def check_batch(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
-    """Score every pair alone, and as many texts as videos: the same as among the others."""
+    """Score every pair alone, and a square batch; the scores must equal those of the whole."""
     whole = eval_scores(head, inputs)
     count = min(whole.shape)
     square = eval_scores(head, inputs.of(slice(count), slice(count)))
@@ -216,7 +216,7 @@ def check_batch(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
             )
             for text in range(whole.shape[0])
         ]
-    )
+    )  # (T, V)
     return compare(
         "a pair's score does not depend on its batch",
         torch.cat([whole.flatten(), whole[:count, :count].flatten()]),
@@ -227,19 +227,19 @@ def check_batch(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
 
 
 def check_blocks(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
-    """Score as evaluation does, whole and in the smallest blocks: the same as forward."""
+    """Score as evaluation does, whole and in the smallest blocks; it must equal forward."""
     whole = block_scores(head, inputs)
     blocks = block_scores(head, inputs, block_bytes=1)
     return compare(
         "blocks give the scores of forward",
         torch.cat([eval_scores(head, inputs)] * 2),
         torch.cat([whole, blocks]),
-        "see whether the batch, dropout or the module's state enters the scores",
+        "check whether the batch, dropout or the module's state affects the scores",
     )
 
 
 def check_evaluation_mode(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
-    """Score twice in evaluation mode: equal to the bit, and nothing in the state moves."""
+    """Score twice in evaluation mode; the bits must be equal and the state unchanged."""
     name = "evaluation repeats itself"
     state = copy.deepcopy(head.state_dict())
     first, second = eval_scores(head, inputs), eval_scores(head, inputs)
@@ -256,8 +256,8 @@ def check_evaluation_mode(head: RetrievalHead, inputs: PairInputs) -> ContractRo
         name,
         first,
         second,
-        "switch dropout and noise off in evaluation: nn.Dropout does it by itself, F.dropout needs "
-        "training=self.training; draw nothing at random where self.training is false",
+        "switch off dropout and noise in evaluation: nn.Dropout does so by itself, F.dropout needs "
+        "training=self.training; draw nothing at random when self.training is false",
         tolerance=0.0,
     )
     was = head.training
@@ -274,7 +274,7 @@ def _rubbish(like: Tensor) -> Tensor:
     return 30.0 * torch.sin(torch.arange(like.numel(), dtype=like.dtype)).reshape(like.shape)
 
 
-# What has to hold before the other checks mean something.
+# If these fail, the other checks mean nothing.
 SCORING_CHECKS: Sequence[Callable[[RetrievalHead, PairInputs], ContractRow]] = (
     check_shapes,
     check_finite,

@@ -1,4 +1,4 @@
-"""What the checks of a head's contract share: rows, features, scores."""
+"""Rows, random features and scores shared by the contract checks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class ContractRow:
 
     Attributes:
         name: what was checked.
-        passed: whether the head keeps to it.
-        seen: what was seen, in numbers where there are any.
-        remedy: what to do where it failed; else empty.
+        passed: whether the head passed.
+        seen: what was measured.
+        remedy: how to repair a failure; else empty.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ContractRow:
 
 @dataclass(frozen=True)
 class PairInputs:
-    """Features of some texts and videos.
+    """Features of a batch of texts and videos.
 
     Attributes:
         text: (T, D).
@@ -59,13 +59,13 @@ class PairInputs:
 def random_inputs(
     head: RetrievalHead, *, texts: int = TEXTS, videos: int = VIDEOS, seed: int = 0
 ) -> PairInputs:
-    """Draw features of the length of CLIP's; videos of 1 frame, of F frames and between.
+    """Draw random features as long as CLIP's, for videos of 1 to F frames.
 
     Args:
-        head: whose D, F, dtype and need of words they fit.
+        head: gives D, F, dtype and whether words are needed.
         texts: T.
         videos: V.
-        seed: of the draw.
+        seed: random seed.
     """
     dim, max_frames = head.settings["dim"], head.settings["max_frames"]
     generator = torch.Generator().manual_seed(seed)
@@ -78,11 +78,11 @@ def random_inputs(
     counts = torch.tensor(
         [1 + video * (max_frames - 1) // max(1, videos - 1) for video in range(videos)]
     )
-    mask = torch.arange(max_frames) < counts[:, None]
+    mask = torch.arange(max_frames) < counts[:, None]  # (V, F)
     words = None
     if head.needs_words:
         word_counts = torch.tensor([1 + text % _WORDS for text in range(texts)])
-        real = torch.arange(_WORDS) < word_counts[:, None]
+        real = torch.arange(_WORDS) < word_counts[:, None]  # (T, W)
         words = (draw(texts, _WORDS) * real[..., None], real)
     return PairInputs(draw(texts), draw(videos, max_frames) * mask[..., None], mask, words)
 
@@ -95,14 +95,14 @@ def as_values(rows: Sequence[ContractRow]) -> list[Mapping[str, Any]]:
 def compare(
     name: str, before: Tensor, after: Tensor, remedy: str, *, tolerance: float | None = None
 ) -> ContractRow:
-    """Judge two sets of scores that have to be equal; NaN equals nothing.
+    """Check that two sets of scores are equal; NaN equals nothing.
 
     Args:
         name: of the check.
         before: scores.
         after: scores of the same shape and dtype.
-        remedy: what to do where they differ.
-        tolerance: how far they may differ; None for that of their dtype.
+        remedy: what to do if they differ.
+        tolerance: how far they may differ; None for the tolerance of their dtype.
     """
     difference = (before - after).abs().max().item()
     passed = difference <= (TOLERANCES[before.dtype] if tolerance is None else tolerance)
@@ -111,7 +111,7 @@ def compare(
 
 
 def forward_scores(head: RetrievalHead, inputs: PairInputs) -> PairScores:
-    """Score densely, as training does, in the head's mode."""
+    """Score all pairs at once, as training does, in the head's current mode."""
     scores: PairScores = head(inputs.text, inputs.frames, inputs.mask, inputs.words)
     return scores
 
@@ -128,6 +128,6 @@ def block_scores(head: RetrievalHead, inputs: PairInputs, **options: Any) -> Ten
 
 
 def listed(names: Sequence[str]) -> str:
-    """Name the first three."""
+    """Join the first three names and say how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{more}"

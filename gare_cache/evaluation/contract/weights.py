@@ -1,4 +1,4 @@
-"""The part of a head's contract that concerns weights: gradients, settings, learning."""
+"""Contract checks of a head's weights: gradients, saving and rebuilding, learning."""
 
 from __future__ import annotations
 
@@ -31,34 +31,36 @@ _LEAST_DROP = 0.05
 
 
 def check_gradients(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
-    """Differentiate the contrastive loss: all gradients have to be finite."""
+    """Differentiate the contrastive loss; all gradients must be finite."""
     name = "finite gradients"
     head.zero_grad(set_to_none=True)
     count = min(len(inputs.text), len(inputs.frames))
     part = inputs.of(slice(count), slice(count))
-    text, frames = (one.clone().requires_grad_() for one in (part.text, part.frames))
+    text, frames = (tensor.clone().requires_grad_() for tensor in (part.text, part.frames))
     scores = forward_scores(head, replace(part, text=text, frames=frames)).similarity
     if not scores.requires_grad:
         return ContractRow(
             name,
             False,
-            "the scores do not depend on any weight or feature, as far as gradients tell",
-            "keep to torch's functions, without detach, item, argmax or numpy on the way",
+            "no gradient reaches any weight or feature from the scores",
+            "compute the scores with torch's functions, without detach, item, argmax or numpy",
         )
     info_nce(scores, head.scale).backward()  # type: ignore[no-untyped-call]
-    weights = {key: one.grad for key, one in head.named_parameters() if one.requires_grad}
+    weights = {key: weight.grad for key, weight in head.named_parameters() if weight.requires_grad}
     gradients = {**weights, "text": text.grad, "frames": frames.grad}
     head.zero_grad(set_to_none=True)
-    wrong = [key for key, one in gradients.items() if one is not None and not one.isfinite().all()]
+    wrong = [
+        key for key, grad in gradients.items() if grad is not None and not grad.isfinite().all()
+    ]
     if wrong:
         return ContractRow(
             name,
             False,
             f"the gradient of {listed(wrong)} is NaN or infinite",
             "look for a root, norm or logarithm at 0, and for masked_fill with -inf on a whole "
-            "row; clamp before the root, not behind it",
+            "row; clamp before the root, not after it",
         )
-    idle = [key for key, one in weights.items() if one is None or not one.any()]
+    idle = [key for key, grad in weights.items() if grad is None or not grad.any()]
     seen = f"of {len(weights) - len(idle)} weights"
     return ContractRow(name, True, f"{seen}; none or zero of {listed(idle)}" if idle else seen)
 
@@ -66,11 +68,11 @@ def check_gradients(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
 def check_round_trip(
     head: RetrievalHead, inputs: PairInputs, rebuild: Callable[..., RetrievalHead]
 ) -> ContractRow:
-    """Build the head again from its settings and state, as a checkpoint does: equal scores."""
+    """Rebuild the head from settings and state, as a checkpoint does; scores must be equal."""
     name = "settings and state rebuild it"
     remedy = (
-        "keep every weight as nn.Parameter, submodule or register_buffer, and take every size from "
-        "the options"
+        "register every weight as nn.Parameter, submodule or buffer, and take every size from the "
+        "options"
     )
     state = {key: value.detach().contiguous() for key, value in head.state_dict().items()}
     try:
@@ -80,35 +82,37 @@ def check_round_trip(
             name,
             False,
             f"the state cannot be saved: {' '.join(str(err).split())[:160]}",
-            "let no two names share one tensor: use the one module in both places instead of "
+            "no two names may share a tensor: use the same module in both places instead of "
             "assigning its weight to another",
         )
-    torch.manual_seed(torch.initial_seed() + 1)  # else a weight that is not kept is drawn again
+    torch.manual_seed(torch.initial_seed() + 1)  # else an unregistered weight is drawn the same
     try:
-        again = rebuild(**json.loads(json.dumps(head.settings))).eval()
-        again.load_state_dict(state)
+        rebuilt = rebuild(**json.loads(json.dumps(head.settings))).eval()
+        rebuilt.load_state_dict(state)
     except (GareCacheError, RuntimeError) as err:
         return ContractRow(name, False, " ".join(str(err).split())[:200], remedy)
-    row = compare(name, eval_scores(head, inputs), eval_scores(again, inputs), remedy)
+    row = compare(name, eval_scores(head, inputs), eval_scores(rebuilt, inputs), remedy)
     numbers = sum(value.numel() for value in state.values())
     return replace(row, seen=f"{row.seen}; {len(state)} tensors, {numbers:,} numbers")
 
 
 def check_learning(head: RetrievalHead, *, seed: int = 0) -> ContractRow:
-    """Train a few steps on pairs that can be told apart: the loss has to fall.
+    """Train a few steps on separable pairs; the loss must fall.
 
-    A text is the mean of its video's frames and noise three times as long. Adam moves all weights
-    but the logit scale, which is 20.
+    A text is the mean of its video's frames plus noise three times as long. Adam updates all
+    weights but the logit scale, which is fixed at 20.
     """
     name = "a few steps lower the loss"
     learner = copy.deepcopy(head)
     weights = [
-        one for key, one in learner.named_parameters() if one.requires_grad and key != "logit_scale"
+        weight
+        for key, weight in learner.named_parameters()
+        if weight.requires_grad and key != "logit_scale"
     ]
     if not weights:
         return ContractRow(name, True, "it has no weights to train")
     pairs = random_inputs(learner, texts=_PAIRS, videos=_PAIRS, seed=seed + 1)
-    means = pairs.frames.sum(1) / pairs.mask.sum(1, keepdim=True)
+    means = pairs.frames.sum(1) / pairs.mask.sum(1, keepdim=True)  # (B, D)
     text = means + _NOISE * means.norm(dim=1, keepdim=True) / FEATURE_NORM * pairs.text
     pairs = replace(pairs, text=text)
 
@@ -134,8 +138,8 @@ def check_learning(head: RetrievalHead, *, seed: int = 0) -> ContractRow:
         seen,
         ""
         if passed
-        else "see whether gradients reach the weights (no detach), whether the sign of the score "
-        "is right (higher for a better fit) and whether the start is far too large or too small",
+        else "check that gradients reach the weights (no detach), that a better match scores "
+        "higher and that the initial weights are not far too large or too small",
     )
 
 

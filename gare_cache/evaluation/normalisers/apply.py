@@ -1,4 +1,4 @@
-"""Normalisers applied to both directions of a similarity, and how far a direction is from even."""
+"""Normalisers applied to both directions of a similarity, and the normalisation error."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Banks:
 
 @dataclass(frozen=True)
 class Normalised:
-    """What one normaliser gives.
+    """Result of one normaliser.
 
     Attributes:
         ranks: by direction.
         errors: by direction, ``normalisation_error`` of the corrected scores: E_v of text to
             video, E_t of video to text.
-        cautions: by direction, a sentence or an empty one.
+        cautions: by direction, a caution about the scores, or an empty string.
     """
 
     ranks: Mapping[str, QueryRanks]
@@ -52,24 +52,24 @@ def as_directions(
     scale: float | None,
     banks: Mapping[str, Banks],
 ) -> dict[str, DirectionScores]:
-    """Lay out a (T, V) similarity as queries against gallery, once in each direction.
+    """Arrange a (T, V) similarity as queries against gallery, once in each direction.
 
-    A video without a text is in the gallery of text to video, and no query of video to text.
+    A video without a text is in the gallery of text to video, but not a query of video to text.
 
     Args:
         logits: (T, V), texts are rows.
         video_of_text: (T,) column of each text's video.
-        scale: that turned cosines into the logits; None where unknown.
+        scale: logits / cosines; None if unknown.
         banks: by direction.
 
     Returns:
         ``t2v``: (T, V); ``v2t``: (videos with text, T), videos in the order of the columns.
     """
-    texts = np.bincount(video_of_text, minlength=logits.shape[1])
+    texts = np.bincount(video_of_text, minlength=logits.shape[1])  # (V,)
     with_text = np.flatnonzero(texts)
-    found = {
+    matrices_and_targets = {
         "t2v": (logits, texts.astype(np.float64)),
-        "v2t": (logits.T[with_text], 1.0 / texts[video_of_text]),
+        "v2t": (logits.T[with_text], 1.0 / texts[video_of_text]),  # (Q, T), (T,)
     }
     return {
         direction: DirectionScores(
@@ -79,7 +79,7 @@ def as_directions(
             scale=scale,
             targets=targets,
         )
-        for direction, (matrix, targets) in found.items()
+        for direction, (matrix, targets) in matrices_and_targets.items()
     }
 
 
@@ -93,13 +93,13 @@ def apply_normaliser(
     """Correct both directions, each by its own scores and banks, and rank.
 
     Args:
-        scores: of ``as_directions``.
-        setting: which normaliser.
+        scores: as returned by ``as_directions``.
+        setting: the normaliser and its parameters.
         video_of_text: (T,) column of each text's video.
-        convention: one of ``V2T_CONVENTIONS``; it groups captions after the correction, to which
-            each caption is an item.
+        convention: one of ``V2T_CONVENTIONS``; captions are grouped after the correction, which
+            treats each caption as an item.
     """
-    corrected = {direction: normalise(one, setting) for direction, one in scores.items()}
+    corrected = {direction: normalise(matrix, setting) for direction, matrix in scores.items()}
     _, query_of_text = np.unique(video_of_text, return_inverse=True)
     ranks = {
         "t2v": text_to_video(corrected["t2v"], video_of_text),
@@ -109,24 +109,24 @@ def apply_normaliser(
     return Normalised(
         ranks=ranks,
         errors={
-            direction: normalisation_error(corrected[direction], one.targets)
-            for direction, one in scores.items()
-            if one.targets is not None
+            direction: normalisation_error(corrected[direction], of_direction.targets)
+            for direction, of_direction in scores.items()
+            if of_direction.targets is not None
         },
-        cautions={direction: caution(one) for direction, one in scores.items()},
+        cautions={direction: caution(of_direction) for direction, of_direction in scores.items()},
     )
 
 
 def mean_recall_at_1(ranks: Mapping[str, QueryRanks]) -> float:
-    """Return the mean of both directions' R@1 in percent, by which parameters are chosen."""
+    """Return the mean R@1 of both directions in percent: the criterion for parameters."""
     return sum(retrieval_metrics(ranks[d])["R@1"] for d in ("t2v", "v2t")) / 2
 
 
 def normalisation_error(scores: Scores, targets: Values) -> float:
-    """Return mean_j |sum_i softmax_j(scores_ij) - target_j|: 0 where items are retrieved evenly.
+    """Return mean_j |sum_i softmax_j(scores_ij) - target_j|: 0 if items are retrieved evenly.
 
-    The softmax is that of the scores as they are ranked, so errors compare on one scale alone:
-    logits, or logits with a bias an item. Source: NCL, arXiv:2212.11790.
+    The softmax is taken of the scores as ranked, so errors are comparable only on one scale:
+    logits, or logits with a bias per item. Source: NCL, arXiv:2212.11790.
 
     Args:
         scores: (Q, G).
@@ -135,5 +135,5 @@ def normalisation_error(scores: Scores, targets: Values) -> float:
     retrieved = np.zeros(scores.shape[1])
     for start in range(0, len(scores), _BLOCK_ROWS):
         rows = scores[start : start + _BLOCK_ROWS].astype(np.float64)
-        retrieved += np.exp(rows - log_sum_exp(rows, axis=1)[:, None]).sum(axis=0)
+        retrieved += np.exp(rows - log_sum_exp(rows, axis=1)[:, None]).sum(axis=0)  # (G,)
     return float(np.abs(retrieved - targets).mean())

@@ -1,4 +1,4 @@
-"""Banks of training items against a gallery, encoded with the head that is scored."""
+"""Banks: training items scored against a gallery with the evaluated head."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VIDEOS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class TrainingItems:
-    """The texts and videos that banks are made of, both of the training split.
+    """The texts and videos of the banks, both from the training split.
 
     Attributes:
         texts: a split whose captions are the texts.
@@ -38,8 +38,8 @@ def draw_items(split: FeatureSplit, *, size: int | None, seed: int) -> TrainingI
 
     Args:
         split: the training split.
-        size: how many of each, as many as there are at most; None takes all.
-        seed: of the choice.
+        size: how many of each, or all if there are fewer; None takes all.
+        seed: random seed of the choice.
     """
     if size is None:
         return TrainingItems(split, split)
@@ -66,10 +66,9 @@ def make_banks(
     """Score training items against a split, with the head's own scale s.
 
     Text to video has training texts as queries and the split's videos as gallery, video to text
-    training videos as queries and the split's texts as gallery; both by the score that the head
-    gives to the pair. The gallery bank compares items of one kind, for which a head has no score:
-    s times the cosine of the projected texts, or of the means over the real frames behind the
-    aggregator.
+    training videos as queries and the split's texts as gallery; both use the head's score of the
+    pair. The gallery bank compares items of one kind, for which a head has no score: it holds s
+    times the cosine of the projected texts, or of the means over the aggregated real frames.
 
     Args:
         head: on the device of the splits.
@@ -78,7 +77,7 @@ def make_banks(
         wanted: ``queries``, ``gallery`` or both.
 
     Returns:
-        By direction, float32; what is not wanted is None.
+        By direction, float32; banks that are not wanted are None.
     """
     scale = float(head.scale.detach())
     queries: dict[str, Similarity] = {}
@@ -109,10 +108,10 @@ def _video_vectors(head: RetrievalHead, split: FeatureSplit) -> Tensor:
         mean_pool(head.encode_frames(split.frames[rows], split.mask[rows]), split.mask[rows])
         for rows in blocks(len(split.frames), _VIDEOS_AT_ONCE)
     ]
-    return torch.cat(means)
+    return torch.cat(means)  # (V, D)
 
 
 def _cosines(items: Tensor, gallery: Tensor) -> Similarity:
     unit = [torch.nn.functional.normalize(vectors, dim=1) for vectors in (items, gallery)]
-    cosines: Similarity = (unit[0] @ unit[1].T).cpu().numpy()
+    cosines: Similarity = (unit[0] @ unit[1].T).cpu().numpy()  # (N, G)
     return cosines

@@ -1,4 +1,4 @@
-"""A user's own test-time normaliser."""
+"""Custom test-time normalisers, given by import path."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ BANKS = ("queries", "gallery")
 
 
 @dataclass(frozen=True)
-class OwnNormaliser:
-    """A user's normaliser, called as ``my_normaliser(scores, **parameters)``.
+class CustomNormaliser:
+    """A custom normaliser, called as ``my_normaliser(scores, **parameters)``.
 
     Attributes:
         name: import path.
-        function: the user's.
-        kinds: its attribute ``kinds``; inductive where it has none.
-        banks: its attribute ``banks``, what it looks at where it is inductive; the bank of
-            training queries where it has none.
-        parameters: default of each, from the signature.
+        function: the user's function.
+        kinds: its attribute ``kinds``; inductive by default.
+        banks: its attribute ``banks``, which banks it uses if inductive; by default the bank of
+            training queries.
+        parameters: default of each parameter, from the signature.
     """
 
     name: str
@@ -40,12 +40,12 @@ class OwnNormaliser:
         """Correct the scores of one direction.
 
         Args:
-            scores: anything with ``logits`` (Q, G), as the built-in normalisers get it.
+            scores: anything with ``logits`` (Q, G), as passed to the built-in normalisers.
             parameters: by name.
 
         Raises:
-            ConfigError: a parameter is unknown, or the function raises, or the result is no finite
-                array of the shape of the logits, or the logits themselves were changed.
+            ConfigError: a parameter is unknown, the function raises an error, the result is not a
+                finite array of the logits' shape, or the logits were changed in place.
         """
         require_signature(
             self.function,
@@ -56,37 +56,41 @@ class OwnNormaliser:
         )
         logits = scores.logits
         before = logits.copy()
-        found = call_own(self.function, f"normaliser {self.name!r}", scores, **parameters)
+        corrected = call_own(self.function, f"normaliser {self.name!r}", scores, **parameters)
         if not np.array_equal(before, logits):
             raise ConfigError(
                 f"normaliser {self.name!r} changes scores.logits in place; return a new array"
             )
-        if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
-            kind = f"array of {found.dtype}" if isinstance(found, np.ndarray) else type(found)
+        if not isinstance(corrected, np.ndarray) or corrected.dtype.kind != "f":
+            kind = (
+                f"array of {corrected.dtype}"
+                if isinstance(corrected, np.ndarray)
+                else type(corrected)
+            )
             raise ConfigError(
                 f"normaliser {self.name!r} returned {kind}; it must return a numpy array of floats"
             )
-        if found.shape != logits.shape:
+        if corrected.shape != logits.shape:
             raise ConfigError(
-                f"normaliser {self.name!r} returned shape {found.shape}; the scores are (Q, G) = "
-                f"{logits.shape}"
+                f"normaliser {self.name!r} returned shape {corrected.shape}; the scores are (Q, G) "
+                f"= {logits.shape}"
             )
-        bad = int((~np.isfinite(found)).any(axis=1).sum())
+        bad = int((~np.isfinite(corrected)).any(axis=1).sum())
         if bad:
             raise ConfigError(
-                f"normaliser {self.name!r} returned NaN or infinity in {bad:,} of {len(found):,} "
-                "rows; subtract the maximum before exp, and mind logarithms of 0"
+                f"normaliser {self.name!r} returned NaN or infinity in {bad:,} of "
+                f"{len(corrected):,} rows; subtract the maximum before exp, and avoid log of 0"
             )
-        return found
+        return corrected
 
 
-def find_own_normaliser(name: str) -> OwnNormaliser:
-    """Import a user's normaliser and read what it says of itself.
+def find_custom_normaliser(name: str) -> CustomNormaliser:
+    """Import a custom normaliser and read its kinds, banks and parameters.
 
     Its parameters are those of its signature that have defaults.
 
     Raises:
-        ConfigError: it cannot be imported, has a parameter without default behind the scores, or
+        ConfigError: it cannot be imported, has a parameter without default after the scores, or
             its ``kinds`` or ``banks`` are unknown.
     """
     function = import_own(name, what="normaliser")
@@ -94,14 +98,14 @@ def find_own_normaliser(name: str) -> OwnNormaliser:
     banks = _known(function, name, "banks", BANKS, default=("queries",))
     require_signature(function, name, what="normaliser", arguments=("scores",), options={})
     _, *others = inspect.signature(function).parameters.values()
-    parameters = {one.name: one.default for one in others if one.default is not one.empty}
+    parameters = {other.name: other.default for other in others if other.default is not other.empty}
     for key, default in parameters.items():
         if isinstance(default, bool) or not isinstance(default, int | float | str):
             raise ConfigError(
                 f"parameter {key} of normaliser {name!r} has the default {default!r}; give it a "
-                "number or a text, which decides what the settings may hold"
+                "number or a string; its type decides which values the settings may hold"
             )
-    return OwnNormaliser(name, function, kinds, banks, parameters)
+    return CustomNormaliser(name, function, kinds, banks, parameters)
 
 
 def _known(
@@ -112,9 +116,9 @@ def _known(
     *,
     default: Sequence[str],
 ) -> Sequence[str]:
-    found = getattr(function, what, default)
-    if not isinstance(found, tuple) or not found or not set(found) <= set(allowed):
+    values = getattr(function, what, default)
+    if not isinstance(values, tuple) or not values or not set(values) <= set(allowed):
         raise ConfigError(
-            f"{what} of normaliser {name!r} are {found!r}; set a tuple of {', '.join(allowed)}"
+            f"{what} of normaliser {name!r} are {values!r}; set a tuple of {', '.join(allowed)}"
         )
-    return found
+    return values

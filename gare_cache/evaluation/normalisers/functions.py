@@ -1,4 +1,4 @@
-"""Test-time normalisers: the scores of one direction -> corrected scores, as pure functions."""
+"""Test-time normalisers as pure functions from one direction's scores to corrected scores."""
 
 from __future__ import annotations
 
@@ -18,23 +18,22 @@ _BLOCK_ENTRIES = 1 << 22
 
 @dataclass(frozen=True)
 class DirectionScores:
-    """What a normaliser may look at, in one direction: queries are rows, the gallery is columns.
+    """The input of a normaliser in one direction: queries are rows, the gallery is columns.
 
-    Text to video has captions as rows and videos as columns, video to text videos as rows and
-    captions as columns: there every caption is an item of its own, also where a video has several.
-    The two directions have different matrices and different banks; neither can be derived from
-    the corrected scores of the other.
+    Text to video has captions as rows and videos as columns, video to text the reverse: there every
+    caption is a separate item, even if a video has several. The two directions have different
+    matrices and banks; neither can be derived from the corrected scores of the other.
 
     Attributes:
         logits: (Q, G) S = s cos of the scored queries, float32 or float64.
         queries: (M, G) logits R of the query bank against the same gallery: training queries of
-            the same kind (inductive), or ``logits`` itself (transductive); None without one.
-        gallery: (N, G) logits of training items of the gallery's own kind against the gallery;
-            None without one.
-        scale: s; None where it is unknown.
-        targets: (G,) of the true share of each item: the sum over the queries of 1 / (true items
-            of the query) where the item is true. It adds up to Q. Text to video: the number of
-            captions of the video; video to text: 1 / (captions of its video).
+            the same kind (inductive), or ``logits`` itself (transductive); None if there is none.
+        gallery: (N, G) logits of training items of the gallery's kind against the gallery; None if
+            there is none.
+        scale: s; None if unknown.
+        targets: (G,) how often each item should be retrieved: the sum, over the queries for which
+            it is true, of 1 / (true items of the query). It adds up to Q. Text to video: the number
+            of captions of the video; video to text: 1 / (captions of its video).
     """
 
     logits: Scores
@@ -45,12 +44,12 @@ class DirectionScores:
 
 
 def none(scores: DirectionScores) -> Scores:
-    """Return the scores as they are."""
+    """Return the scores unchanged."""
     return scores.logits
 
 
 def sinkhorn(scores: DirectionScores, *, iterations: int, targets: str) -> Scores:
-    """Add one bias an item so that the bank retrieves every item as often as its target.
+    """Add a bias to each item so that the bank retrieves every item as often as its target.
 
     S_ij + b_j, b of ``sinkhorn_biases`` on the query bank R. Source: NCL, arXiv:2212.11790.
 
@@ -58,10 +57,10 @@ def sinkhorn(scores: DirectionScores, *, iterations: int, targets: str) -> Score
         scores: with the query bank.
         iterations: n.
         targets: ``uniform``: rows / columns for every item; ``annotated``: in proportion to
-            ``scores.targets``, which looks at how many captions a video has.
+            ``scores.targets``, which depends on how many captions a video has.
 
     Raises:
-        ConfigError: annotated targets where an item is true for no query.
+        ConfigError: annotated targets, but an item is true for no query.
     """
     bank = _bank(scores.queries)
     column_targets = None
@@ -78,22 +77,22 @@ def sinkhorn(scores: DirectionScores, *, iterations: int, targets: str) -> Score
 
 
 def inverted_softmax(scores: DirectionScores) -> Scores:
-    """S_ij - LSE_k(R_kj). Source: Smith et al., 2017, arXiv:1702.03859."""
+    """Return S_ij - LSE_k(R_kj). Source: Smith et al., 2017, arXiv:1702.03859."""
     corrected: Scores = scores.logits - log_sum_exp(_bank(scores.queries), axis=0)
     return corrected
 
 
 def qbnorm(scores: DirectionScores, *, beta: float, k: int) -> Scores:
-    """Correct the queries whose raw first item is a hub of the bank, and no others.
+    """Apply the inverted softmax only to queries whose top item is a hub of the bank.
 
-    beta cos_ij - LSE_k(beta cos_kj) where query i's raw first item is among the first ``k`` of
+    beta cos_ij - LSE_k(beta cos_kj) if query i's uncorrected top item is among the first ``k`` of
     some bank query, else beta cos_ij. Scores of different queries are not comparable. Source:
     QB-Norm with the dynamic inverted softmax, Bogolin et al., CVPR 2022.
 
     Args:
         scores: with the query bank and the scale.
         beta: inverse temperature, on cosines.
-        k: places of a bank query that make an item a hub.
+        k: an item among the first k of a bank query is a hub.
 
     Raises:
         ConfigError: the scale is unknown, so there are no cosines.
@@ -112,14 +111,14 @@ def qbnorm(scores: DirectionScores, *, beta: float, k: int) -> Scores:
 
 
 def dsl(scores: DirectionScores, *, temp: float) -> Scores:
-    """S * softmax(S / temp) over the query axis, as published.
+    """Return S * softmax(S / temp) over the query axis, as published.
 
-    A negative S times a small probability is larger than times a great one, so the order of the
-    negative scores is turned round; see ``negative_scores``. Source: CAMoE, Cheng et al., 2021,
+    A negative S times a small probability exceeds the same S times a large one, so the order of
+    negative scores is reversed; see ``negative_scores``. Source: CAMoE, Cheng et al., 2021,
     arXiv:2109.04290.
 
     Raises:
-        ConfigError: a probability leaves float64's range, which would tie what does not tie.
+        ConfigError: a probability underflows float64, which would create ties.
     """
     logits = scores.logits.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # logits / temp may be infinite
@@ -128,7 +127,7 @@ def dsl(scores: DirectionScores, *, temp: float) -> Scores:
     if lost:
         raise ConfigError(
             f"dsl at temp {temp:g} makes {lost:,} of {probability.size:,} probabilities leave "
-            "float64's range, and their scores tie; raise temp"
+            "float64's range, so their scores tie; raise temp"
         )
     corrected: Scores = logits * probability
     return corrected
@@ -140,7 +139,7 @@ def negative_scores(scores: DirectionScores) -> int:
 
 
 def dual_is(scores: DirectionScores, *, b1: float, b2: float) -> Scores:
-    """(b1 + b2) S_ij - LSE_k(b1 R_kj) - LSE_g(b2 s<x_g, v_j>). Source: DualIS, EMNLP 2023.
+    """Return (b1 + b2) S_ij - LSE_k(b1 R_kj) - LSE_g(b2 s<x_g, v_j>). Source: DualIS, EMNLP 2023.
 
     Args:
         scores: with both banks.
@@ -156,7 +155,7 @@ def dual_is(scores: DirectionScores, *, b1: float, b2: float) -> Scores:
 
 
 def dual_dis(scores: DirectionScores, *, b1: float, b2: float, k: int) -> Scores:
-    """Apply each bank's term of ``dual_is`` only where a query's raw first item is its hub.
+    """Apply each bank's term of ``dual_is`` only to queries whose top item is a hub of it.
 
     A hub of a bank is among the first ``k`` of some row of it. Source: DualDIS, EMNLP 2023.
 
@@ -164,7 +163,7 @@ def dual_dis(scores: DirectionScores, *, b1: float, b2: float, k: int) -> Scores
         scores: with both banks.
         b1: inverse temperature of the query bank, on logits.
         b2: of the gallery bank.
-        k: places that make an item a hub.
+        k: an item among the first k of a row of a bank is a hub.
     """
     corrected: Scores = scores.logits * np.float64(b1 + b2)
     for bank, factor in ((_bank(scores.queries), b1), (_bank(scores.gallery), b2)):
@@ -174,9 +173,9 @@ def dual_dis(scores: DirectionScores, *, b1: float, b2: float, k: int) -> Scores
 
 
 def csls(scores: DirectionScores, *, k: int) -> Scores:
-    """2 S_ij - mean of the ``k`` highest R_kj of the column.
+    """Return 2 S_ij - mean of the ``k`` highest R_kj of the column.
 
-    The row's term changes no order and is left out. Source: CSLS, Conneau et al., 2018,
+    The term of the row changes no order and is left out. Source: CSLS, Conneau et al., 2018,
     arXiv:1710.04087.
     """
     corrected: Scores = scores.logits * np.float64(2) - column_top_mean(_bank(scores.queries), k)
@@ -184,7 +183,7 @@ def csls(scores: DirectionScores, *, k: int) -> Scores:
 
 
 def nnn(scores: DirectionScores, *, alpha: float, k: int) -> Scores:
-    """S_ij - alpha * mean of the ``k`` highest R_kj of the column. Source: NNN, EMNLP 2024."""
+    """Return S_ij - alpha * mean of the k highest R_kj of the column. Source: NNN, EMNLP 2024."""
     corrected: Scores = scores.logits - alpha * column_top_mean(_bank(scores.queries), k)
     return corrected
 
@@ -202,8 +201,8 @@ def sinkhorn_biases(
         n times:  a_i = -LSE_j(S_ij + b_j) ;  b_j = log c_j - LSE_i(S_ij + a_i)
         a -= LSE(a) ;  b -= LSE(b)
 
-    Before the last line e^(S + a + b) has columns that add up to c_j exactly and, at large n,
-    rows that add up to 1. n = 0 is the inverted softmax. Source: NCL, arXiv:2212.11790.
+    Before the last line, the columns of e^(S + a + b) add up to c_j exactly and, for large n, its
+    rows to 1. n = 0 is the inverted softmax. Source: NCL, arXiv:2212.11790.
 
     Args:
         logits: (Q, G).
@@ -217,8 +216,8 @@ def sinkhorn_biases(
     num_rows, num_columns = logits.shape
     wanted = np.full(num_columns, num_rows / num_columns)
     log_targets = np.log(wanted if column_targets is None else column_targets)
-    column = log_targets - log_sum_exp(logits, axis=0)
-    row = -log_sum_exp(logits, axis=1)
+    column = log_targets - log_sum_exp(logits, axis=0)  # (G,)
+    row = -log_sum_exp(logits, axis=1)  # (Q,)
     for _ in range(iterations):
         row = -log_sum_exp(logits, axis=1, added=column)
         column = log_targets - log_sum_exp(logits, axis=0, added=row)
@@ -235,41 +234,41 @@ def log_sum_exp(
 
     Args:
         values: (Q, G).
-        axis: 0 adds up each column, 1 each row.
-        added: one value for each place along that axis.
-        factor: on the values.
+        axis: 0 sums each column, 1 each row.
+        added: a number, or one value per position along that axis.
+        factor: multiplies the values.
 
     Returns:
         (G,) for axis 0, (Q,) for axis 1.
     """
     rows = values.T if axis == 0 else values
-    found = np.empty(len(rows))
+    result = np.empty(len(rows))
     for block in _blocks(rows):
         shifted = factor * rows[block].astype(np.float64) + added
-        highest = shifted.max(axis=1)
-        found[block] = highest + np.log(np.exp(shifted - highest[:, None]).sum(axis=1))
-    return found
+        highest = shifted.max(axis=1)  # (block,)
+        result[block] = highest + np.log(np.exp(shifted - highest[:, None]).sum(axis=1))
+    return result
 
 
 def hub_items(bank: Scores, k: int) -> npt.NDArray[np.bool_]:
-    """Say which columns are among the ``k`` highest of some row; (G,). ``k`` is at most G.
+    """Return which columns are among the ``k`` highest of some row; (G,). ``k`` is at most G.
 
-    What ties with the k-th highest counts as among them.
+    Columns that tie with the k-th highest count too.
     """
     hubs = np.zeros(bank.shape[1], dtype=bool)
     places = min(k, bank.shape[1])
     for block in _blocks(bank):
         rows = bank[block]
-        threshold = np.partition(rows, -places, axis=1)[:, -places]
-        hubs |= (rows >= threshold[:, None]).any(axis=0)
+        threshold = np.partition(rows, -places, axis=1)[:, -places]  # (block,)
+        hubs |= (rows >= threshold[:, None]).any(axis=0)  # (G,)
     return hubs
 
 
 def best_is_hub(logits: Scores, hubs: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Say for which rows the highest column, or one that ties with it, is a hub; (Q,)."""
-    best = logits == logits.max(axis=1, keepdims=True)
-    found: npt.NDArray[np.bool_] = (best & hubs).any(axis=1)
-    return found
+    """Return for which rows the highest column, or one that ties with it, is a hub; (Q,)."""
+    best = logits == logits.max(axis=1, keepdims=True)  # (Q, G)
+    is_hub: npt.NDArray[np.bool_] = (best & hubs).any(axis=1)  # (Q,)
+    return is_hub
 
 
 def column_top_mean(bank: Scores, k: int) -> Values:
@@ -278,7 +277,7 @@ def column_top_mean(bank: Scores, k: int) -> Values:
     places = min(k, len(bank))
     means = np.empty(len(columns))
     for block in _blocks(columns):
-        highest = np.partition(columns[block], -places, axis=1)[:, -places:]
+        highest = np.partition(columns[block], -places, axis=1)[:, -places:]  # (block, k)
         means[block] = highest.mean(axis=1, dtype=np.float64)
     return means
 

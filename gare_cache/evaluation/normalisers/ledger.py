@@ -1,4 +1,4 @@
-"""The ledger of normalisers: one row a normaliser, the raw scores first, and what must be said."""
+"""The ledger of normalisers: scores and cautions of each, with the raw scores first."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def ledger_rows(
     score: Score,
     differ: Differ,
 ) -> list[dict[str, Any]]:
-    """Lay out the ledger, JSON-able, one row a normaliser.
+    """Return the JSON-able rows of the ledger, one per normaliser.
 
     Args:
-        applied: what was applied, how its parameters were chosen (None where they were given),
-            and what it gave; the raw scores first.
+        applied: each normaliser, how its parameters were chosen (None if they were given), and its
+            result; the raw scores first.
         score: ranks by direction -> scores by direction.
-        differ: ranks and raw ranks -> by direction the paired difference of R@1.
+        differ: ranks and raw ranks -> paired difference of R@1 by direction.
     """
     raw = applied[0][2].ranks
     rows = []
@@ -61,6 +61,6 @@ def ledger_rows(
 
 
 def texts_a_video(video_of_text: npt.NDArray[np.int64]) -> list[int]:
-    """Return the fewest and the most texts of a video that has one."""
+    """Return the smallest and largest number of texts of a video, among those with texts."""
     counts = np.unique(video_of_text, return_counts=True)[1]
     return [int(counts.min()), int(counts.max())]

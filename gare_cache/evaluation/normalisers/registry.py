@@ -1,4 +1,4 @@
-"""The table of test-time normalisers, and what a user may ask of each."""
+"""Registry of test-time normalisers: their kinds, parameters, defaults and ranges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field, FiniteFloat, create_model
 
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.metrics import NonFiniteScores, Scores
-from gare_cache.evaluation.normalisers.custom import find_own_normaliser
+from gare_cache.evaluation.normalisers.custom import find_custom_normaliser
 from gare_cache.evaluation.normalisers.functions import (
     DirectionScores,
     csls,
@@ -41,7 +41,7 @@ from gare_cache.settings import Settings, parse_settings
 RAW = "raw"
 INDUCTIVE = "inductive"
 TRANSDUCTIVE = "transductive"
-# Which bank a normaliser looks at: training queries, or training items of the gallery's own kind.
+# The banks: training queries, and training items of the gallery's kind.
 QUERY_BANK = "queries"
 GALLERY_BANK = "gallery"
 
@@ -56,11 +56,11 @@ class Normaliser:
 
     Attributes:
         function: called with ``DirectionScores`` and its settings by name, the parameters.
-        kinds: ``inductive``: it knows training queries; ``transductive``: it sees all scored
-            queries at once. The first is the default. Empty where it looks at nothing else.
+        kinds: ``inductive``: it uses training queries; ``transductive``: it uses all scored queries
+            at once. The first is the default. Empty if it uses neither.
         settings: class of its settings, with default and range of each parameter.
-        banks: what it looks at where it is inductive.
-        caution: a sentence on these scores, or an empty one.
+        banks: which banks it uses if inductive.
+        caution: returns a caution about the scores, or an empty string.
     """
 
     function: Callable[..., Scores]
@@ -75,8 +75,8 @@ def _dsl_caution(scores: DirectionScores) -> str:
     if not negative:
         return ""
     return (
-        f"{negative:,} of {scores.logits.size:,} scores are negative; times a probability, the "
-        "less probable of them comes first"
+        f"{negative:,} of {scores.logits.size:,} scores are negative; multiplied by a probability, "
+        "the less probable of two equal ones ranks higher"
     )
 
 
@@ -101,7 +101,7 @@ class NormaliserSetting:
     """A normaliser with a value for every parameter.
 
     Attributes:
-        name: of ``NORMALISERS``.
+        name: key of ``NORMALISERS``, or an import path.
         kind: ``raw``, ``inductive`` or ``transductive``.
         parameters: by name, complete.
     """
@@ -112,7 +112,7 @@ class NormaliserSetting:
 
     @property
     def title(self) -> str:
-        """Print name and parameters: ``qbnorm (beta 20, k 1)``; ``raw`` without a normaliser."""
+        """Name and parameters, as ``qbnorm (beta 20, k 1)``; ``raw`` without a normaliser."""
         if self.kind == RAW:
             return RAW
         shown = ", ".join(f"{name} {_print(value)}" for name, value in self.parameters.items())
@@ -120,7 +120,7 @@ class NormaliserSetting:
 
     @property
     def banks(self) -> Sequence[str]:
-        """Which banks it looks at: none where it is transductive."""
+        """Which banks it uses: none if transductive."""
         return find_normaliser(self.name).banks if self.kind == INDUCTIVE else ()
 
 
@@ -129,10 +129,10 @@ UNCORRECTED = NormaliserSetting("none")
 
 @dataclass(frozen=True)
 class NormaliserChoice:
-    """A normaliser whose parameters have one or several candidates.
+    """A normaliser with one or several candidate values for each parameter.
 
     Attributes:
-        name: of ``NORMALISERS``.
+        name: key of ``NORMALISERS``, or an import path.
         kind: ``raw``, ``inductive`` or ``transductive``.
         candidates: by parameter, complete.
     """
@@ -142,7 +142,7 @@ class NormaliserChoice:
     candidates: Mapping[str, Sequence[int | float | str]]
 
     def settings(self) -> list[NormaliserSetting]:
-        """Return every combination, the last parameter changing fastest."""
+        """Return every combination of candidates, the last parameter changing fastest."""
         names = list(self.candidates)
         return [
             NormaliserSetting(self.name, self.kind, dict(zip(names, values, strict=True)))
@@ -151,13 +151,13 @@ class NormaliserChoice:
 
 
 def find_normaliser(name: str) -> Normaliser:
-    """Look a normaliser up by name, or import a user's own.
+    """Look up a normaliser by name, or import a custom one.
 
     Raises:
-        ConfigError: the name is unknown, or what it names cannot be imported or used.
+        ConfigError: the name is unknown, or the custom normaliser cannot be imported or used.
     """
     if is_own(name):
-        custom = find_own_normaliser(name)
+        custom = find_custom_normaliser(name)
         return Normaliser(
             custom,
             kinds=custom.kinds,
@@ -170,7 +170,7 @@ def find_normaliser(name: str) -> Normaliser:
 
 
 def read_choice(entry: Mapping[str, Any]) -> NormaliserChoice:
-    """Check a mapping ``{name, kind, ...parameters}`` and fill in what it leaves out.
+    """Check a mapping ``{name, kind, ...parameters}`` and fill in the defaults.
 
     Args:
         entry: a parameter is a value or a list of candidates.
@@ -200,16 +200,16 @@ def normalise(scores: DirectionScores, setting: NormaliserSetting) -> Scores:
     """Correct the scores of one direction.
 
     Args:
-        scores: with the banks that the setting needs; a transductive one takes the scored queries
-            for its bank, whatever bank is there.
-        setting: which normaliser.
+        scores: with the banks that the setting needs; a transductive normaliser takes the scored
+            queries as its bank, even if another one is given.
+        setting: the normaliser and its parameters.
 
     Returns:
-        (Q, G) corrected scores; only their order within a row means something.
+        (Q, G) corrected scores; only their order within a row is meaningful.
 
     Raises:
-        ConfigError: a bank is missing, has another gallery, or there is one query alone where the
-            normaliser sees all of them.
+        ConfigError: a bank is missing or has another gallery, or a transductive normaliser gets
+            only one query.
         NonFiniteScores: NaN or infinity in the scores or in a bank.
     """
     normaliser = find_normaliser(setting.name)
@@ -223,7 +223,7 @@ def normalise(scores: DirectionScores, setting: NormaliserSetting) -> Scores:
 
 
 def require_queries(setting: NormaliserSetting, num_queries: int) -> None:
-    """Refuse a transductive normaliser on one query, which it has nothing to compare with.
+    """Raise an error if a transductive normaliser gets fewer than two queries.
 
     Raises:
         ConfigError: with what to change.
@@ -231,7 +231,7 @@ def require_queries(setting: NormaliserSetting, num_queries: int) -> None:
     if setting.kind == TRANSDUCTIVE and num_queries < 2:
         raise ConfigError(
             f"normaliser {setting.name} is transductive and compares the scored queries with each "
-            f"other, but there is {num_queries} in one direction; take an inductive normaliser, or "
+            f"other, but there is {num_queries} in one direction; use an inductive normaliser, or "
             "leave it out"
         )
 
@@ -251,8 +251,8 @@ def _check_finite(what: str, values: Scores) -> None:
     bad = int((~np.isfinite(values)).any(axis=1).sum())
     if bad:
         raise NonFiniteScores(
-            f"{bad:,} of {len(values):,} rows of the {what} hold NaN or infinity; nothing can be "
-            "normalised with them"
+            f"{bad:,} of {len(values):,} rows of the {what} hold NaN or infinity, which cannot be "
+            "normalised"
         )
 
 

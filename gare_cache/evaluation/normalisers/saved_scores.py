@@ -1,4 +1,4 @@
-"""Normalisers on saved matrices: options and bank files -> a ledger."""
+"""Normalisers on similarity matrices saved by other programs, with banks read from files."""
 
 from __future__ import annotations
 
@@ -33,30 +33,29 @@ _BANK_OPTIONS = (
     ("gallery-bank-v2t", "v2t", GALLERY_BANK),
 )
 BANKS = tuple(option for option, _, _ in _BANK_OPTIONS)
-# float16 cosines of a vector with itself exceed 1 by as much.
+# float16 cosines of a vector with itself may exceed 1 by this much.
 _MOST_COSINE = 1.01
 
 
 def read_normaliser(text: str) -> NormaliserSetting:
-    """Read ``NAME`` or ``NAME:param=value,...``; ``kind`` is given as a parameter.
+    """Parse ``NAME`` or ``NAME:param=value,...``; ``kind`` is given like a parameter.
 
     Raises:
-        ConfigError: the form, the name or a parameter is wrong.
+        ConfigError: the syntax, the name or a parameter is wrong.
     """
     name, colon, tail = text.rpartition(":")
     if "=" not in tail and name not in NORMALISERS:
         name, colon, tail = text, "", ""
     if colon and not tail:
         raise ConfigError(
-            f"--normalise {text}: nothing stands behind the colon; write {name} or "
-            f"{name}:param=value"
+            f"--normalise {text}: nothing follows the colon; write {name} or {name}:param=value"
         )
     entry: dict[str, Any] = {"name": name}
     for assignment in filter(None, tail.split(",")):
         key, sign, value = (part.strip() for part in assignment.partition("="))
         if not sign or not key or key in entry:
             raise ConfigError(
-                f"--normalise {text}: {assignment!r} is no new parameter; write "
+                f"--normalise {text}: {assignment!r} is not a new parameter; write "
                 "NAME:param=value,param=value"
             )
         entry[key] = _value(value)
@@ -70,7 +69,7 @@ def require_options(
     scale: float | None,
     banks: Mapping[str, Path | None],
 ) -> None:
-    """Refuse options that are missing, contradict each other or have no effect.
+    """Raise an error if options are missing, contradictory or without effect.
 
     Raises:
         ConfigError: with the option.
@@ -94,7 +93,7 @@ def require_options(
     used = {f"--{option}" for option, _, which in _BANK_OPTIONS if _used(which, settings)}
     unused = [option for option in given if option not in used]
     if unused:
-        raise ConfigError(f"no normaliser that is asked for looks at {', '.join(unused)}")
+        raise ConfigError(f"none of the requested normalisers uses {', '.join(unused)}")
 
 
 def normalise_saved(
@@ -108,23 +107,23 @@ def normalise_saved(
     score: Score,
     differ: Differ,
 ) -> dict[str, Any]:
-    """Correct a saved (T, V) similarity in both directions and lay out the ledger.
+    """Correct a saved (T, V) similarity in both directions and return the ledger.
 
     Args:
-        settings: of ``read_normaliser``.
-        similarity: (T, V), as it was saved.
+        settings: the normalisers, as returned by ``read_normaliser``.
+        similarity: (T, V), as saved.
         video_of_text: (T,) column of each text's video.
         convention: of video to text.
-        scale: logits = scale x values; None where the values are logits.
+        scale: logits = scale x values; None if the values are logits.
         banks: npy files by option; the rows of each are the bank's items, the columns the gallery.
         score: ranks by direction -> scores by direction.
-        differ: ranks and raw ranks -> the paired difference of R@1 by direction.
+        differ: ranks and raw ranks -> paired difference of R@1 by direction.
 
     Returns:
-        JSON-able, as ``normalise_scored``.
+        JSON-able, like that of ``normalise_scored``.
 
     Raises:
-        SimilarityFileError: a bank does not fit, or it is not said what turns cosines into logits.
+        SimilarityFileError: a bank does not fit, or the scale from cosines to logits is missing.
     """
     num_texts, num_videos = similarity.shape
     num_items = {"t2v": num_videos, "v2t": num_texts}
@@ -136,23 +135,23 @@ def normalise_saved(
             "if they are logits)"
         )
     factor = 1.0 if scale is None else scale
-    found: dict[str, dict[str, Scores]] = {direction: {} for direction in DIRECTIONS}
+    bank_scores: dict[str, dict[str, Scores]] = {direction: {} for direction in DIRECTIONS}
     for option, direction, which in _BANK_OPTIONS:
         path = banks.get(option)
         if path is not None:
             bank = _read_bank(path, option, num_items[direction])
-            found[direction][which] = factor * bank
+            bank_scores[direction][which] = factor * bank
     scores = as_directions(
         factor * similarity,
         video_of_text,
         scale=factor if are_cosines else None,
-        banks={direction: Banks(**one) for direction, one in found.items()},
+        banks={direction: Banks(**given) for direction, given in bank_scores.items()},
     )
-    chosen = [UNCORRECTED, *(one for one in settings if one.kind != RAW)]
+    chosen = [UNCORRECTED, *(setting for setting in settings if setting.kind != RAW)]
     rows = ledger_rows(
         [
-            (one, None, apply_normaliser(scores, one, video_of_text, convention=convention))
-            for one in chosen
+            (setting, None, apply_normaliser(scores, setting, video_of_text, convention=convention))
+            for setting in chosen
         ],
         score=score,
         differ=differ,
@@ -175,8 +174,8 @@ def _read_bank(path: Path, option: str, num_items: int) -> Scores:
     bad = int((~np.isfinite(bank)).any(axis=1).sum())
     if bad:
         raise NonFiniteScores(
-            f"--{option}: {bad:,} of {len(bank):,} rows of {path} hold NaN or infinity; leave them "
-            "out of the bank"
+            f"--{option}: {bad:,} of {len(bank):,} rows of {path} hold NaN or infinity; remove "
+            "them from the bank"
         )
     return bank
 
@@ -188,7 +187,7 @@ def _used(which: str, settings: Sequence[NormaliserSetting]) -> bool:
 def _other(setting: NormaliserSetting) -> str:
     if len(find_normaliser(setting.name).kinds) == 1:
         return ""
-    return f"; or write {setting.name}:kind=transductive, which takes the scored queries themselves"
+    return f"; or write {setting.name}:kind=transductive, which uses the scored queries themselves"
 
 
 def _value(text: str) -> int | float | str:

@@ -1,4 +1,4 @@
-"""Normalisers on the scored split: banks from train, parameters chosen on validation."""
+"""Normalisers on a scored split, with banks from train and parameters chosen on validation."""
 
 from __future__ import annotations
 
@@ -48,12 +48,13 @@ _CONVENTION = "best_caption_of_all"
 
 @dataclass(frozen=True)
 class NormaliserPlan:
-    """Everything that the normalisers of a scoring need, checked before anything is scored.
+    """Normalisers with the data they need, checked before anything is scored.
 
     Attributes:
         choices: the normalisers, without ``none``.
-        items: what the banks are made of; None where no normaliser is inductive.
-        validation: videos to choose parameters by, one caption each; None where all are given.
+        items: training items of the banks; None if no normaliser is inductive.
+        validation: split on which parameters are chosen, with one caption per video; None if all
+            parameters are given.
     """
 
     choices: Sequence[NormaliserChoice]
@@ -66,7 +67,7 @@ def plan_normalisers(
     scored: FeatureSplit,
     load: Callable[[str], FeatureSplit],
 ) -> NormaliserPlan | None:
-    """Read the settings, load what the normalisers look at, and refuse what cannot be done.
+    """Check the settings of the normalisers and load the splits that they use.
 
     Args:
         settings: of the evaluation.
@@ -74,10 +75,10 @@ def plan_normalisers(
         load: name of a split -> the split, as the head takes it.
 
     Returns:
-        The plan; None where no normaliser is asked for.
+        The plan; None if no normaliser is set.
 
     Raises:
-        ConfigError: with the setting to change.
+        ConfigError: the settings cannot be carried out; with the setting to change.
     """
     choices = [read_choice(entry) for entry in settings.normalisers]
     choices = [choice for choice in choices if choice.kind != RAW]
@@ -87,7 +88,7 @@ def plan_normalisers(
             f"evaluate.normalisers has {twice[0].name} twice with the same parameters; leave one "
             "out"
         )
-    inductive = any(one.settings()[0].banks for one in choices)
+    inductive = any(choice.settings()[0].banks for choice in choices)
     if settings.bank.size is not None and not inductive:
         raise ConfigError(
             f"evaluate.bank.size is {settings.bank.size}, but no inductive normaliser is in "
@@ -118,20 +119,20 @@ def normalise_scored(
     score: Score,
     differ: Differ,
 ) -> tuple[dict[str, Any], dict[str, Ranks]]:
-    """Choose the parameters, correct the scored split, and lay out the ledger.
+    """Choose the parameters, correct the scored split, and return the ledger.
 
     Args:
-        plan: of ``plan_normalisers``.
+        plan: as returned by ``plan_normalisers``.
         head: on the device of the splits.
         scored: the split under its protocol.
         similarity: its (T, V) cosines.
         convention: of video to text.
         score: ranks by direction -> scores by direction.
-        differ: ranks and raw ranks -> the paired difference of R@1 by direction.
+        differ: ranks and raw ranks -> paired difference of R@1 by direction.
 
     Returns:
-        JSON-able: the scale of the logits, the banks, the texts a video, and one row a normaliser,
-        the raw scores first; and the ranks of every normaliser by its title, without the raw ones.
+        JSON-able ledger: the scale of the logits, the banks, the texts per video, and one row per
+        normaliser, the raw scores first; and the ranks of every normaliser, by its title.
     """
     wanted = {name for choice in plan.choices for name in choice.settings()[0].banks}
     chosen = [(UNCORRECTED, None), *_choose(plan, head, wanted, scored.name)]
@@ -147,7 +148,7 @@ def normalise_scored(
         "texts a video": texts_a_video(truth),
         "rows": ledger_rows(applied, score=score, differ=differ),
     }
-    return record, {setting.title: found.ranks for setting, _, found in applied[1:]}
+    return record, {setting.title: normalised.ranks for setting, _, normalised in applied[1:]}
 
 
 def _items(settings: EvaluateSettings, load: Callable[[str], FeatureSplit]) -> TrainingItems:
@@ -190,16 +191,18 @@ def _choose(
         if len(candidates) == 1:
             chosen.append((candidates[0], None))
             continue
-        found = [mean_recall_at_1(_validated(scores, one, truth).ranks) for one in candidates]
-        best = int(np.argmax(found))
+        recalls = [
+            mean_recall_at_1(_validated(scores, candidate, truth).ranks) for candidate in candidates
+        ]
+        best = int(np.argmax(recalls))
         how = {
             "split": _VALIDATION,
             "scored split": scored,
             "videos": len(truth),
-            "score": found[best],
+            "score": recalls[best],
             "candidates": [
-                {"parameters": dict(one.parameters), "score": value}
-                for one, value in zip(candidates, found, strict=True)
+                {"parameters": dict(candidate.parameters), "score": recall}
+                for candidate, recall in zip(candidates, recalls, strict=True)
             ],
         }
         chosen.append((candidates[best], how))

@@ -1,1 +1,1 @@
-"""What all pages and tables share."""
+"""Building blocks shared by all pages and tables."""

@@ -1,4 +1,4 @@
-"""Thumbnails that a page embeds once each, within a budget of bytes."""
+"""Album of thumbnails embedded in a page, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MOST_PICTURE_BYTES = 5_000_000
 
 @dataclass(frozen=True)
 class Album:
-    """Thumbnails that a page embeds once each.
+    """Thumbnails, each embedded once in a page.
 
     Attributes:
         classes: video id -> CSS class that shows its thumbnail.
         style: the rules of these classes.
-        num_left_out: thumbnails that were beyond the budget.
+        num_left_out: number of thumbnails beyond the budget.
     """
 
     classes: Mapping[str, str]
@@ -31,12 +31,12 @@ def make_album(
     order: Iterable[str],
     most_bytes: int = MOST_PICTURE_BYTES,
 ) -> Album:
-    """Choose and lay out thumbnails.
+    """Choose thumbnails within a budget and make their CSS rules.
 
     Args:
         pictures: JPEG by video id.
-        order: ids that are shown, the most wanted first.
-        most_bytes: of base64.
+        order: shown ids, in order of priority.
+        most_bytes: budget of base64.
     """
     classes: dict[str, str] = {}
     rules = []

@@ -1,8 +1,8 @@
-"""A figure in the house style, turned into SVG that a page can hold inline.
+"""Figures in the common style, as SVG to embed in a page.
 
-The same figure gives the same bytes. Text stays text, so that the page's font is used; colours are
-CSS variables with the light theme's value as fallback, so that a plot is legible in a dark page
-and alone.
+Equal figures give equal bytes. Text stays text, so that the page's font is used; colours are CSS
+variables with the light theme's value as fallback, so that a plot is legible on a dark page and
+on its own.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ THEME: Mapping[str, str] = {
     "#0072b2": "--plot-first",
     "#d55e00": "--plot-second",
     "#009e73": "--plot-third",
-    # What lies between the strokes of a hatched bar.
+    # Between the strokes of a hatched bar.
     "#ffffff": "--paper",
-    # Of plots with more lines, which differ in their dashes as well.
+    # For plots with more lines, which differ in their dashes as well.
     "#b5408f": "--plot-fourth",
     "#9a7500": "--plot-fifth",
     "#7a5cd0": "--plot-sixth",
@@ -36,7 +36,7 @@ INK, GRID, FIRST, SECOND, THIRD, PAPER, FOURTH, FIFTH, SIXTH = THEME
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    # A method's name may hold a dollar sign.
+    # A method's name may contain a dollar sign.
     "text.parse_math": False,
     "svg.hashsalt": "gare-cache",
     "image.composite_image": False,
@@ -60,9 +60,9 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def styled_figure(height: float = 2.6) -> Iterator[Figure]:
-    """Give a figure, ``height`` inches high, in the house style.
+    """Yield a figure, ``height`` inches high, in the common style.
 
-    matplotlib's parameters, a user's own included, are replaced inside and set back on leaving.
+    matplotlib's parameters, including the user's, are replaced inside and restored on exit.
     """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -71,12 +71,12 @@ def styled_figure(height: float = 2.6) -> Iterator[Figure]:
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """Print a figure as an SVG element; call it inside ``styled_figure``.
+    """Return a figure as an SVG element; call it inside ``styled_figure``.
 
     Args:
-        figure: what to print.
-        name: prefix of the element's ids, which keeps them apart within a page.
-        description: what the figure shows, read out in its place.
+        figure: the figure.
+        name: prefix that makes the element's ids unique within a page.
+        description: what the figure shows, for screen readers.
 
     Returns:
         The element, as wide as its container.

@@ -1,4 +1,4 @@
-"""Cells and grids of every table: numbers as text, escaped for Markdown and LaTeX."""
+"""Cells and grids of tables: formatted numbers, Markdown and LaTeX escapes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LATEX_SPECIALS = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    # After \\ a bracket would be read as a length and a star as "no page break".
+    # After \\, LaTeX would read a bracket as a length and a star as "no page break".
     "[": "{[}",
     "*": "{*}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -24,12 +24,12 @@ _LATEX_SPECIALS = {
 
 
 def escape_markdown(text: str) -> str:
-    """Escape what GitHub-flavoured Markdown would read as markup, in one line.
+    """Escape the markup of GitHub-flavoured Markdown and join the text to one line.
 
-    Underscores inside a word stay as they are: no Markdown dialect with pipes gives them a meaning.
+    Underscores inside a word are kept: no Markdown dialect with pipe tables treats them as markup.
     """
     flat = " ".join(text.split())
-    flat = re.sub(r"([\\`*{}\[\]#|~$])|(?<!\w)_|_(?!\w)", lambda found: "\\" + found[0], flat)
+    flat = re.sub(r"([\\`*{}\[\]#|~$])|(?<!\w)_|_(?!\w)", lambda match: "\\" + match[0], flat)
     return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -41,28 +41,28 @@ def escape_latex(text: str) -> str:
 
 
 def format_number(value: float, decimals: int = 1) -> str:
-    """Print a number with fixed decimals, and a dash where it is not finite."""
+    """Format a number with fixed decimals; a dash if it is not finite."""
     return f"{value:.{decimals}f}" if math.isfinite(value) else "—"
 
 
 def format_rank(rank: float) -> str:
-    """Print a rank: whole, or with one decimal where a tie halves it."""
+    """Format a rank: an integer, or one decimal if a tie halves it."""
     return f"{rank:,.0f}" if float(rank).is_integer() else f"{rank:,.1f}"
 
 
 def format_share(part: int, whole: int) -> str:
-    """Print a count with its share: ``12 of 400 (3.0 %)``."""
+    """Format a count with its share: ``12 of 400 (3.0 %)``."""
     share = f" ({100 * part / whole:.1f} %)" if whole else ""
     return f"{part:,} of {whole:,}{share}"
 
 
 def markdown_grid(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1) -> str:
-    """Lay out cells as a Markdown table and escape them.
+    """Return cells as an escaped Markdown table.
 
     Args:
         header: column titles.
         rows: cells, as many as titles in each row.
-        num_left: leading columns that hold words; the others are aligned right.
+        num_left: leading columns that are aligned left; the others are aligned right.
 
     Returns:
         The table, with a final newline.
@@ -74,5 +74,5 @@ def markdown_grid(header: Sequence[str], rows: Sequence[Sequence[str]], num_left
 
 
 def latex_row(cells: Sequence[str]) -> str:
-    """Print escaped cells as a row of a LaTeX table."""
+    """Return escaped cells as a row of a LaTeX table."""
     return " & ".join(escape_latex(cell) for cell in cells) + r" \\"

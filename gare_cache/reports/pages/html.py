@@ -1,4 +1,4 @@
-"""What every page is made with: templates, inline scripts, plots with captions."""
+"""HTML building blocks of every page: templates, inline scripts, plots with captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHARED = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Plot:
-    """A titled figure of the page; ``caption`` says how to read it, and may be empty."""
+    """A figure with its title and a caption, which may be empty."""
 
     title: str
     svg: Markup
@@ -26,7 +26,7 @@ class Plot:
 
 
 def page_environment(room: Path) -> jinja2.Environment:
-    """Return the templates of a folder and of this one, with the filters that they use.
+    """Return a template environment for a page's folder and the shared templates and filters.
 
     Args:
         room: folder of the page's own template and style.
@@ -44,18 +44,18 @@ def page_environment(room: Path) -> jinja2.Environment:
 
 
 def read_script(file: Path) -> str:
-    """Read a page's script behind the parts that the pages share."""
+    """Read a page's script, preceded by the shared script parts."""
     return "".join(path.read_text(encoding="utf-8") for path in (_SHARED / "page_parts.js", file))
 
 
 def csp_digest(script: str) -> str:
-    """Return the source expression that allows one inline script, here between newlines."""
+    """Return the CSP source expression that allows one inline script, between newlines."""
     digest = hashlib.sha256(f"\n{script}".encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
 
 
 def script_json(value: object) -> Markup:
-    """Print JSON that cannot end the ``script`` element around it."""
+    """Return JSON that cannot close the ``script`` element around it."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,4 +1,4 @@
-"""Tables for a terminal."""
+"""Plain-text tables for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def plain_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1
 ) -> list[str]:
-    """Lay out cells in aligned columns, two spaces apart.
+    """Return cells as lines of aligned columns, two spaces apart.
 
     Args:
         header: column titles.

@@ -1,4 +1,4 @@
-"""Which variants of a study differ in one axis alone."""
+"""Groups of variants that differ in a single axis."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class AxisGroup:
     """Variants that agree on every axis but one.
 
     Attributes:
-        title: what they agree on, ``layers 2, dropout 0.3``; empty with one axis.
+        title: their shared values, ``layers 2, dropout 0.3``; empty with one axis.
         values: their values on the axis, in the axis' order.
-        variants: one a value.
+        variants: one per value.
     """
 
     title: str
@@ -25,9 +25,9 @@ class AxisGroup:
 
 
 def axis_groups(result: StudyResult, axis: str) -> list[AxisGroup]:
-    """Group the variants that differ in ``axis`` alone; groups of one are left out.
+    """Group the variants that differ only in ``axis``; single variants are left out.
 
-    A variant without a value on an axis has the reference's, if that has one.
+    A variant without a value on an axis takes the reference's, if it has one.
 
     Args:
         result: the study.
@@ -35,17 +35,17 @@ def axis_groups(result: StudyResult, axis: str) -> list[AxisGroup]:
 
     Returns:
         The reference's group first, then in the study's order. In a grid of 2 x 3 values the
-        first axis has three groups of two; where one setting at a time is changed it has one.
+        first axis has three groups of two; if one setting is changed at a time it has one.
     """
     others = [name for name in result.axes if name != axis]
-    found: dict[tuple[str | None, ...], dict[str, StudyRow]] = {}
+    rows_by_rest: dict[tuple[str | None, ...], dict[str, StudyRow]] = {}
     for variant in result.rows:
         value = _value(result, variant, axis)
         if value is not None:
             key = tuple(_value(result, variant, name) for name in others)
-            found.setdefault(key, {}).setdefault(value, variant)
+            rows_by_rest.setdefault(key, {}).setdefault(value, variant)
     groups = []
-    for key, by_value in found.items():
+    for key, by_value in rows_by_rest.items():
         values = [value for value in result.axes[axis] if value in by_value]
         if len(values) > 1:
             pairs = zip(others, key, strict=True)
@@ -55,14 +55,14 @@ def axis_groups(result: StudyResult, axis: str) -> list[AxisGroup]:
 
 
 def ungrouped(result: StudyResult) -> list[StudyRow]:
-    """Return the variants that stand in no group of any axis, the reference left out."""
+    """Return the variants that are in no group of any axis, without the reference."""
     grouped = {
         variant.name
         for axis in result.axes
         for group in axis_groups(result, axis)
         for variant in group.variants
     }
-    return [one for one in result.rows if one.name not in {*grouped, result.reference}]
+    return [row for row in result.rows if row.name not in {*grouped, result.reference}]
 
 
 def _value(result: StudyResult, variant: StudyRow, axis: str) -> str | None:

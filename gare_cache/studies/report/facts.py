@@ -1,4 +1,4 @@
-"""How a study was measured, as pairs of a name and words."""
+"""Facts of a study's report: how it was measured, as pairs of name and value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from gare_cache.studies.result import StudyResult
 
 _DIGITS_SHOWN = 12
-# Of study.json's record; what it holds besides is for programs.
+# Entries of study.json's record that are shown; the others are for programs.
 _RECORDED = (
     "versions",
     "machine",
@@ -42,11 +42,11 @@ def _title(name: str) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Print a value in words: identities are cut, entries are joined by commas."""
+    """Print a value as text: digests are shortened, entries are joined by commas."""
     if value is None:
         return "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(one)}" for name, one in sorted(value.items()))
+        return ", ".join(f"{name} {_plain(entry)}" for name, entry in sorted(value.items()))
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
     if isinstance(value, bool):

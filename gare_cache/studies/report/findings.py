@@ -1,4 +1,4 @@
-"""What a study found, in sentences, and the grids beside its table."""
+"""Findings of a study as sentences, and the grids beside its table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _R1 = "text-to-video R@1"
 
 
 def findings(result: StudyResult) -> list[str]:
-    """Say what the table shows: the best, what can be told apart, each axis, cost, failures."""
+    """Return sentences on the best row, distinguishable rows, each axis, cost and failures."""
     sentences = [_size(result)]
     if any(variant.runs for variant in result.rows):
         sentences += _best(result)
@@ -42,7 +42,7 @@ def findings(result: StudyResult) -> list[str]:
 
 
 def variants_grid(result: StudyResult) -> Grid:
-    """Lay out what each variant is: its values on the axes and the settings it changes."""
+    """Return a grid of the variants: axis values and changed settings."""
     rows = [
         (
             variant.name,
@@ -56,7 +56,7 @@ def variants_grid(result: StudyResult) -> Grid:
 
 
 def runs_grid(result: StudyResult) -> Grid:
-    """Lay out every run, the failed ones included, in the study's order."""
+    """Return a grid of all runs, including failed ones, in the study's order."""
     metrics = COMPARED_METRICS
     header = ("Variant", "Seed", *map(metric_title, metrics), "Best epoch", "Seconds", "Status")
     rows: list[tuple[str, ...]] = []
@@ -80,7 +80,7 @@ def runs_grid(result: StudyResult) -> Grid:
 
 
 def outcomes_grid(result: StudyResult, tables: Mapping[str, QueryTable]) -> Grid:
-    """Lay out the queries won and lost against the reference, text to video and back."""
+    """Return a grid of the queries won and lost against the reference, in both directions."""
     header = ("Variant", "Direction", "Won", "Lost", "Both", "Neither")
     rows: list[tuple[str, ...]] = []
     for direction in DIRECTIONS:
@@ -97,13 +97,13 @@ def outcomes_grid(result: StudyResult, tables: Mapping[str, QueryTable]) -> Grid
 
 
 def study_notes(result: StudyResult) -> list[str]:
-    """Return the study's notes behind what its split means."""
+    """Return the notes of a study, preceded by a caveat on validation scores."""
     notes = [_sentence(note) for note in (*result.notes, result.ledger) if note]
     if result.split == "val":
         notes.insert(
             0,
-            "These are validation figures. Epochs were selected on the same split, and whoever "
-            "picks the best row selects on it once more: score the chosen row once on test.",
+            "These are validation scores. Epochs were selected on the same split, and picking the "
+            "best row selects on it once more: score the chosen row once on test.",
         )
     return notes
 
@@ -124,17 +124,17 @@ def _size(result: StudyResult) -> str:
 def _best(result: StudyResult) -> list[str]:
     best, reference = result.ranked[0], result.reference_row
     sentence = f"{_quoted(best)} ranks first by validation score: {_R1} {_described(best)}"
-    found = best.differences.get(HEADLINE)
+    difference = best.differences.get(HEADLINE)
     if best.name == result.reference:
         sentence += "; it is the reference."
-    elif found is None:
+    elif difference is None:
         sentence += f". It cannot be compared with the reference {_quoted(reference)}."
     else:
-        verdict = "" if found.distinguishable else f": {NOT_DISTINGUISHABLE}"
+        verdict = "" if difference.distinguishable else f": {NOT_DISTINGUISHABLE}"
         sentence += (
-            f", {format_change(found.points)} points against {_quoted(reference)}, 95 % interval "
-            f"{format_change(found.low)} to {format_change(found.high)}, "
-            f"p Holm {format_p(found.p_holm)}{verdict}."
+            f", {format_change(difference.points)} points against {_quoted(reference)}, 95 % "
+            f"interval {format_change(difference.low)} to {format_change(difference.high)}, "
+            f"p Holm {format_p(difference.p_holm)}{verdict}."
         )
     finished = [variant for variant in result.ranked if variant.runs]
     highest = max(finished, key=lambda variant: variant.mean[HEADLINE])
@@ -151,13 +151,13 @@ def _distinguishable(result: StudyResult) -> list[str]:
     compared = result.compared
     if not compared:
         return []
-    told = [one for one in compared if one.differences[HEADLINE].distinguishable]
+    told = [row for row in compared if row.differences[HEADLINE].distinguishable]
     sentence = (
-        f"{len(told)} of {_count(len(compared), 'variant')} can be told from the reference "
-        f"{_quoted(result.reference_row)} in {_R1}"
+        f"{len(told)} of {_count(len(compared), 'variant')} can be distinguished from the "
+        f"reference {_quoted(result.reference_row)} in {_R1}"
     )
     for word, sign in (("better", 1), ("worse", -1)):
-        names = [_quoted(one) for one in told if sign * one.differences[HEADLINE].points > 0]
+        names = [_quoted(row) for row in told if sign * row.differences[HEADLINE].points > 0]
         if names:
             more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
             sentence += f"; {word}: {', '.join(names[:_NAMED])}{more}"
@@ -165,29 +165,30 @@ def _distinguishable(result: StudyResult) -> list[str]:
 
 
 def _resolution(result: StudyResult) -> list[str]:
-    found = [variant.differences[HEADLINE] for variant in result.compared]
-    found = [one for one in found if one.half_width > 0]
-    if not found:
+    differences = [variant.differences[HEADLINE] for variant in result.compared]
+    differences = [difference for difference in differences if difference.half_width > 0]
+    if not differences:
         return []
-    widths, true = [one.half_width for one in found], [one.detectable for one in found]
+    widths = [difference.half_width for difference in differences]
+    true = [difference.detectable for difference in differences]
     return [
         f"The smallest difference in {_R1} that this {result.split_title} could show with these "
         f"runs is {_spread(widths)} before the adjustment for several comparisons; a true "
-        f"difference of {_spread(true)} is found four times of five."
+        f"difference of {_spread(true)} is detected four times out of five."
     ]
 
 
 def _axis(result: StudyResult, axis: str) -> list[str]:
-    """Compare the means of an axis' values: over all groups, or the first where some lack one."""
+    """Compare the means of an axis' values, over all groups, or the first if some lack one."""
     groups = axis_groups(result, axis)
     complete = [
         group
         for group in groups
-        if group.values == groups[0].values and all(one.runs for one in group.variants)
+        if group.values == groups[0].values and all(row.runs for row in group.variants)
     ]
     if len(complete) < len(groups):
         groups = groups[:1]
-    if not groups or sum(bool(one.runs) for one in groups[0].variants) < 2:
+    if not groups or sum(bool(row.runs) for row in groups[0].variants) < 2:
         return []
     averages = {
         value: fmean(group.variants[place].mean[HEADLINE] for group in groups)
@@ -219,13 +220,13 @@ def _cost(result: StudyResult) -> list[str]:
 
 
 def _failures(result: StudyResult) -> list[str]:
-    failed = [one for one in result.rows if one.failures]
+    failed = [row for row in result.rows if row.failures]
     if not failed:
         return []
-    total = sum(len(one.failures) for one in failed)
-    names = ", ".join(f"{len(one.failures)} of {_quoted(one)}" for one in failed)
+    total = sum(len(row.failures) for row in failed)
+    names = ", ".join(f"{len(row.failures)} of {_quoted(row)}" for row in failed)
     verb = "is" if total == 1 else "are"
-    return [f"{_count(total, 'run')} failed and {verb} in no mean: {names}."]
+    return [f"{_count(total, 'run')} failed and {verb} not included in any mean: {names}."]
 
 
 def _setting(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The report of a study as Markdown: the page's table, findings and grids."""
+"""Markdown report of a study: the page's table, findings and grids."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gare_cache.studies.report.table import study_markdown_table
 from gare_cache.studies.result import StudyResult
 
 OUTCOMES_NOTE = (
-    "A query is won where more of the variant's runs find the true item first than of the "
-    "reference's, lost where fewer do; both: equally many and at least one; neither: none does. "
+    "A query is won if more of the variant's runs rank the true item first than of the "
+    "reference's, lost if fewer do; both: equally many and at least one; neither: none does. "
     "Queries for which either has no features are left out."
 )
 
@@ -28,7 +28,7 @@ def render_study_markdown(result: StudyResult, tables: Mapping[str, QueryTable])
     """Render a study's report as GitHub-flavoured Markdown.
 
     Args:
-        result: what was measured.
+        result: the study and its measured rows.
         tables: by direction, how each variant answers each query.
 
     Returns:

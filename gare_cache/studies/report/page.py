@@ -1,4 +1,4 @@
-"""The report of a study as one HTML file that makes no request."""
+"""Self-contained HTML report of a study."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def render_study_html(
     """Render a study's report as one self-contained HTML page.
 
     Args:
-        result: what was measured.
-        tables: by direction, how each variant answers each query.
+        result: the study and its measured rows.
+        tables: by direction, hits and ranks of each variant on each query.
         pictures: thumbnails (JPEG) by video id.
 
     Returns:
-        The document; the same content gives the same text. Its content security policy forbids
-        every request and every script but its own.
+        The document; equal content gives equal text. Its content security policy forbids all
+        requests and all scripts except the embedded one.
     """
     columns = study_columns(result)
     script = read_script(_ROOM / "study_page.js")
@@ -101,7 +101,7 @@ def render_study_html(
 
 
 def _axis_words(variant: StudyRow) -> str:
-    """Say a variant's values on the axes, where its name does not hold them."""
+    """Return a variant's axis values as text, unless its name contains them."""
     if all(value in variant.name for value in variant.axis_values.values()):
         return ""
     return ", ".join(f"{axis} {value}" for axis, value in variant.axis_values.items())
@@ -141,7 +141,7 @@ def _interval_plots(result: StudyResult) -> Iterator[Plot]:
     others = ungrouped(result)
     if others:
         shown = [result.reference_row, *others]
-        drawings.append(("", [AxisGroup("", [one.name for one in shown], shown)]))
+        drawings.append(("", [AxisGroup("", [row.name for row in shown], shown)]))
     for axis, groups in drawings:
         for metric in COMPARED_METRICS:
             if metric in result.reference_row.mean:
@@ -162,10 +162,10 @@ def _curve_plots(result: StudyResult) -> Iterator[Plot]:
 
 
 def _costs(result: StudyResult) -> tuple[list[Plot], list[str]]:
-    """Draw the costs that differ between variants, and say those that do not."""
+    """Draw the costs that differ between variants; return sentences on the others."""
     drawn, sentences = [], []
     for label, name, cost in _COSTS:
-        costs = {value for one in result.rows if one.runs and (value := cost(one)) is not None}
+        costs = {value for row in result.rows if row.runs and (value := cost(row)) is not None}
         if len(costs) > 1:
             svg = study_plots.cost_plot(result, label, cost, name)
             drawn.append(Plot(f"{label.capitalize()} and {metric_title(HEADLINE)}", Markup(svg)))

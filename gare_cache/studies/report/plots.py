@@ -1,4 +1,4 @@
-"""Plots of a study, as inline SVG: intervals by axis, learning curves, cost against recall."""
+"""Plots of a study as inline SVG: intervals by axis, learning curves, recall against cost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gare_cache.studies.result import HEADLINE, StudyResult
 from gare_cache.studies.results import RunResult
 from gare_cache.studies.table import StudyRow
 
-# Lines of one panel, the reference (ink, dashed) aside.
+# Lines of one panel, without the reference (ink, dashed).
 LINES = (
     (FIRST, "-"),
     (SECOND, "--"),
@@ -46,7 +46,7 @@ _WRAP = 22
 _LEGEND_WRAP = 24
 _LONGEST_NAME = 60
 _LINE_INCHES = 0.17
-# Of a label's digits at 8.5 points, and where it may stand from its point, in inches.
+# Size of a label's digits at 8.5 points, and its possible offsets from the point, in inches.
 _DIGIT, _LABEL_HEIGHT = 0.075, 0.13
 _PLACES = tuple(
     (round(reach * math.cos(turn), 4), round(reach * math.sin(turn), 4))
@@ -56,16 +56,16 @@ _PLACES = tuple(
 
 
 def interval_plot(result: StudyResult, axis: str, groups: Sequence[AxisGroup], metric: str) -> str:
-    """Draw each value's difference to the reference with its 95 % interval, and its seeds.
+    """Draw each value's difference from the reference with its 95 % interval, and its seeds.
 
     Args:
         result: the study, with a reference that has a finished run.
-        axis: what the values are of; empty for plain variants.
+        axis: name of the axis; empty for plain variants.
         groups: from top to bottom, each under its title.
         metric: for example ``"t2v.R@1"``.
 
     Returns:
-        An SVG element. The lower axis has differences in points, the upper one the metric itself.
+        An SVG element. The lower axis shows differences in points, the upper one the metric.
     """
     reference = result.reference_row.mean[metric]
     labels: list[str] = []
@@ -116,8 +116,8 @@ def interval_plot(result: StudyResult, axis: str, groups: Sequence[AxisGroup], m
 
 
 def curve_panels(result: StudyResult) -> list[list[StudyRow]]:
-    """Divide the variants with finished runs into panels of at most six, the reference aside."""
-    shown = [one for one in result.rows if one.runs and one.name != result.reference]
+    """Divide the variants with finished runs, without the reference, into panels of at most six."""
+    shown = [row for row in result.rows if row.runs and row.name != result.reference]
     count = math.ceil(len(shown) / len(LINES))
     if not count:
         return [[]]
@@ -137,14 +137,14 @@ def learning_curves(
     curve: Callable[[RunResult], Curve],
     number: int,
 ) -> str:
-    """Draw a quantity over epochs: mean over seeds as a line, smallest to largest as a band.
+    """Draw a quantity over epochs: mean over seeds as a line, minimum to maximum as a band.
 
     Args:
         result: the study; its reference is drawn beside the variants.
         variants: at most six.
         label: of the vertical axis.
-        curve: takes the quantity out of a run.
-        number: of the panel, which keeps its ids apart from those of others.
+        curve: returns the quantity of a run by epoch.
+        number: of the panel, which makes its ids unique.
 
     Returns:
         An SVG element.
@@ -153,7 +153,7 @@ def learning_curves(
     lines = [*zip(variants, LINES, strict=False)]
     if reference.runs:
         lines.append((reference, (INK, (0, (4, 3)))))
-    names = [textwrap.fill(_legend(result, one), _LEGEND_WRAP) for one, _ in lines]
+    names = [textwrap.fill(_legend(result, variant), _LEGEND_WRAP) for variant, _ in lines]
     legend_lines = sum(
         max(name.count("\n") + 1 for name in names[start : start + 2])
         for start in range(0, len(names), 2)
@@ -181,16 +181,16 @@ def learning_curves(
 def cost_plot(
     result: StudyResult, label: str, cost: Callable[[StudyRow], float | None], name: str
 ) -> str:
-    """Draw a cost against R@1, a point a variant, each with its rank in the table.
+    """Draw R@1 against a cost, one point per variant, labelled by its rank in the table.
 
     Args:
         result: the study.
         label: of the horizontal axis.
-        cost: of a variant; those without one are left out.
+        cost: returns a variant's cost; variants without one are left out.
         name: prefix of the element's ids.
 
     Returns:
-        An SVG element; its axis is logarithmic where costs differ by more than 20 times.
+        An SVG element; its axis is logarithmic if costs differ by a factor of more than 20.
     """
     points = [
         (value, variant.mean[HEADLINE], variant)
@@ -208,15 +208,13 @@ def cost_plot(
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         for value, recall, variant in points:
-            own = variant.name == result.reference
-            axes.plot(
-                [value], [recall], "D" if own else "o", color=SECOND if own else FIRST, markersize=6
-            )
+            marker, colour = ("D", SECOND) if variant.name == result.reference else ("o", FIRST)
+            axes.plot([value], [recall], marker, color=colour, markersize=6)
         axes.margins(0.12, 0.14)
         axes.set_xlabel(label)
         axes.set_ylabel(f"{metric_title(HEADLINE)} (%)")
         _number_points(figure, axes, [(x, y, str(variant.rank)) for x, y, variant in points])
-        described = "; ".join(f"{one.name}: {x:g}, {y:.1f}" for x, y, one in points)
+        described = "; ".join(f"{row.name}: {x:g}, {y:.1f}" for x, y, row in points)
         return to_svg(figure, name, f"{label} and {metric_title(HEADLINE)}: {described}.")
 
 
@@ -228,19 +226,19 @@ def _draw_variant(
             "no finished run", (0, y), xytext=(6, 0), textcoords="offset points", va="center"
         ).set_fontsize(8.5)
         return
-    own = variant.name == result.reference
-    colour = SECOND if own else FIRST
+    is_reference = variant.name == result.reference
+    colour = SECOND if is_reference else FIRST
     if len(variant.runs) > 1:
         seeds = [run.splits[result.split].metrics[metric] - reference for run in variant.runs]
         axes.plot(seeds, [y + 0.28] * len(seeds), "|", color=colour, markersize=4.5, mew=0.9)
-    found = variant.differences.get(metric)
-    if found is not None:
-        axes.hlines([y], found.low, found.high, color=colour, linewidth=2)
-    filled = own or (found is not None and found.distinguishable)
+    difference = variant.differences.get(metric)
+    if difference is not None:
+        axes.hlines([y], difference.low, difference.high, color=colour, linewidth=2)
+    filled = is_reference or (difference is not None and difference.distinguishable)
     axes.plot(
         [variant.mean[metric] - reference],
         [y],
-        "D" if own else "o",
+        "D" if is_reference else "o",
         color=colour,
         markerfacecolor=colour if filled else PAPER,
         mew=1.6,
@@ -251,12 +249,12 @@ def _draw_variant(
 def _described(variant: StudyRow, metric: str) -> str:
     if metric not in variant.differences:
         return f"{variant.name} {variant.mean[metric]:.1f}" if variant.runs else variant.name
-    found = variant.differences[metric]
-    return f"{variant.name} {found.points:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+    of_row = variant.differences[metric]
+    return f"{variant.name} {of_row.points:+.1f} [{of_row.low:+.1f}, {of_row.high:+.1f}]"
 
 
 def _shift(reference: float) -> tuple[_Axis, _Axis]:
-    """Return the way from differences to the metric, and back."""
+    """Return the functions from differences to the metric, and back."""
     return (
         lambda points: np.asarray(points) + reference,
         lambda recall: np.asarray(recall) - reference,
@@ -273,14 +271,14 @@ def _cut(name: str) -> str:
 
 
 def _stacked(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
-    """Lay curves on the epochs that any of them has: (E,) and (S, E), NaN where one has none."""
+    """Align curves on the union of their epochs: (E,) and (S, E), NaN where a curve has none."""
     epochs = sorted({epoch for curve in curves for epoch in curve})
     values = np.array([[curve.get(epoch, np.nan) for epoch in epochs] for curve in curves])
     return np.array(epochs), values
 
 
 def _number_points(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write each point's label near it, where it covers no point and no other label."""
+    """Write each point's label near it, without covering a point or another label."""
     figure.draw_without_rendering()
     inches = axes.transData.transform([(x, y) for x, y, _ in points]) / figure.dpi
     taken = [(x, y, 0.1, 0.1) for x, y in inches.tolist()]

@@ -1,4 +1,4 @@
-"""Which queries one variant wins from another, counted for every pair and packed for the page."""
+"""Queries won and lost between every pair of variants, counted and packed for the page."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from gare_cache.reports.pages.html import script_json
 from gare_cache.studies.report.query_table import QueryTable
 from gare_cache.studies.result import StudyResult
 
-# Of the page as a whole about 10 MB; thumbnails have 5 MB of it.
+# The whole page has about 10 MB, of which thumbnails take 5 MB.
 MOST_QUERY_BYTES = 3_500_000
-# Shares of up to 6, 8 or 10 seeds are whole numbers of it, and it fits 16 bits.
+# Shares of up to 6, 8 or 10 seeds are multiples of 1 / 60,000, and it fits 16 bits.
 HIT_STEPS = 60_000
 OUTCOMES = ("won", "lost", "both", "neither")
 
 
 @dataclass(frozen=True)
 class PackedQueries:
-    """What the page's script reads.
+    """Data of the page's script.
 
     Attributes:
         json: safe inside a ``script`` element.
-        num_shown: queries that the lists hold, by direction; the counts are over all.
-        num_queries: by direction.
-        video_ids: videos of the lists, the most wanted first.
+        num_shown: number of listed queries by direction; the counts are over all queries.
+        num_queries: number of all queries by direction.
+        video_ids: videos of the listed queries, in order of priority.
     """
 
     json: Markup
@@ -42,9 +42,9 @@ class PackedQueries:
 def outcome_counts(queries: QueryTable, first: int, second: int) -> tuple[int, int, int, int]:
     """Count the queries that variant ``first`` answers at rank 1 more often than ``second``.
 
-    A query is *won* where more of the first's runs find the true item first, *lost* where fewer
-    do, answered by *both* where equally many do and at least one, and by *neither* where none does.
-    Queries for which either has no features are left out.
+    A query is *won* if more of the first's runs rank the true item first, *lost* if fewer do,
+    answered by *both* if equally many do and at least one, and by *neither* if none does. Queries
+    for which either has no features are left out.
 
     Args:
         queries: one direction.
@@ -72,13 +72,13 @@ def pack_queries(
     classes: Mapping[str, str],
     most_bytes: int = MOST_QUERY_BYTES,
 ) -> PackedQueries:
-    """Pack counts of all pairs and, within a budget, the queries on which variants differ most.
+    """Pack the counts of all pairs and, within a budget, the queries with the largest differences.
 
     Args:
         result: the study.
         tables: by direction.
-        classes: CSS class by video id, of those with a thumbnail.
-        most_bytes: of packed queries, half of it for either direction.
+        classes: CSS class by id of the videos with a thumbnail.
+        most_bytes: budget of packed queries, half of it for each direction.
     """
     directions: dict[str, object] = {}
     shown: dict[str, int] = {}
@@ -101,9 +101,9 @@ def pack_queries(
 
 
 def default_pair(result: StudyResult) -> tuple[str, str]:
-    """Name the best variant that is not the reference, and the reference.
+    """Return the names of the best variant other than the reference, and of the reference.
 
-    Where the reference has no finished run, the two best; an empty name where there is no other.
+    If the reference has no finished run, they are the two best; an absent one is empty.
     """
     ranked = [variant.name for variant in result.ranked if variant.runs]
     others = [name for name in ranked if name != result.reference]
@@ -118,12 +118,12 @@ def _steps(hits: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 
 
 def _within(queries: QueryTable, most_bytes: int) -> list[int]:
-    """Choose as many queries as the budget allows, those with the most different answers first."""
+    """Choose as many queries as the budget allows, the largest differences first."""
     if not queries.texts:
         return []
     ranks = np.where(np.isnan(queries.ranks), 0.0, queries.ranks)
     order = np.lexsort((-np.ptp(ranks, axis=0), -np.ptp(_steps(queries.hits), axis=0)))
-    # Base64 of 2 bytes of hits and 4 of rank a variant.
+    # Base64 of 2 bytes for hits and 4 for rank per variant.
     of_variants = 8 * len(queries.variants)
     kept: list[int] = []
     spent = 0
@@ -145,7 +145,7 @@ def _packed(queries: QueryTable, rows: Sequence[int], classes: Mapping[str, str]
         ],
         "hits": [_base64(_steps(hits[kept]).astype("<u2")) for hits in queries.hits],
         "ranks": [_base64(ranks[kept].astype("<f4")) for ranks in queries.ranks],
-        "counts": [[outcome_counts(queries, one, two) for two in places] for one in places],
+        "counts": [[outcome_counts(queries, row, other) for other in places] for row in places],
     }
 
 

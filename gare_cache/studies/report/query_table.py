@@ -1,4 +1,4 @@
-"""The ranks of a study's runs -> how each variant answers each query."""
+"""Hits and mean ranks of each variant on each query, averaged over its runs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks
 
 @dataclass(frozen=True)
 class QueryTable:
-    """How each variant answers each query of one direction.
+    """Hits and mean ranks of N variants on the Q queries of one direction.
 
     Attributes:
         texts: (Q) caption, or id of the video that is the query.
-        video_ids: (Q) each query's own video.
-        variants: (N) names, in the study's order; those without a finished run are left out.
-        hits: (N, Q) share of the runs that find the true item first, a tie counted by its chance.
+        video_ids: (Q) each query's video.
+        variants: (N) names, in the study's order, without those that have no finished run.
+        hits: (N, Q) share of the runs that rank the true item first; a tie counts by its chance.
         ranks: (N, Q) mean rank over the runs; NaN where a query has no features.
     """
 
@@ -38,13 +38,13 @@ def query_tables(
     """Average the ranks of all runs by variant and query.
 
     Args:
-        ranks: of ``gare_cache.studies.results.ranks_table``.
+        ranks: as returned by ``gare_cache.studies.results.ranks_table``.
         split: the split that is shown.
         names: of the variants, in the study's order.
         captions: sentence by caption id; a query without one is named by its id.
 
     Returns:
-        One table a direction that has ranks.
+        A table for each direction that has ranks.
     """
     of_split = ranks.filter(pc.equal(ranks["split"], split))
     return {
@@ -57,30 +57,30 @@ def query_tables(
 def _query_table(
     part: pa.Table, direction: str, names: Sequence[str], captions: Mapping[str, str]
 ) -> QueryTable:
-    """Average hits and ranks over seeds; a query that has no rank in a run is no hit there.
+    """Average hits and ranks over seeds; a query without a rank in a run is a miss there.
 
-    Queries without a rank in every run, those without features, are left out.
+    Queries without a rank in all runs, those without features, are left out.
     """
     part = part.filter(pc.is_valid(part["ahead"]))
     variant, variant_ids = _codes(part, "variant")
     query, query_ids = _codes(part, "query_id")
     seeds = part["seed"].to_numpy()
     ranks = QueryRanks(part["ahead"].to_numpy(), part["ties"].to_numpy())
-    found = [name for name in names if name in variant_ids]
-    shape = (len(found), len(query_ids))
+    present = [name for name in names if name in variant_ids]
+    shape = (len(present), len(query_ids))
     hits, mean_ranks = np.zeros(shape), np.full(shape, np.nan)
-    for place, name in enumerate(found):
-        own = variant == variant_ids.index(name)
-        num_runs = len(np.unique(seeds[own]))
-        counts = np.bincount(query[own], minlength=shape[1])
-        hits[place] = np.bincount(query[own], ranks.hits(1)[own], shape[1]) / num_runs
-        sums = np.bincount(query[own], ranks.expected[own], shape[1])
+    for place, name in enumerate(present):
+        rows = variant == variant_ids.index(name)
+        num_runs = len(np.unique(seeds[rows]))
+        counts = np.bincount(query[rows], minlength=shape[1])
+        hits[place] = np.bincount(query[rows], ranks.hits(1)[rows], shape[1]) / num_runs
+        sums = np.bincount(query[rows], ranks.expected[rows], shape[1])
         np.divide(sums, counts, out=mean_ranks[place], where=counts > 0)
     first = np.unique(query, return_index=True)[1]
     return QueryTable(
         texts=[captions.get(id_, id_) if direction == "t2v" else id_ for id_ in query_ids],
         video_ids=part["video_id"].take(pa.array(first)).to_pylist(),
-        variants=found,
+        variants=present,
         hits=hits,
         ranks=mean_ranks,
     )

@@ -1,4 +1,4 @@
-"""The table of a study's variants: the same cells for the page, as Markdown and as LaTeX."""
+"""The table of a study's variants: the same cells for terminal, page, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Column:
     """One column of the table.
 
     Attributes:
-        key: its name for programs.
+        key: machine-readable name.
         title: its heading.
-        cells: one text a variant, the best variant first.
-        values: what each cell sorts by; None sorts last.
-        rising: whether the first press on the heading puts the smallest value first.
+        cells: one string per variant, the best variant first.
+        values: sort key of each cell; None sorts last.
+        rising: whether the first click on the heading puts the smallest value first.
     """
 
     key: str
@@ -56,7 +56,7 @@ class Column:
 
 
 def study_columns(result: StudyResult) -> list[Column]:
-    """Lay out the table of the page, one entry a variant in the order of ``result.ranked``."""
+    """Return the columns of the page's table, with rows in the order of ``result.ranked``."""
     columns = _columns(result)
     hidden = {"validation", *_difference_keys("v2t.R@1")}
     if not _has_memory(result):
@@ -65,7 +65,7 @@ def study_columns(result: StudyResult) -> list[Column]:
 
 
 def terminal_table(result: StudyResult) -> list[str]:
-    """Print the table for a terminal: the page's cells without costs, with both directions."""
+    """Return the table for a terminal: the page's cells without costs, with both directions."""
     hidden = {"seconds", "parameters", "memory"}
     columns = [column for key, column in _columns(result).items() if key not in hidden]
     rows = zip(*(column.cells for column in columns), strict=True)
@@ -73,7 +73,7 @@ def terminal_table(result: StudyResult) -> list[str]:
 
 
 def _columns(result: StudyResult) -> dict[str, Column]:
-    """Lay out every column by its key."""
+    """Return all columns by key."""
     rows = result.ranked
     columns: dict[str, Column] = {}
 
@@ -114,7 +114,7 @@ def _columns(result: StudyResult) -> dict[str, Column]:
 
 
 def _difference_keys(metric: str) -> tuple[str, str, str]:
-    """Name the columns of a difference, those of the headline in short."""
+    """Return the keys of a difference's columns, short ones for the headline metric."""
     ending = "" if metric == HEADLINE else f".{metric}"
     return f"points{ending}", f"low{ending}", f"p{ending}"
 
@@ -125,21 +125,21 @@ def metric_title(name: str) -> str:
 
 
 def verdict(variant: StudyRow, result: StudyResult) -> str:
-    """Say in a word how a variant stands against the reference in text-to-video R@1."""
+    """Return the verdict on a variant against the reference in text-to-video R@1."""
     if not variant.runs:
         return NO_RUN
     if variant.name == result.reference:
         return REFERENCE
-    found = variant.differences.get(HEADLINE)
-    if found is None:
+    difference = variant.differences.get(HEADLINE)
+    if difference is None:
         return NOTHING
-    if not found.distinguishable:
+    if not difference.distinguishable:
         return NOT_DISTINGUISHABLE
-    return BETTER if found.points > 0 else WORSE
+    return BETTER if difference.points > 0 else WORSE
 
 
 def caption(result: StudyResult) -> str:
-    """Say what the table shows and how to read it."""
+    """Return the caption of the table."""
     single = all(len(variant.runs) < 2 for variant in result.rows)
     over = "videos" if single else "videos and seeds"
     spread = "" if single else "± is the standard deviation over the n runs (seeds) of a variant. "
@@ -151,7 +151,7 @@ def caption(result: StudyResult) -> str:
         "that it does not support is marked not distinguishable."
     )
     if single:
-        sentences += " One run each: the noise of the seed is in no interval."
+        sentences += " One run each: intervals do not include variation between seeds."
     if not _has_memory(result):
         sentences += " The peak memory is not measured on this device."
     published = result.study.published
@@ -179,7 +179,7 @@ def study_markdown_table(result: StudyResult) -> str:
 def study_latex_table(result: StudyResult, label: str) -> str:
     r"""Print the table as a LaTeX ``table*`` that needs ``\usepackage{booktabs}``.
 
-    A dagger stands for "not distinguishable" in place of the page's column of words.
+    A dagger means "not distinguishable" and replaces the page's verdict column.
 
     Args:
         result: the study.
@@ -204,11 +204,11 @@ def study_latex_table(result: StudyResult, label: str) -> str:
         r"\midrule",
     ]
     for place, variant in enumerate(result.ranked):
-        found = verdict(variant, result)
+        of_row = verdict(variant, result)
         cells = [column.cells[place] for column in columns]
-        if found == REFERENCE:
+        if of_row == REFERENCE:
             cells[0] += f" ({REFERENCE})"
-        if found == NOT_DISTINGUISHABLE:
+        if of_row == NOT_DISTINGUISHABLE:
             cells[[column.key for column in columns].index("p")] += _DAGGER
         lines.append(_latex_row(cells))
         for seed, reason in variant.failures:
@@ -220,17 +220,17 @@ def study_latex_table(result: StudyResult, label: str) -> str:
 
 
 def format_change(points: float) -> str:
-    """Print a signed difference with one decimal; what rounds to 0 is ``+0.0``."""
+    """Format a signed difference with one decimal; values that round to 0 give ``+0.0``."""
     return f"{round(points, 1) + 0.0:+.1f}"
 
 
 def format_p(p: float) -> str:
-    """Print a p-value with three decimals, and small ones as a bound."""
+    """Format a p-value with three decimals, small ones as a bound."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def mean_with_std(variant: StudyRow, metric: str) -> str:
-    """Print ``41.2 ± 0.5``, without the second part where there is one run."""
+    """Format mean and standard deviation as ``41.2 ± 0.5``; only the mean for one run."""
     if metric not in variant.mean:
         return NOTHING
     spread = f" ± {variant.std[metric]:.1f}" if metric in variant.std else ""
@@ -238,7 +238,7 @@ def mean_with_std(variant: StudyRow, metric: str) -> str:
 
 
 def seconds_cell(variant: StudyRow) -> str:
-    """Print a variant's mean time: one decimal below a hundred seconds."""
+    """Format a variant's mean time, with one decimal below a hundred seconds."""
     if variant.seconds is None:
         return NOTHING
     return f"{variant.seconds:,.{1 if variant.seconds < 100 else 0}f}"

@@ -1,4 +1,4 @@
-"""A study's result -> one HTML page, Markdown and LaTeX, written into its folder."""
+"""Write the report of a study as an HTML page, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def write_study_report(
 
     Args:
         folder: of the study.
-        result: what was measured.
-        queries: by direction, how each variant answers each query.
-        pictures: thumbnail (JPEG) by video id, None where a video has none.
+        result: the study and its measured rows.
+        queries: by direction, hits and ranks of each variant on each query.
+        pictures: thumbnail (JPEG) by video id; None if a video has none.
 
     Returns:
-        The files written.
+        The written files.
     """
     name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "study"
     texts = {

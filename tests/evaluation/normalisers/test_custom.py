@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gare_cache.errors import ConfigError
-from gare_cache.evaluation.normalisers.custom import find_own_normaliser
+from gare_cache.evaluation.normalisers.custom import find_custom_normaliser
 
 MODULE = "tests.own_modules"
 
@@ -18,13 +18,13 @@ def scores() -> Any:
 
 
 def test_what_it_says_of_itself() -> None:
-    found = find_own_normaliser(f"{MODULE}:hubs")
+    found = find_custom_normaliser(f"{MODULE}:hubs")
     assert (found.kinds, found.banks) == (("inductive",), ("queries",))
     assert found.parameters == {"weight": 0.5}
     given = scores()
     expected = given.logits - 0.25 * given.queries.mean(axis=0)
     np.testing.assert_array_equal(found(given, weight=0.25), expected)
-    assert find_own_normaliser(f"{MODULE}:everything_at_once").kinds == ("transductive",)
+    assert find_custom_normaliser(f"{MODULE}:everything_at_once").kinds == ("transductive",)
 
 
 @pytest.mark.parametrize(
@@ -39,15 +39,15 @@ def test_what_it_says_of_itself() -> None:
 )
 def test_what_it_returns_is_checked(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        find_own_normaliser(f"{MODULE}:{name}")(scores())
+        find_custom_normaliser(f"{MODULE}:{name}")(scores())
 
 
 def test_faulty_ones() -> None:
     with pytest.raises(ConfigError, match=r"raising_normaliser' fails at .*:\d+ with ValueError"):
-        find_own_normaliser(f"{MODULE}:raising_normaliser")(scores(), what="queries")
+        find_custom_normaliser(f"{MODULE}:raising_normaliser")(scores(), what="queries")
     with pytest.raises(ConfigError, match=r"kinds of normaliser .* are \('both',\); set a tuple"):
-        find_own_normaliser(f"{MODULE}:of_another_kind")
+        find_custom_normaliser(f"{MODULE}:of_another_kind")
     with pytest.raises(ConfigError, match="unexpected keyword argument 'alpha'"):
-        find_own_normaliser(f"{MODULE}:hubs")(scores(), alpha=1)
+        find_custom_normaliser(f"{MODULE}:hubs")(scores(), alpha=1)
     with pytest.raises(ConfigError, match="missing a required argument"):
-        find_own_normaliser(f"{MODULE}:diagonal_loss")
+        find_custom_normaliser(f"{MODULE}:diagonal_loss")

@@ -41,10 +41,10 @@ def test_findings_name_the_best_what_can_be_told_apart_and_what_failed(content):
     assert 0 < len(told) < 6
     names = ", ".join(f'"{name}"' for name in told)
     assert (
-        f'{len(told)} of 6 variants can be told from the reference "none" in text-to-video R@1; '
-        f"better: {names}."
+        f'{len(told)} of 6 variants can be distinguished from the reference "none" in '
+        f"text-to-video R@1; better: {names}."
     ) in sentences
-    assert '1 run failed and is in no mean: 1 of "eps + dir".' in sentences
+    assert '1 run failed and is not included in any mean: 1 of "eps + dir".' in sentences
     assert any(sentence.startswith('A run took 21.8 s ("none") to ') for sentence in sentences)
 
 
@@ -137,7 +137,7 @@ def test_nothing_finished_is_said_and_nothing_else(tmp_path):
     failed = [(number, 0, "disk full") for number in range(7)]
     content = make_study(seeds=(0,), failed=failed)
     assert findings(content)[0].startswith("7 variants, 1 seed each: 0 finished runs")
-    assert findings(content)[1].startswith("7 runs failed and are in no mean: 1 of ")
+    assert findings(content)[1].startswith("7 runs failed and are not included in any mean: 1 of ")
     assert outcomes_grid(content, make_queries(content))[1] == []
 
 
@@ -178,7 +178,7 @@ def test_settings_are_printed_as_they_are_written(content):
 
 
 def test_validation_figures_carry_their_caveat_and_test_figures_do_not(content, grid):
-    assert study_notes(content)[0].startswith("These are validation figures.")
+    assert study_notes(content)[0].startswith("These are validation scores.")
     assert study_notes(grid) == [
         "Features are frozen: numbers of finetuned encoders are not comparable.",
         "Test scored 35 times by this study's runs.",

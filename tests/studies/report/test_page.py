@@ -74,7 +74,7 @@ def test_the_heading_and_the_caption_state_the_split(content, html):
     test = render(make_study(split="test"))
     assert "<h1>GARE&#39;s regularisers: test split</h1>" in test
     assert '<p class="quiet">Test split. ' in test
-    assert "These are validation figures." not in test
+    assert "These are validation scores." not in test
 
 
 def test_each_variant_has_a_body_with_its_failed_runs_and_the_reference_is_marked(content, html):

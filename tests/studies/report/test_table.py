@@ -109,7 +109,7 @@ def test_the_caption_states_split_spread_and_what_intervals_cover(content):
     single = make_study(seeds=(0,), split="test", published=False)
     assert caption(single).startswith("Test split.")
     assert "95 % interval over videos;" in caption(single)
-    assert "the noise of the seed is in no interval" in caption(single)
+    assert "intervals do not include variation between seeds" in caption(single)
     assert "±" not in caption(single) + "".join(columns_of(single)["t2v.R@1"].cells)
 
 

@@ -1,0 +1,121 @@
+"""Open a study: read its file, expand it to variants, open their features, list the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gare_cache.config import resolve
+from gare_cache.errors import ConfigError
+from gare_cache.own import use_project
+from gare_cache.presets import PRESETS, project_files
+from gare_cache.project.paths import Workspace
+from gare_cache.reproducibility import resolve_device
+from gare_cache.studies.expansion import Variant, expand
+from gare_cache.studies.features import VariantFeatures, inputs_folder, open_all_features
+from gare_cache.studies.runs import RunTask
+from gare_cache.studies.study import Study, read_study, with_settings
+from gare_cache.training.setup import run_key, training_identity
+
+_PARAMS = "params.yaml"
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study with its variants, run tasks and features.
+
+    Attributes:
+        study: content of the study file.
+        file: path of the study file.
+        project: folder of the project.
+        folder: folder of the results.
+        base: content of the base settings.
+        variants: the rows of the study.
+        tasks: one per run, seed by seed, so that all rows fill up together.
+        features: by folder of the inputs.
+    """
+
+    study: Study
+    file: Path
+    project: Path
+    folder: Path
+    base: Mapping[str, Any]
+    variants: tuple[Variant, ...]
+    tasks: tuple[RunTask, ...]
+    features: Mapping[Path, VariantFeatures]
+
+
+def open_study(
+    study_file: Path,
+    *,
+    outputs: Path | None,
+    device: str,
+    extract: bool = False,
+    settings: Sequence[str] = (),
+) -> OpenStudy:
+    """Read a study, expand it and open its features.
+
+    Raises:
+        ConfigError: the study or a setting is wrong.
+        CacheError: features are missing and ``extract`` is False.
+    """
+    resolve_device(device)
+    study = with_settings(read_study(study_file), settings)
+    project = _project(study_file)
+    use_project(project)
+    base = _base_settings(study, project)
+    try:
+        variants = expand(study, base)
+    except ConfigError as err:
+        raise ConfigError(f"{study_file}: {err}") from err
+    outputs = outputs or project / "outputs"
+    inputs = {v.name: inputs_folder(project, outputs, v.params) for v in variants}
+    spaces = [(v.name, Workspace(project, v.params, outputs, inputs[v.name])) for v in variants]
+    features = open_all_features(spaces, study_file=study_file, make=extract, device=device)
+    tasks = [
+        _task(project, variant, seed, features[inputs[variant.name]], device)
+        for seed in study.seeds
+        for variant in sorted(variants, key=lambda v: str(inputs[v.name]))
+    ]
+    folder = outputs / "studies" / study.name
+    return OpenStudy(study, study_file, project, folder, base, variants, tuple(tasks), features)
+
+
+def _project(study_file: Path) -> Path:
+    """Return the nearest folder above the study with a params.yaml, or else the study's."""
+    parents = list(study_file.absolute().parents)
+    project = next((folder for folder in parents if (folder / _PARAMS).is_file()), parents[0])
+    here = Path.cwd()
+    return project.relative_to(here) if project.is_relative_to(here) else project
+
+
+def _base_settings(study: Study, project: Path) -> dict[str, Any]:
+    if study.base in PRESETS:
+        where, text = study.base, project_files(study.base)[_PARAMS]
+    else:
+        path = resolve(project, study.base)
+        if not path.is_file():
+            raise ConfigError(
+                f"base is {study.base!r}, but {path} does not exist; give a params file, relative "
+                f"to {project}, or a preset ({', '.join(PRESETS)})"
+            )
+        where, text = str(path), path.read_text(encoding="utf-8")
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as err:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(err).split())}") from err
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} holds no settings")
+    return values
+
+
+def _task(
+    project: Path, variant: Variant, seed: int, features: VariantFeatures, device: str
+) -> RunTask:
+    params = variant.with_seed(seed)
+    identity = training_identity(params.head, params.train, features.features, features.listed)
+    return RunTask(project, features.inputs, params, run_key(identity), variant.name, device)
