@@ -135,10 +135,6 @@ def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
             ConfigError,
             "word tokens of sentences are encoded with them",
         ),
-            lambda r: r.score(["a"], words=(1, 2)),
-            ConfigError,
-            "word tokens of sentences are encoded with them",
-        ),
     ],
 )
 def test_mistakes(run: Run, ask: Any, error: Any, message: str) -> None:

@@ -57,7 +57,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
     except (KeyError, SafetensorError) as err:
-        raise ConfigError(f"{path} is no head that gare-cache trained ({err})") from err
+        raise ConfigError(f"{path} is not a head trained by gare-cache ({err})") from err
     require_unchanged(metadata["head"], metadata["record"].get("own", {}), where=path)
     head = build_head(**metadata["head"])
     try:
