@@ -95,7 +95,11 @@ def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
         (lambda r: r.score([]), ConfigError, "give a non-empty list of strings"),
         (lambda r: r.score([[0.5] * 64]), ConfigError, r"sentences are \[\[0.5, .* or features"),
         (lambda r: r.search(["a", "b"]), ConfigError, r"sentences are \[\['a', 'b'\]\]"),
-        (lambda r: r.score(np.array(["a"])), ConfigError, "no tensor .* give sentences as a list"),
+        (
+            lambda r: r.score(np.array(["a"])),
+            ConfigError,
+            "not a tensor .* give sentences as a list",
+        ),
         (lambda r: r.score(["a"], "test0"), ConfigError, "the videos are 'test0'; give a list"),
         (lambda r: r.frames("test0"), ConfigError, "the videos are 'test0'; give a list"),
         (
@@ -110,8 +114,12 @@ def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
         ),
         (lambda r: r.search("a", top=1.5), ConfigError, "top is 1.5; ask for at least 1 video"),
         (lambda r: r.score(["a"], []), ConfigError, "there is no video to score"),
-        (lambda r: r.score([["a"]]), ConfigError, r"sentences are \[\['a'\]\]; give a list"),
-        (lambda r: r.score(["a"], [torch.ones(1, 4, 64)]), ConfigError, "frames .* as a tuple"),
+        (
+            lambda r: r.score([["a"]]),
+            ConfigError,
+            r"sentences are \[\['a'\]\]; give a non-empty list",
+        ),
+        (lambda r: r.score(["a"], [torch.ones(1, 4, 64)]), ConfigError, "frames as a tuple"),
         (
             lambda r: r.score(["a"], ["test0", "tset1"]),
             CacheError,

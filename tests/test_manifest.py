@@ -136,7 +136,7 @@ def test_clips_of_one_video_share_its_split(tmp_path: Path) -> None:
 
 def test_faults(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "notes.txt")
-    with pytest.raises(AnnotationError, match=r"'a' stands in two splits: train .*and test"):
+    with pytest.raises(AnnotationError, match=r"'a' is in two splits: train .*and test"):
         build(tmp_path, [record("a", split="train"), record("a", split="test")])
     with pytest.raises(AnnotationError, match=r"none of the 2 annotated videos .*1 video files"):
         build(tmp_path, [record("b"), record("c")])

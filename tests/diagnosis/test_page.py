@@ -125,7 +125,7 @@ def test_the_answers_state_the_numbers() -> None:
         (readings.varies, "variance/within videos", None, "All increments are equal"),
         (readings.distances, "means/directions", _pair(0.1, 0.5), "means closer together"),
         (readings.distances, "means/directions", _pair(0.5, 0.1), "means apart"),
-        (readings.training, "epochs", [], "the run is older"),
+        (readings.training, "epochs", [], "an older version wrote it"),
         (readings.training, "best_epoch", 1, "From epoch 1 to the kept epoch 1"),
         (readings.tension, "tension/higher", 0.25, "at 25 % of the anchors"),
         (readings.gradient, "gradient/with/norms/positive", 0.0, "their sum is — and 0.50"),

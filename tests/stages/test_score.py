@@ -414,8 +414,8 @@ def test_a_normaliser_of_ones_own_lies_in_the_working_directory(
 def test_what_transductive_rows_assume_is_compared_with_the_texts(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", 9 * np.random.default_rng(0).normal(size=(6, 3)))
     for truth, note in (
-        ([0, 0, 1, 1, 2, 2], "Here every video has 2 texts: X knows"),
-        ([0, 0, 0, 1, 1, 1], "Here every video has 3 texts: X knows"),
+        ([0, 0, 1, 1, 2, 2], "Here every video has 2 texts: X profits"),
+        ([0, 0, 0, 1, 1, 1], "Here every video has 3 texts: X profits"),
         ([0, 0, 0, 1, 1, 2], "Here videos have 1 to 3 texts: the assumption of X does not hold"),
     ):
         np.save(tmp_path / "truth.npy", truth)

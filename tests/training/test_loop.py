@@ -206,5 +206,5 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no trained head at .*; run `gare-cache train`"):
         load_checkpoint(tmp_path / "head.safetensors")
     (tmp_path / "x").write_text("nothing")
-    with pytest.raises(ConfigError, match=r"is no head that gare-cache trained"):
+    with pytest.raises(ConfigError, match=r"is not a head trained by gare-cache"):
         load_checkpoint(tmp_path / "x")
