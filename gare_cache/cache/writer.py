@@ -282,17 +282,6 @@ def drop_units(folder: Path, units: Sequence[tuple[Kind, int]]) -> None:
             journal.append(folder / JOURNAL / _journal_name(None), record)
 
 
-def sweep_partial_files(folder: Path) -> None:
-    """Remove the temporary files that killed writers left.
-
-    Raises:
-        CacheError: another process writes.
-        EnvironmentFailure: the file system refuses.
-    """
-    with _locked(folder, None), environment_errors(folder):
-        _sweep(folder)
-
-
 def partial_files(folder: Path) -> list[Path]:
     """List the temporary files that killed writers left."""
     return sorted(folder.rglob(f"*{PARTIAL_SUFFIX}"))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -22,8 +21,6 @@ _PROTOCOL = ("split", "captions", "missing", "v2t_convention")
 # Entries of a run's record, beside its settings, that seeds of one method share; device and
 # version may differ.
 _SAME_FOR_SEEDS = ("extraction_id", "data", "source", "own")
-
-Ids = npt.NDArray[np.str_]
 
 
 class NotComparable(GareCacheError, ValueError):

@@ -19,7 +19,6 @@ from gare_cache.studies.result import StudyResult
 MOST_QUERY_BYTES = 3_500_000
 # Shares of up to 6, 8 or 10 seeds are multiples of 1 / 60,000, and it fits 16 bits.
 HIT_STEPS = 60_000
-OUTCOMES = ("won", "lost", "both", "neither")
 
 
 @dataclass(frozen=True)
