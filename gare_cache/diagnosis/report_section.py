@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from gare_cache.diagnosis.readings import answers
+from gare_cache.files import read_json
 from gare_cache.reports.content import IncrementSection
 
 _AGAIN = "run `gare-cache diagnose` and then `gare-cache report`."
@@ -26,7 +26,7 @@ def increment_section(file: Path, record: dict[str, Any]) -> IncrementSection | 
         return None
     if not file.is_file():
         return IncrementSection((), f"The increment was not diagnosed: {_AGAIN}", None)
-    diagnosis = json.loads(file.read_text(encoding="utf-8"))
+    diagnosis = read_json(file)
     if diagnosis["run_key"] != record["run_key"]:
         note = (
             f"The existing diagnosis belongs to run {diagnosis['run_key']}, not to this one, "

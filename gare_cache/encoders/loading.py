@@ -13,6 +13,7 @@ import torch
 
 from gare_cache.encoders.open_clip_import import import_open_clip
 from gare_cache.errors import ConfigError, EncoderError, EnvironmentFailure, unknown_name
+from gare_cache.files import read_json
 
 LOCAL_DIR = "local-dir:"
 HF_HUB = "hf-hub:"
@@ -118,7 +119,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; an encoder folder holds it beside its weights")
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+        config: dict[str, Any] = read_json(path)["model_cfg"]
     except (json.JSONDecodeError, KeyError) as err:
         raise EncoderError(f"{path} is not an open_clip configuration ({err!r})") from err
     return config

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.errors import CacheError, FingerprintMismatch
-from gare_cache.files import write_json
+from gare_cache.files import read_json, write_json
 from gare_cache.project.paths import Workspace
 
 
@@ -57,7 +56,7 @@ def open_features(workspace: Workspace) -> tuple[FeatureCache, dict[str, Any]]:
     """
     if not workspace.features.is_file():
         raise CacheError(f"{workspace.features} does not exist; run `gare-cache extract` first")
-    features = json.loads(workspace.features.read_text(encoding="utf-8"))
+    features = read_json(workspace.features)
     cache = open_cache(workspace.cache_root / features["folder"])
     for name, actual in (
         ("extraction_id", cache.extraction_id),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from gare_cache.cache.folders import (
 )
 from gare_cache.cache.identity import cache_root
 from gare_cache.errors import CacheError
+from gare_cache.files import read_json
 from gare_cache.project.paths import Workspace
 
 _FEATURES_FILE = "features.json"
@@ -31,7 +31,7 @@ def find_folder(workspace: Workspace, name: str | None) -> Path:
         CacheError: there is no such folder; the message lists the existing ones.
     """
     if name is None and workspace.features.is_file():
-        name = json.loads(workspace.features.read_text(encoding="utf-8"))["folder"]
+        name = read_json(workspace.features)["folder"]
     candidates = [] if name is None else [workspace.cache_root / name, Path(name)]
     for folder in candidates:
         if folder.is_dir():
@@ -112,7 +112,7 @@ def _named(project: Path, root: Path, outputs: Sequence[Path]) -> set[str]:
     named = set()
     for file in files:
         try:
-            named.add(str(json.loads(file.read_text(encoding="utf-8"))["folder"]))
+            named.add(str(read_json(file)["folder"]))
         except (ValueError, KeyError, TypeError, FileNotFoundError) as err:
             raise CacheError(
                 f"{file} does not name a cache folder ({err}); repair or remove it first, so that "

@@ -12,7 +12,7 @@ from gare_cache.diagnosis.report_section import increment_section
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.results import SplitResult
 from gare_cache.evaluation.scores import HEAD, METHOD_TITLES, ZERO_SHOT
-from gare_cache.files import write_text
+from gare_cache.files import read_json, write_text
 from gare_cache.manifest import read_manifest
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
@@ -119,7 +119,7 @@ def score_lines(workspace: Workspace) -> list[str]:
 def _read_json(path: Path, stage: str) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; run `gare-cache {stage}` first")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(path)
     return content
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from gare_cache.data.split import load_split
 from gare_cache.errors import ConfigError, GareCacheError
+from gare_cache.files import read_json
 from gare_cache.project.progress import say
 from gare_cache.studies.opening import open_study
 from gare_cache.studies.runs import RunTask, execute, is_done, read_reason, read_run
@@ -116,5 +116,5 @@ def _circumstances(stored: RunTask, again: RunTask) -> list[str]:
 
 
 def _record(task: RunTask) -> Mapping[str, Any]:
-    record = json.loads((task.folder / "run" / "record.json").read_text(encoding="utf-8"))
+    record = read_json(task.folder / "run" / "record.json")
     return flat({"device": record["device"], **record["provenance"]})

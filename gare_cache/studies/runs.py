@@ -29,7 +29,7 @@ from gare_cache.data.split import SplitLoader
 from gare_cache.errors import EnvironmentFailure
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.scores import HEAD, normalised_method
-from gare_cache.files import canonical_digest, write_json
+from gare_cache.files import canonical_digest, read_json, write_json
 from gare_cache.own import use_project
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import quiet
@@ -138,7 +138,7 @@ def read_seconds(task: RunTask) -> float | None:
     """Return the duration of a run's training in seconds; None if it is unknown."""
     if not (task.folder / _RECORD).is_file():
         return None
-    seconds: float | None = _read_json(task.folder / _RECORD).get("seconds")
+    seconds: float | None = read_json(task.folder / _RECORD).get("seconds")
     return seconds
 
 
@@ -150,7 +150,7 @@ def read_run(task: RunTask, splits: tuple[str, ...]) -> RunResult:
         splits: the splits to read; a run that failed on one of them counts as failed.
     """
     settings = task.params.model_dump(exclude={"report": True, "evaluate": {"split"}})
-    features = _read_json(task.inputs / "features.json")
+    features = read_json(task.inputs / "features.json")
     common = {
         "variant": task.variant,
         "seed": task.params.train.seed,
@@ -162,8 +162,8 @@ def read_run(task: RunTask, splits: tuple[str, ...]) -> RunResult:
     reason = next(filter(None, map(read_reason, tasks.values())), None)
     if reason is not None:
         return RunResult(**common, reason=reason)
-    record = _read_json(task.folder / _RECORD)
-    trained = _read_json(task.folder / "run" / "record.json")
+    record = read_json(task.folder / _RECORD)
+    trained = read_json(task.folder / "run" / "record.json")
     log = (task.folder / "run" / "train_log.jsonl").read_text(encoding="utf-8")
     return RunResult(
         **common,
@@ -238,7 +238,7 @@ def _recorded(path: Path, work: Callable[[], dict[str, Any]]) -> None:
 
 def _read_scores(task: RunTask) -> SplitResult:
     """Read the scores of the head, followed by the row's normaliser if it has one."""
-    metrics = _read_json(task.scores / "metrics.json")
+    metrics = read_json(task.scores / "metrics.json")
     method, scores = HEAD, metrics["methods"][HEAD]
     if row_normaliser(task.params) is not None:
         row = metrics["normalisers"]["rows"][1]
@@ -269,10 +269,5 @@ def _scoring_key(params: Params) -> str:
 
 
 def _reason(path: Path) -> str | None:
-    reason: str | None = _read_json(path).get("reason") if path.is_file() else None
+    reason: str | None = read_json(path).get("reason") if path.is_file() else None
     return reason
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

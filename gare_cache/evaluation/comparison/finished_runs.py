@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from gare_cache.errors import ConfigError, GareCacheError, unknown_name
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.missing import DirectionRanks, counted_ranks
+from gare_cache.files import read_json
 
 _PROTOCOL = ("split", "captions", "missing", "v2t_convention")
 
@@ -204,5 +204,5 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(path)
     return content
