@@ -1,8 +1,8 @@
-"""Which source files a result depends on: the import closure of a module, and its digest.
+"""Code identity: the source files that a result depends on, as an import closure and its digest.
 
-The same walk serves this package's code (``code_digest``) and a user's own
-(``gare_cache.own.own_digests``). It reads the import statements of the files, those inside
-functions included, and imports nothing.
+The same walk serves this package's code (``code_digest``) and custom parts
+(``gare_cache.own.own_digests``). It reads the import statements of the files, including those
+inside functions, and imports nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from gare_cache.files import canonical_digest, file_digest
 
 PACKAGE = __name__.partition(".")[0]
 
-# Modules that cannot change a number, each with its reason. Neither they nor what is imported by
-# them alone belongs to an identity.
+# Modules that cannot change a number, each with its reason. Neither they nor modules that only they
+# import belong to an identity.
 NO_EFFECT: Mapping[str, str] = {
     "gare_cache": "names the public functions and the version; computes nothing",
-    "gare_cache.errors": "words of messages and exit codes",
+    "gare_cache.errors": "texts of messages and exit codes",
     "gare_cache.project.progress": "draws progress bars and prints lines",
 }
 
@@ -28,15 +28,15 @@ NO_EFFECT: Mapping[str, str] = {
 def import_closure(
     entries: Iterable[str], locate: Callable[[str], Mapping[str, Path]]
 ) -> dict[str, Path]:
-    """Collect the modules that are imported from some modules on, directly or indirectly.
+    """Collect the modules that the entry modules import, directly or indirectly.
 
     Args:
-        entries: names of the modules to start from.
-        locate: a dotted name -> the modules that importing it runs, with their files; empty for
-            names that do not count, such as those of installed packages.
+        entries: names of the entry modules.
+        locate: maps a dotted name to the modules that importing it runs, with their files; empty
+            for names to ignore, such as those of installed packages.
 
     Returns:
-        The files by module name, those of the entries included.
+        The files by module name, including those of the entries.
     """
     closure: dict[str, Path] = {}
     waiting, seen = list(entries), set(entries)
@@ -51,11 +51,11 @@ def import_closure(
 
 
 def code_closure(entry: str, *, folder: Path | None = None) -> dict[str, Path]:
-    """Collect this package's modules that decide what a module of it computes.
+    """Collect the modules of this package that determine what one of them computes.
 
     Args:
         entry: dotted name, such as ``"gare_cache.stages.train"``.
-        folder: folder that holds the package; None is where this module lies.
+        folder: folder that holds the package; None takes this module's.
 
     Returns:
         The files by module name, without the modules of ``NO_EFFECT``.
@@ -65,7 +65,7 @@ def code_closure(entry: str, *, folder: Path | None = None) -> dict[str, Path]:
 
 
 def code_digest(entry: str, *, folder: Path | None = None) -> str:
-    """Return the SHA-256 (hex) of the code that decides what a module computes.
+    """Return the SHA-256 (hex) of the code that determines what a module computes.
 
     Args:
         entry: as for ``code_closure``.
@@ -77,21 +77,21 @@ def code_digest(entry: str, *, folder: Path | None = None) -> str:
 
 @cache
 def installed_code_digest(entry: str) -> str:
-    """Return ``code_digest`` of the package as it stood when this process first asked."""
+    """Return ``code_digest`` of the installed package, computed once per process."""
     return code_digest(entry)
 
 
 def _locate(root: Path, name: str) -> dict[str, Path]:
     """Return the package's modules that ``import name`` runs: the module and its parents."""
-    found = {}
+    files = {}
     parts = name.split(".")
     for count in range(1, len(parts) + 1) if parts[0] == PACKAGE else ():
         module = ".".join(parts[:count])
         base = root.joinpath(*parts[:count])
         file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
         if module not in NO_EFFECT and file.is_file():
-            found[module] = file
-    return found
+            files[module] = file
+    return files
 
 
 def _package(module: str, file: Path) -> str:

@@ -1,4 +1,4 @@
-"""Every error that a user can meet; a message says what is wrong, where, and what to do next."""
+"""The package's errors; a message says what is wrong, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class AnnotationError(GareCacheError, ValueError):
 
 
 class DecodeError(GareCacheError, RuntimeError):
-    """A video cannot be decoded, or has no frame in the asked range."""
+    """A video cannot be decoded, or has no frame in the requested range."""
 
 
 class EncoderError(GareCacheError, ValueError):
-    """A model or its weights cannot be loaded as asked."""
+    """A model or its weights cannot be loaded as requested."""
 
 
 class CacheError(GareCacheError, RuntimeError):
@@ -34,7 +34,7 @@ class CacheError(GareCacheError, RuntimeError):
 
 
 class FeatureFileError(GareCacheError, ValueError):
-    """A file of somebody's features has another layout, other ids or values that cannot be used."""
+    """A feature file to import has an unknown layout, unknown ids or unusable values."""
 
 
 class FingerprintMismatch(CacheError):
@@ -42,22 +42,22 @@ class FingerprintMismatch(CacheError):
 
 
 class EnvironmentFailure(GareCacheError, OSError):
-    """The machine failed the program: no disk space, no permission, a missing device."""
+    """The machine cannot do what is asked: no disk space, no permission, a missing device."""
 
     exit_code: ClassVar[int] = 1
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Word the message for a name that is in no table.
+    """Return the message for an unknown name.
 
     Args:
-        kind: what was looked up, for example ``"model"``.
+        kind: kind of the name, for example ``"model"``.
         name: the name given.
         known: the names that exist.
 
     Returns:
-        ``unknown model 'ViT-B32'; did you mean 'ViT-B-32'?``, or the known names where none is
-        near and they are few.
+        ``unknown model 'ViT-B32'; did you mean 'ViT-B-32'?``, or the known names if none is
+        similar.
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)

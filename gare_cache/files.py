@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary name, fsync, rename."""
+"""Atomic file writes (temporary name, fsync, rename), and digests of files and values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def fsync(path: Path) -> None:
-    """Flush a file's or a folder's entries to the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -43,18 +43,18 @@ def fsync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text by rename."""
+    """Write UTF-8 text atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write sorted, indented JSON by rename; the same value gives the same bytes."""
+    """Write sorted, indented JSON atomically; the same value gives the same bytes."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a Parquet table by rename."""
+    """Write a Parquet table atomically."""
     with replacing(path) as partial:
         pq.write_table(table, partial)
 

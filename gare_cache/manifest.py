@@ -1,4 +1,4 @@
-"""Annotations + video files -> checked tables of videos and captions with splits."""
+"""Manifest: checked tables of videos and captions with their splits and files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VIDEO_SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
         ("split", pa.string()),
-        ("path", pa.string()),  # null where the file is missing
+        ("path", pa.string()),  # null if the file is missing
         ("start_seconds", pa.float64()),
         ("end_seconds", pa.float64()),
         ("size_bytes", pa.int64()),
@@ -62,16 +62,16 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is to be encoded: one row an item, one row a caption (see the schemas)."""
+    """Items to encode: a table of videos and a table of captions (see the schemas)."""
 
     videos: pa.Table
     captions: pa.Table
 
     def digest(self, split: str | None = None) -> str:
-        """Return the SHA-256 (hex) of what is listed: ids, splits and captions, not the files.
+        """Return the SHA-256 (hex) of ids, splits and captions, independent of the files.
 
         Args:
-            split: of this split's items alone; None takes all.
+            split: restrict the digest to this split; None takes all.
         """
         tables = [self.videos.select(["video_id", "split"]), self.captions]
         if split is not None:
@@ -84,12 +84,12 @@ class Manifest:
         write_parquet(folder / "captions.parquet", self.captions)
 
     def summary(self) -> dict[str, Any]:
-        """Count per split, and name the videos without a file.
+        """Return counts per split and the videos without a file.
 
         Returns:
             ``splits``: for each split its ``videos``, ``captions``, ``missing_videos``,
             ``repeated_captions`` (the same sentence again for the same video),
-            ``shared_sentences`` (that stand for more than one video) and
+            ``shared_sentences`` (used for several videos) and
             ``captions_with_shared_sentence``; ``missing``: the ids without a file.
         """
         videos = self.videos.select(["video_id", "split", "path"]).to_pylist()
@@ -130,7 +130,9 @@ def read_manifest(folder: Path) -> Manifest:
             raise AnnotationError(f"{path} does not exist; run `gare-cache prepare` first")
         table = pq.read_table(path)
         if table.schema != schema:
-            raise AnnotationError(f"{path} has other columns than a manifest; run prepare again")
+            raise AnnotationError(
+                f"{path} does not have the columns of a manifest; run `gare-cache prepare` again"
+            )
         tables.append(table)
     return Manifest(*tables)
 
@@ -143,20 +145,20 @@ def build_manifest(
     test_fraction: float,
     captions: str = "each",
 ) -> Manifest:
-    """Group captions by video, give every video a split, and find its file.
+    """Group captions by video, assign every video to a split, and find its file.
 
-    A video whose annotation names no split is placed by a fixed hash of its id (SHA-256 as a
-    number in [0, 1)): below ``test_fraction`` test, in the next ``val_fraction`` val, else train.
-    Where splits are annotated but none is ``val``, the hash cuts ``val_fraction`` from train.
+    A video without an annotated split is assigned by a fixed hash of its id (SHA-256 as a number
+    in [0, 1)): below ``test_fraction`` to test, in the next ``val_fraction`` to val, else to train.
+    If splits are annotated but none is ``val``, the hash cuts ``val_fraction`` from train.
 
     Args:
-        records: captions in the order of the file; ids follow it.
-        video_roots: folders searched with all their subfolders; none where the features are
-            imported and no video is wanted here.
+        records: captions in the order of the file, which numbers them.
+        video_roots: folders searched with all their subfolders; none if the features are
+            imported and no video is needed.
         val_fraction: share of the videos, in [0, 1).
         test_fraction: share of the videos, in [0, 1).
-        captions: ``each`` sentence is a caption, or a video's sentences, joined in their order
-            with a space between, are one: its ``paragraph``.
+        captions: ``each``: every sentence is a caption; ``paragraph``: a video's sentences,
+            joined in order with spaces, form a single caption.
 
     Returns:
         The manifest: videos in the order of their first caption. A clip's id is
@@ -165,7 +167,7 @@ def build_manifest(
 
     Raises:
         ConfigError: ``captions`` is neither of the two.
-        AnnotationError: a root is no folder, two files fit one name, a video stands in two
+        AnnotationError: a root is not a folder, two files match a name, a video is in two
             splits, or the roots hold no annotated video at all.
     """
     if captions not in CAPTIONS:
@@ -199,7 +201,7 @@ def build_manifest(
 
 
 def item_id(record: AnnotationRecord) -> str:
-    """Return ``video`` without a video extension, with ``@start-end`` for a clip."""
+    """Return a record's video id: without video extension, with ``@start-end`` for a clip."""
     name, extension = os.path.splitext(record.video)
     stem = name if extension.lower() in VIDEO_EXTENSIONS else record.video
     if record.start_seconds is None and record.end_seconds is None:
@@ -215,7 +217,7 @@ def hash_fraction(video_id: str) -> float:
 
 
 def _paragraph(rows: Sequence[AnnotationRecord]) -> AnnotationRecord:
-    # A key of its own: id#0 stays the first sentence, so that neither is taken for the other.
+    # A distinct key, so that the paragraph is never mistaken for the first sentence, id#0.
     text = " ".join(row.caption for row in rows)
     return replace(rows[0], caption=text, caption_key=PARAGRAPH)
 
@@ -229,7 +231,7 @@ def _assign_splits(
     annotated = {id_: _annotated_split(id_, rows) for id_, rows in captions_of.items()}
     cut_val = "train" in annotated.values() and "val" not in annotated.values()
 
-    # A video's clips are split by the video, so that no two splits share a file.
+    # All clips of a video go to the same split, so that no two splits share a file.
     def place(id_: str, split: str | None) -> str:
         fraction = hash_fraction(id_.split("@")[0])
         if split is None:
@@ -246,8 +248,8 @@ def _annotated_split(id_: str, rows: Iterable[AnnotationRecord]) -> str | None:
     for row in rows:
         first.setdefault(row.split, row.origin)
     if len(first) > 1:
-        found = " and ".join(f"{split or 'none'} ({origin})" for split, origin in first.items())
-        raise AnnotationError(f"video {id_!r} stands in two splits: {found}")
+        places = " and ".join(f"{split or 'none'} ({origin})" for split, origin in first.items())
+        raise AnnotationError(f"video {id_!r} is in two splits: {places}")
     return next(iter(first))
 
 
@@ -268,7 +270,7 @@ def _video_row(
 
 
 class _VideoFiles:
-    """Video files below the roots, by relative path and by name, with and without extension."""
+    """Index of the video files below the roots by path and name, with and without extension."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self._files: dict[str, list[Path]] = defaultdict(list)
@@ -290,10 +292,10 @@ class _VideoFiles:
         self.count += 1
 
     def find(self, record: AnnotationRecord) -> Path | None:
-        found = self._files.get(str(Path(record.video)), [])
-        if len(found) > 1:
+        matches = self._files.get(str(Path(record.video)), [])
+        if len(matches) > 1:
             raise AnnotationError(
-                f"{record.origin}: video {record.video!r} fits {len(found)} files: "
-                f"{', '.join(map(str, found[:_SHOWN]))}; annotate the path relative to its root"
+                f"{record.origin}: video {record.video!r} matches {len(matches)} files: "
+                f"{', '.join(map(str, matches[:_SHOWN]))}; annotate the path relative to its root"
             )
-        return found[0] if found else None
+        return matches[0] if matches else None

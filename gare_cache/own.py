@@ -1,4 +1,4 @@
-"""A user's own parts, named by import path (``mypkg.mod:MyHead``): import, call, digest of code."""
+"""Custom parts, named by import path (``mypkg.mod:MyHead``): import, call and digest of code."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 @dataclass(frozen=True)
 class _Code:
-    """The code of an own module.
+    """Code of a custom module.
 
     Attributes:
-        folder: what its top-level module lies in; None for one without files.
-        names: the top-level module, and those of the folder that its files import.
+        folder: folder of the top-level module; None for a module without files.
+        names: the top-level module and the modules of the folder that it imports.
         sources: digest of each file, by path below the folder.
         of_project: whether the folder is the project's.
     """
@@ -41,12 +41,12 @@ class _Code:
     of_project: bool
 
 
-_imported: dict[str, _Code] = {}  # by top-level name, as it was when it was imported
+_imported: dict[str, _Code] = {}  # by top-level name, in the state of the import
 _project: list[Path] = []  # at most one
 
 
 def is_own(name: str) -> bool:
-    """Say whether a name is meant as an import path: whether it has a colon."""
+    """Return whether a name denotes an import path, that is, contains a colon."""
     return ":" in name
 
 
@@ -54,11 +54,11 @@ def split_own(path: str) -> tuple[str, str]:
     """Split ``mypkg.mod:MyHead`` into module and attribute.
 
     Raises:
-        ConfigError: it is no such path.
+        ConfigError: the path has another form.
     """
     if not _PATH.fullmatch(path):
         raise ConfigError(
-            f"{path!r} is no import path; write module and name with one colon between them, such "
+            f"{path!r} is not an import path; write module:name, such "
             "as my_head:MyHead for class MyHead in my_head.py, or mypkg.mod:MyHead"
         )
     module, _, attribute = path.partition(":")
@@ -68,8 +68,8 @@ def split_own(path: str) -> tuple[str, str]:
 def use_project(folder: Path) -> None:
     """Make the modules of a project's folder importable, before all others.
 
-    A folder that was added earlier is taken off ``sys.path`` again, so that a process sees the
-    modules of one project at a time.
+    The previous project's folder is removed from ``sys.path``, so that a process sees the modules
+    of one project at a time.
     """
     while _project:
         earlier = str(_project.pop())
@@ -83,29 +83,29 @@ def import_own(path: str, *, what: str) -> Callable[..., Any]:
     """Import a user's class or function.
 
     A module of the project's folder that has changed since it was imported, or that belongs to
-    another project, is imported anew.
+    another project, is imported again.
 
     Args:
         path: ``module:name``.
-        what: what it is to be, for the messages: ``"aggregator"``.
+        what: kind of part, for the messages, such as ``"aggregator"``.
 
     Raises:
-        ConfigError: the path is malformed, the module is not found or fails, or it has no such
-            name or one that cannot be called.
+        ConfigError: the path is malformed, the module is missing or fails, or the name is missing
+            or not callable.
     """
     module_name, attribute = split_own(path)
     module = _import(module_name, f"{what} {path!r}")
     if not hasattr(module, attribute):
         names = [name for name in vars(module) if not name.startswith("_")]
         near = difflib.get_close_matches(attribute, names, n=3, cutoff=0.6)
-        hint = f"did you mean {' or '.join(near)}?" if near else "check the name behind the colon"
+        hint = f"did you mean {' or '.join(near)}?" if near else "check the name after the colon"
         raise ConfigError(f"{what} {path!r}: {_where(module)} defines no {attribute!r}; {hint}")
-    found = getattr(module, attribute)
-    if not callable(found):
+    part = getattr(module, attribute)
+    if not callable(part):
         raise ConfigError(
-            f"{what} {path!r} is {_kind(found)} and cannot be called; name a class or a function"
+            f"{what} {path!r} is {_kind(part)} and cannot be called; name a class or a function"
         )
-    return found  # type: ignore[no-any-return]
+    return part  # type: ignore[no-any-return]
 
 
 def require_signature(
@@ -117,30 +117,30 @@ def require_signature(
     keywords: Sequence[str] = (),
     options: Mapping[str, Any],
 ) -> None:
-    """Check that a user's class or function can be called as it will be.
+    """Check that a user's class or function accepts the arguments that it will get.
 
     Args:
-        function: what was imported.
+        function: the imported class or function.
         path: its import path.
-        what: what it is to be.
-        arguments: names of what is given by position.
-        keywords: names of what is given by name.
-        options: what the settings add to it, by name.
+        what: kind of part, for the messages.
+        arguments: names of the positional arguments.
+        keywords: names of the keyword arguments.
+        options: further keyword arguments, from the settings.
 
     Raises:
-        ConfigError: an option is none of its parameters or is given anyway, or a parameter without
-            default is given by nobody.
+        ConfigError: an option is unknown or is passed by gare-cache, or a parameter without
+            default gets no value.
     """
     given = [name for name in options if name in (*arguments, *keywords)]
     if given:
         raise ConfigError(
-            f"options of {what} {path!r} hold {given[0]!r}, which gare-cache gives itself; take it "
-            "out"
+            f"options of {what} {path!r} hold {given[0]!r}, which gare-cache passes itself; "
+            "take it out"
         )
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
-        return  # written in C: Python cannot tell
+        return  # implemented in C without a readable signature
     try:
         signature.bind(*arguments, **dict.fromkeys(keywords), **options)
     except TypeError as err:
@@ -154,23 +154,23 @@ def require_signature(
 
 
 def complete_own_settings(settings: Mapping[str, Any], *, what: str) -> dict[str, Any]:
-    """Check the settings of a user's own part and fill in the defaults.
+    """Check the settings of a custom part and fill in the defaults.
 
     Args:
         settings: ``name``, an import path, and ``options``.
-        what: what it is to be, for the messages: ``"aggregator"``.
+        what: kind of part, for the messages, such as ``"aggregator"``.
 
     Returns:
         ``name`` and ``options``.
 
     Raises:
-        ConfigError: another setting than these two, or options that are no plain values by name.
+        ConfigError: there is another setting, or the options are not plain values by name.
     """
     name = settings["name"]
     others = [key for key in settings if key not in ("name", "options")]
     if others:
         raise ConfigError(
-            f"{others[0]} is no setting of {what} {name!r}; what a part of your own needs goes "
+            f"{others[0]} is not a setting of {what} {name!r}; settings of a custom part go "
             f"into its options, such as options: {{{others[0]}: {settings[others[0]]!r}}}"
         )
     options = settings.get("options") or {}
@@ -182,8 +182,8 @@ def complete_own_settings(settings: Mapping[str, Any], *, what: str) -> dict[str
         json.dumps(options, allow_nan=False)
     except (TypeError, ValueError) as err:
         raise ConfigError(
-            f"options of {what} {name!r} are {options!r}, which no run record can keep ({err}); "
-            "give numbers, texts, lists and mappings of these"
+            f"options of {what} {name!r} are {options!r}, which a run record cannot store ({err}); "
+            "give numbers, strings, lists and mappings of these"
         ) from err
     return {"name": name, "options": dict(options)}
 
@@ -204,8 +204,8 @@ def own_names(settings: Any) -> Iterator[str]:
 def own_digests(settings: Any) -> dict[str, str]:
     """Return a digest of the code behind each import path in settings.
 
-    It covers the module's whole top-level package and whatever of the project's folder these files
-    import, however indirectly; of an installed package that package alone.
+    It covers the module's whole top-level package and all modules of the project's folder that it
+    imports, directly or indirectly; for an installed package, that package alone.
 
     Raises:
         ConfigError: as ``import_own``.
@@ -219,15 +219,15 @@ def own_digests(settings: Any) -> dict[str, str]:
 
 
 def require_unchanged(settings: Any, recorded: Mapping[str, str], *, where: object) -> None:
-    """Refuse code that has changed since a head was trained with it.
+    """Check that the code of a head's custom parts has not changed since its training.
 
     Args:
-        settings: of the head.
-        recorded: digests of ``own_digests``, from the head's record.
+        settings: settings of the head.
+        recorded: result of ``own_digests`` from the head's record.
         where: the head's file, for the message.
 
     Raises:
-        ConfigError: the code behind an import path is another than recorded, or none is recorded.
+        ConfigError: the code behind an import path differs from the record or is not recorded.
     """
     for path, digest in own_digests(settings).items():
         if recorded.get(path) != digest:
@@ -241,13 +241,13 @@ def call_own(function: Callable[..., Any], what: str, /, *arguments: Any, **keyw
     """Call a user's code.
 
     Args:
-        function: the user's.
-        what: what it is, with its import path, for the message.
-        arguments: what it is given by position.
-        keywords: what it is given by name.
+        function: the user's class or function.
+        what: kind of part and import path, for the message.
+        arguments: positional arguments.
+        keywords: keyword arguments.
 
     Raises:
-        ConfigError: it raises anything but an error of this package; the message has the place.
+        ConfigError: it raises an error other than this package's; the message has the place.
     """
     try:
         return function(*arguments, **keywords)
@@ -258,10 +258,10 @@ def call_own(function: Callable[..., Any], what: str, /, *arguments: Any, **keyw
 
 
 def describe(err: Exception) -> str:
-    """Say in one line where a user's code failed, and how: ``at FILE:LINE with TYPE: MESSAGE``.
+    """Describe in a line where and how a user's code failed: ``at FILE:LINE with TYPE: MESSAGE``.
 
-    The place is the last one outside installed packages, where there is one, and none where this
-    package could not even call it. A SyntaxError names its place itself.
+    The place is the last one outside installed packages if there is one; it is left out if the
+    call itself failed. A SyntaxError contains its place.
     """
     what = f"with {type(err).__name__}: {' '.join(str(err).split())}"
     here = f"{Path(__file__).parent}{os.sep}"
@@ -295,7 +295,9 @@ def _import(module_name: str, what: str) -> ModuleType:
 def _not_found(module_name: str, err: ModuleNotFoundError) -> str:
     missing = err.name or module_name
     if missing != module_name and not module_name.startswith(f"{missing}."):
-        return f"importing {module_name} fails, because it imports {missing!r}, which is not there"
+        return (
+            f"importing {module_name} fails, because it imports {missing!r}, which does not exist"
+        )
     folder = _project[0] if _project else Path.cwd()
     here = [
         path.stem
@@ -342,7 +344,7 @@ def _folder(module: ModuleType) -> Path | None:
 
 
 def _package_files(folder: Path, name: str) -> dict[str, Path]:
-    """Return all modules of a name's top-level package below a folder, or its only module."""
+    """Return the files of all modules of a name's top-level package, or of its only module."""
     top = _top(name)
     if top == PACKAGE:
         return {}

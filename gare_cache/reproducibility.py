@@ -1,4 +1,4 @@
-"""Seeds, threads, device, and the record of where a result came from."""
+"""Seeds, threads and device of a run, and the provenance that is recorded with results."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _RECORDED_PACKAGES = ("gare-cache", "torch", "open_clip_torch", "numpy", "zarr",
 
 
 def make_deterministic(*, seed: int, threads: int) -> None:
-    """Seed every generator and ask torch for deterministic kernels.
+    """Seed all generators and request deterministic kernels from torch.
 
     Equal seed, machine, versions and thread count give equal bytes.
 
     Args:
-        seed: for Python, numpy and torch.
-        threads: torch's intra-operator threads; 0 keeps torch's own choice.
+        seed: seed for Python, numpy and torch.
+        threads: torch's intra-operator threads; 0 keeps torch's default.
     """
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     set_threads(threads)
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - a user's own head may draw from the global generator
+    np.random.seed(seed)  # noqa: NPY002 - a custom head may draw from the global generator
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
 
 
 def set_threads(threads: int) -> None:
-    """Set torch's intra-operator threads; 0 keeps torch's own choice."""
+    """Set torch's intra-operator threads; 0 keeps torch's default."""
     import torch
 
     if threads > 0:
@@ -49,8 +49,8 @@ def resolve_device(name: str) -> torch.device:
     """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device.
 
     Raises:
-        ConfigError: the name is none of these.
-        EnvironmentFailure: CUDA is asked for and not there.
+        ConfigError: the name has another form.
+        EnvironmentFailure: the CUDA device does not exist.
     """
     import torch
 

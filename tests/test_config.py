@@ -187,8 +187,8 @@ def test_unreadable_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ({"aggregator": {"name": "my.py:"}}, r"'my.py:' is no import path; write module and name"),
-        ({"interaction": {"name": "a:B:c"}}, r"'a:B:c' is no import path"),
+        ({"aggregator": {"name": "my.py:"}}, r"'my.py:' is not an import path; write module:name"),
+        ({"interaction": {"name": "a:B:c"}}, r"'a:B:c' is not an import path"),
         (
             {"aggregator": {"name": "a:B", "layers": 2}},
             r"head.aggregator.layers is 2, but aggregator 'a:B' has no such setting",

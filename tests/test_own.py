@@ -47,18 +47,18 @@ def test_a_class_of_a_module_beside_the_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("own_a.Head", r"'own_a.Head' is no import path; write module and name with one colon"),
-        ("own_a:", r"no import path"),
-        (":Head", r"no import path"),
+        ("own_a.Head", r"'own_a.Head' is not an import path; write module:name"),
+        ("own_a:", r"not an import path"),
+        (":Head", r"not an import path"),
         ("own_a.py:Head", r"there is no module 'own_a.py'"),
-        ("own/a:Head", r"no import path"),
-        ("own_a:Head.x", r"no import path"),
+        ("own/a:Head", r"not an import path"),
+        ("own_a:Head.x", r"not an import path"),
         ("own_x:Head", r"head 'own_x:Head': there is no module 'own_x' in {folder} .*mean own_a"),
         ("zzz.mod:Head", r"no module 'zzz' in {folder} \(the folder of params.yaml.*install it"),
         ("own_a:Haed", r"{folder}/own_a.py defines no 'Haed'; did you mean Head\?"),
-        ("own_a:zzz", r"defines no 'zzz'; check the name behind the colon"),
+        ("own_a:zzz", r"defines no 'zzz'; check the name after the colon"),
         ("own_a:WIDTH", r"'own_a:WIDTH' is 3, of type int, and cannot be called"),
-        ("own_needs:Head", r"it imports 'not_there_at_all', which is not there"),
+        ("own_needs:Head", r"it imports 'not_there_at_all', which does not exist"),
         ("own_fails:Head", r"fails at {folder}/own_fails.py:2 with ZeroDivisionError: division"),
         (
             "own_syntax:Head",
@@ -156,7 +156,7 @@ class Part:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dim": 3}, r"options of head 'm:P' hold 'dim', which gare-cache gives itself"),
+        ({"dim": 3}, r"options of head 'm:P' hold 'dim', which gare-cache passes itself"),
         ({"width": 3}, r"\(dim=..., max_frames=..., width=...\): got an unexpected keyword"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Annotation files as published -> one record form."""
+"""Readers of published annotation files, which all return the same records."""

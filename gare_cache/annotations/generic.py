@@ -22,7 +22,7 @@ _Row = tuple[str, dict[str, Any]]
 
 
 def read_generic(path: Path) -> Annotations:
-    """Read one caption a row.
+    """Read one caption per row.
 
     Args:
         path: ``.csv``, ``.jsonl`` or ``.parquet`` with the columns ``video`` and ``caption`` and,
@@ -34,7 +34,7 @@ def read_generic(path: Path) -> Annotations:
 
     Raises:
         AnnotationError: the file is missing, empty, of another type, lacks a column, or a row has
-            an empty video or caption, an unknown split or times that are no interval.
+            an empty video or caption, an unknown split or an invalid interval.
     """
     if not path.is_file():
         raise AnnotationError(f"annotation file {path} does not exist")
@@ -92,7 +92,7 @@ def _check_columns(where: Path | str, columns: list[str]) -> None:
     for name in REQUIRED_COLUMNS:
         if name not in columns:
             raise AnnotationError(
-                f"{where}: no column {name!r} (found: {', '.join(columns) or 'none'}); needed are "
+                f"{where}: no column {name!r} (found: {', '.join(columns) or 'none'}); required: "
                 f"{' and '.join(REQUIRED_COLUMNS)}, optional {', '.join(OPTIONAL_COLUMNS)}"
             )
 
@@ -101,7 +101,7 @@ def _record(origin: str, row: dict[str, Any]) -> AnnotationRecord:
     start = _seconds(origin, "start", row.get("start"))
     end = _seconds(origin, "end", row.get("end"))
     if start is not None and end is not None and start > end:
-        raise AnnotationError(f"{origin}: start {start:g} s lies behind end {end:g} s")
+        raise AnnotationError(f"{origin}: start {start:g} s is after end {end:g} s")
     return AnnotationRecord(
         video=_text(origin, "video", row["video"]),
         caption=_text(origin, "caption", row["caption"]),
@@ -114,7 +114,9 @@ def _record(origin: str, row: dict[str, Any]) -> AnnotationRecord:
 
 def _text(origin: str, column: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise AnnotationError(f"{origin}: column {column!r} is {value!r}; a text is needed")
+        raise AnnotationError(
+            f"{origin}: column {column!r} is {value!r}; it must be a non-empty string"
+        )
     return value.strip()
 
 
@@ -133,7 +135,11 @@ def _seconds(origin: str, column: str, value: Any) -> float | None:
     try:
         seconds = float(value)
     except (TypeError, ValueError) as err:
-        raise AnnotationError(f"{origin}: column {column!r} is {value!r}; seconds needed") from err
+        raise AnnotationError(
+            f"{origin}: column {column!r} is {value!r}; it must be a time in seconds"
+        ) from err
     if not math.isfinite(seconds) or seconds < 0:
-        raise AnnotationError(f"{origin}: column {column!r} is {seconds}; seconds >= 0 needed")
+        raise AnnotationError(
+            f"{origin}: column {column!r} is {seconds}; it must be a time in seconds, >= 0"
+        )
     return seconds

@@ -21,7 +21,7 @@ FULL = "full"
 PROTOCOLS = (*TRAIN_LISTS, FULL)
 QUERIES = "MSRVTT_JSFUSION_test.csv"
 OFFICIAL_LISTS = {split: f"MSRVTT_{split}.full.csv" for split in SPLITS}
-# Archive -> the JSON in it; MSRVTT_data.json is the union of the two.
+# Archive -> the JSON in it; MSRVTT_data.json is the union of both.
 ARCHIVES = {
     "train_val_annotation.zip": "train_val_videodatainfo.json",
     "test_videodatainfo.json.zip": "test_videodatainfo.json",
@@ -32,14 +32,14 @@ QUERY_KEY = "jsfusion"
 
 @dataclass(frozen=True)
 class _Caption:
-    text: str  # as annotated, spaces included
+    text: str  # as annotated, including spaces
     origin: str
 
 
 @dataclass(frozen=True)
 class _Corpus:
     source: str
-    split_of: Mapping[str, str]  # video id -> the official split, "" where the file names none
+    split_of: Mapping[str, str]  # video id -> the official split, "" if the file names none
     captions_of: Mapping[str, list[_Caption]]
 
 
@@ -56,21 +56,21 @@ def read_msrvtt(path: Path, protocol: str) -> Annotations:
     each, taken from that list (JSFusion, arXiv:1808.02559; not all are verbatim official
     captions), and train on the ids of ``MSRVTT_train.9k.csv`` or ``.7k.csv`` less the official
     validation videos, which select the epoch. ``full`` is the official 6,513 / 497 / 2,990. The
-    official splits are those of ``MSRVTT_{train,val,test}.full.csv`` or, for a list that is not
-    there, of ``split`` in the JSON.
+    official splits are those of ``MSRVTT_{train,val,test}.full.csv`` or, if that list is
+    missing, of ``split`` in the JSON.
 
     Args:
-        path: the folder of the two official archives or of ``MSRVTT_data.json`` (the archives are
-            taken where both are there), or that JSON under any name; the lists lie beside it.
+        path: the folder of the two official archives or of ``MSRVTT_data.json`` (the archives
+            are preferred), or that JSON under any name; the lists are in the same folder.
         protocol: one of ``PROTOCOLS``.
 
     Returns:
-        The captions: train, val, test, videos in the order of the lists, captions in the order of
-        the annotation.
+        The captions: train, val, test, videos in list order, captions in annotation
+        order.
 
     Raises:
-        AnnotationError: a file is missing or malformed, a list names an unknown video or one
-            twice, two splits share a video, or a video of a split has no caption.
+        AnnotationError: a file is missing or malformed, a list has an unknown video or repeats
+            a video, two splits share a video, or a video of a split has no caption.
     """
     folder = path if path.is_dir() else path.parent
     corpus = _read_corpus(path)
@@ -140,7 +140,7 @@ def _read_corpus(path: Path) -> _Corpus:
         )
     if path.suffix.lower() != ".json":
         raise AnnotationError(
-            f"{path} is no .json; give the folder of the official archives, or {JOINED}"
+            f"{path} is not a .json file; give the folder of the official archives, or {JOINED}"
         )
     return _corpus(path, [(path, path.read_bytes())])
 
@@ -149,12 +149,12 @@ def _unzip(archive: Path) -> bytes:
     name = ARCHIVES[archive.name]
     try:
         with zipfile.ZipFile(archive) as file:
-            found = [entry for entry in file.namelist() if PurePosixPath(entry).name == name]
-            if not found:
+            entries = [entry for entry in file.namelist() if PurePosixPath(entry).name == name]
+            if not entries:
                 raise AnnotationError(
                     f"{archive} holds no {name} (found: {', '.join(file.namelist()) or 'nothing'})"
                 )
-            return file.read(found[0])
+            return file.read(entries[0])
     except (zipfile.BadZipFile, zlib.error, EOFError) as err:
         raise AnnotationError(f"{archive} is damaged ({err}); fetch it again") from err
 
@@ -173,7 +173,7 @@ def _corpus(source: Path, files: Iterable[tuple[Path, bytes]]) -> _Corpus:
             origin = f"{path}: sentences[{number}]"
             id_ = _text(origin, sentence, "video_id")
             if id_ not in split_of:
-                raise AnnotationError(f"{origin} is of {id_!r}, which is not among its videos")
+                raise AnnotationError(f"{origin} belongs to {id_!r}, which is not among its videos")
             captions_of[id_].append(_Caption(_text(origin, sentence, "caption"), origin))
     return _Corpus(str(source), split_of, dict(captions_of))
 
@@ -182,22 +182,22 @@ def _parse(path: Path, content: bytes) -> tuple[list[Any], list[Any]]:
     try:
         value = json.loads(content)
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise AnnotationError(f"{path} holds no JSON: {err}") from err
-    found = value if isinstance(value, dict) else {}
+        raise AnnotationError(f"{path} is not valid JSON: {err}") from err
+    fields = value if isinstance(value, dict) else {}
     for name in ("videos", "sentences"):
-        if not isinstance(found.get(name), list):
-            keys = ", ".join(map(str, found)) or type(value).__name__
+        if not isinstance(fields.get(name), list):
+            keys = ", ".join(map(str, fields)) or type(value).__name__
             raise AnnotationError(
                 f"{path} has no list {name!r} (found: {keys}); MSR-VTT's JSON has videos and "
                 "sentences"
             )
-    return found["videos"], found["sentences"]
+    return fields["videos"], fields["sentences"]
 
 
 def _text(origin: str, values: Any, name: str) -> str:
     value = values.get(name) if isinstance(values, dict) else None
     if not isinstance(value, str) or not value.strip():
-        raise AnnotationError(f"{origin}: {name!r} is {value!r}; a text is needed")
+        raise AnnotationError(f"{origin}: {name!r} is {value!r}; it must be a non-empty string")
     return value
 
 
@@ -225,23 +225,23 @@ def _read_queries(path: Path) -> dict[str, _Caption]:
 
 
 def _by_id(path: Path, columns: tuple[str, ...]) -> dict[str, tuple[str, dict[str, Any]]]:
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    rows: dict[str, tuple[str, dict[str, Any]]] = {}
     try:
         for origin, row in _csv_rows(path, columns):
             id_ = _text(origin, row, "video_id").strip()
-            if id_ in found:
-                raise AnnotationError(f"{origin}: {id_!r} stands there twice")
-            found[id_] = (origin, row)
+            if id_ in rows:
+                raise AnnotationError(f"{origin}: {id_!r} occurs twice")
+            rows[id_] = (origin, row)
     except (UnicodeDecodeError, csv.Error) as err:
         raise AnnotationError(f"{path} cannot be read as csv: {err}") from err
-    if not found:
+    if not rows:
         raise AnnotationError(f"{path} names no video")
-    return found
+    return rows
 
 
 def _csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
-        raise AnnotationError(f"{path} does not exist; it belongs beside the annotations")
+        raise AnnotationError(f"{path} does not exist; put it beside the annotations")
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         names = list(reader.fieldnames or ())
@@ -262,12 +262,12 @@ def _check_lists(lists: Mapping[str, _VideoList], corpus: _Corpus) -> None:
                 f"{videos.source} names {len(unknown):,} videos that {corpus.source} does not "
                 f"annotate, the first is {unknown[0]!r}"
             )
-    for one, other in combinations(SPLITS, 2):
+    for split, other in combinations(SPLITS, 2):
         members = set(lists[other].ids)
-        shared = [id_ for id_ in lists[one].ids if id_ in members]
+        shared = [id_ for id_ in lists[split].ids if id_ in members]
         if shared:
             raise AnnotationError(
-                f"{len(shared):,} videos are both {one} ({lists[one].source}) and {other} "
+                f"{len(shared):,} videos are both {split} ({lists[split].source}) and {other} "
                 f"({lists[other].source}), the first is {shared[0]!r}"
             )
 
@@ -289,7 +289,7 @@ def _say_verbatim(queries: Mapping[str, _Caption], corpus: _Corpus) -> str:
     reworded = _not_verbatim(queries, corpus, lambda text: " ".join(text.lower().split()))
     return (
         f"{other:,} of {len(queries):,} queries are not verbatim among the official captions of "
-        f"their video ({reworded:,} where case and spaces do not count)"
+        f"their video ({reworded:,} ignoring case and spaces)"
     )
 
 

@@ -1,4 +1,4 @@
-"""The readers by name, and which settings each of them uses."""
+"""Registry of the annotation readers, and the settings that each of them uses."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gare_cache.errors import ConfigError, unknown_name
 
 @dataclass(frozen=True)
 class Reader:
-    """How a data set is read.
+    """A reader of annotations and the settings that it takes.
 
     Attributes:
-        read: takes the path and, where there are several, the protocol.
-        protocols: names of the data set's splittings; empty where it has one.
+        read: function of the path and, if the data set has protocols, of the protocol's name.
+        protocols: names of the data set's protocols; empty if the file names the splits.
         joins: whether the sentences of a video can be joined to a paragraph.
-        fractions: default shares of the videos that a hash puts into a split that the annotations
-            do not name; without an entry where they always name it.
+        fractions: default shares of videos that a hash assigns to splits that the annotations may
+            leave out; no entry for a split that they always name.
     """
 
     read: Callable[..., Annotations]
@@ -38,36 +38,36 @@ READERS: dict[str, Reader] = {
 
 
 def read_annotations(reader: str, path: Path, protocol: str | None = None) -> Annotations:
-    """Read ``path`` with the reader of that name.
+    """Read annotations with a named reader.
 
     Raises:
-        ConfigError: no reader has the name, the reader has protocols and none of them is given,
-            or it has none and one is.
-        AnnotationError: the files are not as the reader expects.
+        ConfigError: the reader or its protocol is unknown, the protocol is missing, or the reader
+            has no protocols.
+        AnnotationError: the files are not in the expected form.
     """
-    found = _find(reader)
-    if not found.protocols:
+    entry = _find(reader)
+    if not entry.protocols:
         if protocol is not None:
             raise ConfigError(
-                f"dataset.protocol is {protocol!r}, but reader {reader!r} knows no protocols: the "
+                f"dataset.protocol is {protocol!r}, but reader {reader!r} has no protocols: the "
                 "file names the splits; leave dataset.protocol out"
             )
-        return found.read(path)
+        return entry.read(path)
     if protocol is None:
         raise ConfigError(
             f"dataset.protocol is not set; reader {reader!r} needs one of "
-            f"{', '.join(found.protocols)}"
+            f"{', '.join(entry.protocols)}"
         )
-    if protocol not in found.protocols:
-        raise ConfigError(unknown_name(f"protocol of reader {reader!r}", protocol, found.protocols))
-    return found.read(path, protocol)
+    if protocol not in entry.protocols:
+        raise ConfigError(unknown_name(f"protocol of reader {reader!r}", protocol, entry.protocols))
+    return entry.read(path, protocol)
 
 
 def split_fractions(reader: str, given: Mapping[str, float | None]) -> dict[str, float]:
-    """Complete the shares of the splits that a hash cuts.
+    """Fill in the default shares of the splits that a hash assigns.
 
     Args:
-        reader: its name.
+        reader: name of the reader.
         given: ``val_fraction`` and ``test_fraction``; None takes the reader's default.
 
     Returns:
@@ -76,16 +76,15 @@ def split_fractions(reader: str, given: Mapping[str, float | None]) -> dict[str,
     Raises:
         ConfigError: an unknown reader, or a share is given for a split that is always named.
     """
-    found = _find(reader)
+    defaults = _find(reader).fractions
     for name, value in given.items():
-        if value is not None and name not in found.fractions:
+        if value is not None and name not in defaults:
             raise ConfigError(
                 f"dataset.{name} is {value:g}, but reader {reader!r} takes that split from the "
                 f"official lists; leave dataset.{name} out"
             )
     return {
-        name: found.fractions.get(name, 0.0) if value is None else value
-        for name, value in given.items()
+        name: defaults.get(name, 0.0) if value is None else value for name, value in given.items()
     }
 
 
@@ -93,13 +92,12 @@ def check_joins(reader: str) -> None:
     """Check that the sentences of a video may be joined to a paragraph.
 
     Raises:
-        ConfigError: an unknown reader, or one of a data set whose sentences each describe the
-            whole video.
+        ConfigError: the reader is unknown, or each of its sentences describes the whole video.
     """
     if not _find(reader).joins:
         raise ConfigError(
             f"dataset.captions is 'paragraph', but each sentence of reader {reader!r} describes "
-            "the whole video, and its protocols score them one by one; set dataset.captions to each"
+            "the whole video, and its protocols score them separately; set dataset.captions to each"
         )
 
 

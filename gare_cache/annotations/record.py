@@ -1,11 +1,11 @@
-"""The one form that every reader gives."""
+"""Annotation records, the common result of all readers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# What annotation files call a split -> what this project calls it.
+# Name of a split in annotation files -> its name here.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -22,16 +22,16 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class AnnotationRecord:
-    """One caption of one video or of one clip of it.
+    """A caption of a video or of a clip of it.
 
     Attributes:
         video: file name or relative path as annotated, with or without extension.
         caption: the sentence, stripped.
-        split: ``train``, ``val`` or ``test``; None where the file does not say.
+        split: ``train``, ``val`` or ``test``; None if the file does not say.
         start_seconds: start of the clip; None for the whole video.
         end_seconds: end of the clip; None for the whole video.
         origin: ``file:line``, for messages.
-        caption_key: names the caption among those of its video; None where its number does.
+        caption_key: identifies the caption within its video; None uses its number.
     """
 
     video: str
@@ -45,11 +45,11 @@ class AnnotationRecord:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a reader gives.
+    """Result of a reader.
 
     Attributes:
         records: the captions, in the order of the annotation.
-        notes: what a user should know of these files, one sentence each.
+        notes: remarks on the files for the user, one sentence each.
     """
 
     records: Sequence[AnnotationRecord]

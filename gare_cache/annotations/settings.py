@@ -12,7 +12,7 @@ from gare_cache.settings import Fraction, Settings
 
 
 class DatasetSettings(Settings):
-    """Which videos and captions; protocol and fractions belong to some readers each."""
+    """Settings of videos and captions; only some readers use ``protocol`` or the fractions."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     reader: str = "generic"

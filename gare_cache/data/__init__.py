@@ -1,1 +1,1 @@
-"""A split of the cache in memory, and its batches."""
+"""Features of a split in memory, and its training batches."""

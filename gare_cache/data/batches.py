@@ -11,10 +11,10 @@ from gare_cache.errors import ConfigError
 
 
 def num_batches(num_pairs: int, batch_size: int) -> int:
-    """Return the whole batches of an epoch.
+    """Return the number of full batches per epoch.
 
     Raises:
-        ConfigError: there is not one.
+        ConfigError: the split is smaller than a batch.
     """
     if num_pairs < batch_size:
         raise ConfigError(
@@ -25,15 +25,15 @@ def num_batches(num_pairs: int, batch_size: int) -> int:
 
 
 def epoch_batches(num_pairs: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield the caption rows of each batch, every caption at most once, the last part left out.
+    """Yield the caption rows of each full batch of an epoch, every caption at most once.
 
-    A batch may hold several captions of one video.
+    A batch may hold several captions of the same video.
 
     Args:
-        num_pairs: captions in the split.
-        batch_size: captions a batch.
-        generator: source of the order; its state after the epoch decides the next one.
+        num_pairs: number of captions in the split.
+        batch_size: captions per batch.
+        generator: draws the order; its state after the epoch determines the next epoch's.
     """
     order = torch.randperm(num_pairs, generator=generator)
     for number in range(num_batches(num_pairs, batch_size)):
-        yield order[number * batch_size : (number + 1) * batch_size]
+        yield order[number * batch_size : (number + 1) * batch_size]  # (B,)

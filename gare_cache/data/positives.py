@@ -1,4 +1,4 @@
-"""Which texts describe which videos, beyond the pair that a batch row stands for."""
+"""Positives of a batch: texts and videos that match, beyond the pair of each row."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gare_cache.data.split import FeatureSplit
 
 @dataclass(frozen=True)
 class Positives:
-    """Who describes whom in a split: a text describes every video that has its exact sentence.
+    """Text-video relevance: a text is positive for every video annotated with the same sentence.
 
     Made by ``positives_of``.
 
     Attributes:
-        sentence_of_text: (T,) int64, equal for equal sentences.
-        video_of_text: (T,) int64.
-        described: sorted int64 codes, sentence x V + video, of every sentence a video has.
-        num_videos: V.
+        sentence_of_text: (T,) int64 sentence number, equal for equal sentences.
+        video_of_text: (T,) int64 row of each text's video.
+        described: sorted int64 codes, sentence x V + video, of all annotated pairs.
+        num_videos: number V of videos.
     """
 
     sentence_of_text: Tensor
@@ -29,24 +29,24 @@ class Positives:
     num_videos: int
 
     def among(self, rows: Tensor) -> Tensor:
-        """Say which texts of a batch describe which of its videos.
+        """Return which texts of a batch describe which of its videos.
 
-        True where text i and column j belong to one video, where the two sentences are equal, and
-        where video j has text i's sentence as another of its captions.
+        True if text i and column j belong to the same video, if their sentences are equal, or if
+        text i's sentence is another caption of video j.
 
         Args:
             rows: (B,) int64, the batch's texts; column j is the video of text j.
 
         Returns:
-            (B, B) bool, the diagonal True.
+            (B, B) bool with a True diagonal.
         """
         videos = self.video_of_text[rows]
-        codes = self.sentence_of_text[rows, None] * self.num_videos + videos
+        codes = self.sentence_of_text[rows, None] * self.num_videos + videos  # (B, B)
         return torch.isin(codes, self.described)
 
 
 def positives_of(split: FeatureSplit) -> Positives:
-    """Find which sentences each video of a split has; sentences are compared exactly."""
+    """Collect the sentences of each video of a split; sentences are compared exactly."""
     numbers: dict[str, int] = {}
     sentences = [numbers.setdefault(caption, len(numbers)) for caption in split.captions]
     device = split.video_of_text.device

@@ -1,4 +1,4 @@
-"""One split's features, captions and pairs, in memory or on the device."""
+"""Features, captions and pairs of a split as tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gare_cache.manifest import Manifest
 
 @dataclass(frozen=True)
 class FeatureSplit:
-    """Everything that training and evaluation need of one split.
+    """Everything that training and evaluation need of a split.
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
@@ -31,13 +31,13 @@ class FeatureSplit:
         caption_ids: T ids, the rows of ``text``.
         captions: T sentences.
         frames: (V, F, D) float32, zero on padding.
-        views: (V, R, F, D) float32 augmented frames, zero on padding; None where not asked for.
-        mask: (V, F) bool, True where a frame is real; every video has one.
+        views: (V, R, F, D) float32 augmented frames, zero on padding; None if not loaded.
+        mask: (V, F) bool, True where a frame is real; at least one per video.
         text: (T, D) float32 sentence features.
         video_of_text: (T,) int64, row of each caption's video.
-        num_videos_listed: videos of the split in the manifest, missing and failed ones included.
-        num_captions_listed: their captions.
-        words: word tokens of the captions; None where not asked for.
+        num_videos_listed: videos of the split in the manifest, including missing and failed ones.
+        num_captions_listed: number of their captions.
+        words: word tokens of the captions; None if not loaded.
     """
 
     name: str
@@ -55,14 +55,14 @@ class FeatureSplit:
 
     @property
     def coverage(self) -> str:
-        """Say how much of the split has features."""
+        """Return a sentence on how much of the split has features."""
         return (
             f"{len(self.video_ids):,} of {self.num_videos_listed:,} {self.name} videos, "
             f"{len(self.caption_ids):,} of {self.num_captions_listed:,} captions"
         )
 
     def one_caption_per_video(self) -> FeatureSplit:
-        """Return the split with each video's first caption alone, in the order of the videos."""
+        """Return the split with only the first caption of each video, in video order."""
         first: dict[int, int] = {}
         for row, video in enumerate(self.video_of_text.tolist()):
             first.setdefault(video, row)
@@ -70,11 +70,11 @@ class FeatureSplit:
         return self.with_texts(rows, num_listed=self.num_videos_listed)
 
     def with_texts(self, rows: Sequence[int], *, num_listed: int) -> FeatureSplit:
-        """Return the split with some of its captions alone, in the order asked.
+        """Return the split with selected captions only, in the given order.
 
         Args:
-            rows: of the captions to keep.
-            num_listed: how many captions the manifest lists of this kind.
+            rows: rows of the captions to keep.
+            num_listed: how many such captions the manifest lists.
         """
         kept = torch.tensor(rows, dtype=torch.int64, device=self.text.device)
         return replace(
@@ -88,11 +88,11 @@ class FeatureSplit:
         )
 
     def words_of(self, rows: Tensor) -> Words | None:
-        """Return the word tokens of some captions, padded; None where the split holds none."""
+        """Return the padded word tokens of selected captions; None if the split holds none."""
         return None if self.words is None else self.words.padded(rows)
 
 
-# Has the arguments of ``load_split``; one may keep what it loaded for the next training.
+# Called like ``load_split``; a loader may keep splits in memory for the next training.
 SplitLoader = Callable[..., FeatureSplit]
 
 
@@ -106,18 +106,18 @@ def load_split(
     views: bool = False,
     words: bool = False,
 ) -> FeatureSplit:
-    """Load a split whole; videos without features are left out together with their captions.
+    """Load a whole split; videos without features are left out together with their captions.
 
-    Captions without features are left out alone: their video stays, to be found or not.
+    Captions without features are left out alone: their video stays in the gallery.
 
     Args:
         cache: the features.
-        manifest: which ids belong to the split.
+        manifest: assigns ids to the split.
         name: ``train``, ``val`` or ``test``.
-        device: where the tensors go.
-        num_frames: the most frames of a video, spread evenly over the cached ones; None takes all.
-        views: load the augmented views too.
-        words: load the word tokens of the captions too.
+        device: device of the tensors.
+        num_frames: most frames per video, spread evenly over the cached ones; None takes all.
+        views: also load the augmented views.
+        words: also load the word tokens of the captions.
 
     Raises:
         ConfigError: the manifest has no video in the split.
@@ -148,7 +148,7 @@ def load_split(
         )
     caption_ids = [row["caption_id"] for row in captions]
     num_cached = torch.from_numpy(features.num_frames[kept])
-    mask = torch.arange(features.frames.shape[1])[None, :] < num_cached[:, None]
+    mask = torch.arange(features.frames.shape[1])[None, :] < num_cached[:, None]  # (V, F)
     frames = torch.from_numpy(features.frames[kept]).float().masked_fill(~mask[..., None], 0.0)
     augmented = _views(cache, video_ids, mask).to(device) if views else None
     if num_frames is not None and num_frames < frames.shape[1]:
@@ -170,23 +170,22 @@ def load_split(
 
 
 def _views(cache: FeatureCache, video_ids: Sequence[str], mask: Tensor) -> Tensor:
-    views = torch.from_numpy(np.stack(cache.views(video_ids))).float()
+    views = torch.from_numpy(np.stack(cache.views(video_ids))).float()  # (V, R, F, D)
     return views.masked_fill(~mask[:, None, :, None], 0.0)
 
 
 def _words(cache: FeatureCache, caption_ids: Sequence[str], device: torch.device) -> WordTokens:
     tokens = cache.words(caption_ids)
     return WordTokens(
-        torch.from_numpy(np.concatenate(tokens)).to(device),
-        torch.tensor([len(one) for one in tokens], device=device),
+        torch.from_numpy(np.concatenate(tokens)).to(device),  # (sum W, D)
+        torch.tensor([len(caption) for caption in tokens], device=device),
     )
 
 
 def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> list[dict[str, Any]]:
     """Return the manifest's rows that the cache must hold.
 
-    Those are the captions and the videos that have a file; of an imported cache, what its files
-    held.
+    These are all captions and the videos with a file; for an imported cache, the imported items.
     """
     if is_imported(cache):
         known = cache.tables[kind].latest()

@@ -13,7 +13,7 @@ Words = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class WordTokens:
-    """Word tokens of T captions, one behind the other.
+    """Word tokens of T captions, concatenated.
 
     Attributes:
         tokens: (sum of lengths, D) of any floating dtype.
@@ -24,7 +24,7 @@ class WordTokens:
     lengths: Tensor
 
     def padded(self, rows: Tensor) -> Words:
-        """Return the tokens of some captions, padded to the longest of them.
+        """Return the tokens of selected captions, padded to the longest of them.
 
         Args:
             rows: (B,) int64, on the device of the tokens.
@@ -34,16 +34,16 @@ class WordTokens:
         """
         lengths = self.lengths[rows]
         steps = torch.arange(int(lengths.max()), device=rows.device)
-        mask = steps < lengths[:, None]
-        places = (self._starts()[rows, None] + steps).masked_fill(~mask, 0)
+        mask = steps < lengths[:, None]  # (B, W)
+        places = (self._starts()[rows, None] + steps).masked_fill(~mask, 0)  # (B, W)
         return self.tokens[places].float().masked_fill(~mask[..., None], 0.0), mask
 
     def of(self, rows: Tensor) -> WordTokens:
-        """Return the tokens of some captions alone, in the order asked."""
+        """Return the tokens of selected captions, in the given order."""
         lengths = self.lengths[rows]
         ends = lengths.cumsum(0)
         steps = torch.arange(int(ends[-1]), device=rows.device)
-        first = (self._starts()[rows] - (ends - lengths)).repeat_interleave(lengths)
+        first = (self._starts()[rows] - (ends - lengths)).repeat_interleave(lengths)  # (sum W,)
         return WordTokens(self.tokens[first + steps], lengths)
 
     def _starts(self) -> Tensor:

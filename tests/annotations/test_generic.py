@@ -45,11 +45,14 @@ def test_three_kinds_of_file_give_the_same_records(tmp_path: Path, kind: str) ->
         ("video,text\na,b\n", r"no column 'caption' \(found: video, text\)"),
         ("video,caption\n", "holds no captions"),
         ("", "no column 'video'"),
-        ("video,caption\na,  \n", r":2: column 'caption' is '  '; a text is needed"),
+        ("video,caption\na,  \n", r":2: column 'caption' is '  '; it must be a non-empty string"),
         ("video,caption,split\na,b,tets\n", "unknown split 'tets'; did you mean 'test'"),
-        ("video,caption,start\na,b,soon\n", "column 'start' is 'soon'; seconds needed"),
-        ("video,caption,start\na,b,-1\n", "seconds >= 0 needed"),
-        ("video,caption,start,end\na,b,5,2\n", "start 5 s lies behind end 2 s"),
+        (
+            "video,caption,start\na,b,soon\n",
+            "column 'start' is 'soon'; it must be a time in seconds",
+        ),
+        ("video,caption,start\na,b,-1\n", "it must be a time in seconds, >= 0"),
+        ("video,caption,start,end\na,b,5,2\n", "start 5 s is after end 2 s"),
     ],
 )
 def test_faulty_csv(tmp_path: Path, content: str, message: str) -> None:

@@ -78,7 +78,7 @@ def test_the_same_shard_and_another_division_are_refused(tmp_path: Path, holder:
     pid = holder(Shard(1, 3))
     with pytest.raises(CacheError, match=rf"process {pid} \(shard 1/3\)"):
         shard_of_cache(tmp_path, Shard(1, 3)).__enter__()
-    with pytest.raises(CacheError, match=rf"shard 2/2 belongs to another division .*{pid}"):
+    with pytest.raises(CacheError, match=rf"shard 2/2 belongs to another division: .*{pid}"):
         shard_of_cache(tmp_path, Shard(2, 2)).__enter__()
 
 

@@ -138,9 +138,9 @@ def test_what_it_returns_is_checked(inputs: Inputs, name: str, message: str) -> 
         ),
         ({"name": f"{MODULE}:Cosinus"}, r"defines no 'Cosinus'; did you mean Cosine"),
         ({"name": f"{MODULE}:Cosine", "options": {"layers": 2}}, r"unexpected keyword .*'layers'"),
-        ({"name": f"{MODULE}:Cosine", "layers": 2}, r"layers is no setting of .*{layers: 2}"),
+        ({"name": f"{MODULE}:Cosine", "layers": 2}, r"layers is not a setting of .*{layers: 2}"),
         ({"name": f"{MODULE}:Cosine", "options": [1]}, r"are \[1\]; they must be a mapping"),
-        ({"name": f"{MODULE}:Cosine", "options": {"x": len}}, r"which no run record can keep"),
+        ({"name": f"{MODULE}:Cosine", "options": {"x": len}}, r"which a run record cannot store"),
     ],
 )
 def test_what_cannot_be_built(settings: dict[str, Any], message: str) -> None:

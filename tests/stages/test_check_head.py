@@ -69,8 +69,8 @@ def test_a_leak_is_exit_code_3() -> None:
         (("my_head:MyHead", "--option", "a=1"), "unexpected keyword argument 'a'"),
         (("my_parts:MyAggregator",), "forward of interaction 'my_parts:MyAggregator' has the sig"),
         (("my_head:MyHead", "--as", "aggregator"), "and is called as (frames, mask)"),
-        (("my_head.MyHead",), "is no import path"),
-        (("pooled",), "is no import path"),
+        (("my_head.MyHead",), "is not an import path"),
+        (("pooled",), "is not an import path"),
     ],
 )
 def test_mistakes(arguments: tuple[str, ...], message: str) -> None:
