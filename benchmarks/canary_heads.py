@@ -67,11 +67,11 @@ def _print_calibration(seeds: int) -> None:
     print("|---|---|---|" + "---|" * len(LEVELS))
     kinds = {"independent": _independent, "hubs": _hubs, "all tie": _constant}
     for name, order in product(kinds, ORDERS):
-        found: dict[str, list[float]] = {"t2v": [], "v2t": []}
+        p_values: dict[str, list[float]] = {"t2v": [], "v2t": []}
         for seed in range(seeds):
             for row in _rows(kinds[name], order, seed):
-                found[row.direction].append(np.nan if row.p is None else row.p)
-        for direction, values in found.items():
+                p_values[row.direction].append(np.nan if row.p is None else row.p)
+        for direction, values in p_values.items():
             shares = " | ".join(f"{100 * np.mean(np.array(values) <= p):.2f} %" for p in LEVELS)
             print(f"| {name}, {order} | {direction} | {seeds:,} | {shares} |")
 

@@ -90,7 +90,7 @@ def test_repeated_and_shared_sentences_are_counted() -> None:
 def test_several_roots_and_relative_names(tmp_path: Path) -> None:
     touch(tmp_path, "one/a.mp4", "two/a.mp4", "two/sub/b.mp4")
     roots = [tmp_path / "one", tmp_path / "two"]
-    with pytest.raises(AnnotationError, match=r"'a' fits 2 files: .*one/a.mp4, .*two/a.mp4"):
+    with pytest.raises(AnnotationError, match=r"'a' matches 2 files: .*one/a.mp4, .*two/a.mp4"):
         build_manifest([record("a")], roots, val_fraction=0, test_fraction=0)
     manifest = build(tmp_path, [record("two/a"), record("two/sub/b.mp4")])
     assert [Path(p).parent.name for p in column(manifest, "path")] == ["two", "sub"]

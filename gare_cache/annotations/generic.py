@@ -92,8 +92,8 @@ def _check_columns(where: Path | str, columns: list[str]) -> None:
     for name in REQUIRED_COLUMNS:
         if name not in columns:
             raise AnnotationError(
-                f"{where}: no column {name!r} (found: {', '.join(columns) or 'none'}); required "
-                f"are {' and '.join(REQUIRED_COLUMNS)}, optional {', '.join(OPTIONAL_COLUMNS)}"
+                f"{where}: no column {name!r} (found: {', '.join(columns) or 'none'}); required: "
+                f"{' and '.join(REQUIRED_COLUMNS)}, optional {', '.join(OPTIONAL_COLUMNS)}"
             )
 
 

@@ -62,7 +62,7 @@ class FeatureSplit:
         )
 
     def one_caption_per_video(self) -> FeatureSplit:
-        """Return the split with only each video's first caption, in the order of the videos."""
+        """Return the split with only the first caption of each video, in video order."""
         first: dict[int, int] = {}
         for row, video in enumerate(self.video_of_text.tolist()):
             first.setdefault(video, row)

@@ -1,4 +1,4 @@
-"""A data set of drawn videos in which time matters, and the small CLIP that encodes it."""
+"""Demo data set of drawn videos in which time matters, and the small CLIP that encodes it."""
 
 from __future__ import annotations
 

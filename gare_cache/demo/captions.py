@@ -1,4 +1,4 @@
-"""Captions of scenes: what is there, what it does, and in which order."""
+"""Captions of scenes: the things, their motions, and the order of the motions."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ CAPTION_WORDS = frozenset(
 
 
 def video_captions(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """Word a scene in three different ways.
+    """Describe a scene in three different sentences.
 
     Every caption states the whole scene: kind, colours, shapes, sizes where they stay, motions
     and their order; so different scenes never share a caption.

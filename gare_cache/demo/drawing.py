@@ -1,4 +1,4 @@
-"""Pictures of coloured shapes: signed distances to antialiased pixels."""
+"""Draw pictures of coloured shapes: signed distances to antialiased pixels."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ def _triangle(u: Floats, v: Floats) -> Floats:
 
 def _cross(u: Floats, v: Floats) -> Floats:
     across, along = np.abs(u), np.abs(v)
-    one = np.maximum(across - np.float32(1), along - np.float32(0.3))
-    other = np.maximum(across - np.float32(0.3), along - np.float32(1))
-    return np.minimum(one, other)
+    horizontal = np.maximum(across - np.float32(1), along - np.float32(0.3))
+    vertical = np.maximum(across - np.float32(0.3), along - np.float32(1))
+    return np.minimum(horizontal, vertical)
 
 
 def _star(u: Floats, v: Floats) -> Floats:

@@ -81,12 +81,12 @@ class Scene:
 
 
 def make_scene(kind: str, events: Sequence[Event]) -> Scene:
-    """Build a scene in its one canonical form."""
+    """Build a scene in its canonical form."""
     return Scene(kind, tuple(sorted(events) if kind == "together" else events))
 
 
 def is_drawable(scene: Scene) -> bool:
-    """Say whether the scene can be seen for what it is.
+    """Return whether the scene can be recognised from its pictures.
 
     Nothing round turns; a size is stated exactly where it does not change; two things differ in
     colour or shape; one thing does not do the same twice, vanish first or appear last.

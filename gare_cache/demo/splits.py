@@ -1,4 +1,4 @@
-"""Splits of scenes: combinations that training never shows, and near twins side by side."""
+"""Splits of scenes: combinations held out from training, and groups of hard negatives."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def held_out(scene: Scene) -> frozenset[str]:
 
 
 def hard_negatives(scene: Scene, rng: np.random.Generator) -> dict[str, Scene]:
-    """Change one thing about a scene.
+    """Return the variants of a scene that differ in a single property.
 
     Returns:
         ``direction``: one event runs backwards; ``order``: the events of a sequence change

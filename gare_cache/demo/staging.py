@@ -1,4 +1,4 @@
-"""From a scene to one take of it: who stands where and when, jittered, then pictures over time."""
+"""Stage a scene: draw places and times of its actors, then make pictures over time."""
 
 from __future__ import annotations
 
@@ -151,9 +151,9 @@ def _room(offset: Series, radius: Series) -> tuple[float, float]:
 def _clearance(actors: tuple[Actor, ...]) -> float:
     if len(actors) == 1:
         return 0.0
-    one, other = (follow(actor, _PROBE) for actor in actors)
-    gap = np.hypot(one.x - other.x, one.y - other.y) - one.radius - other.radius
-    both = one.seen & other.seen
+    first, second = (follow(actor, _PROBE) for actor in actors)
+    gap = np.hypot(first.x - second.x, first.y - second.y) - first.radius - second.radius
+    both = first.seen & second.seen
     return min(float(gap[both].min()), 0.08) if both.any() else 0.0
 
 

@@ -108,13 +108,15 @@ def _check_folder(root: Path, settings: dict[str, object]) -> bool:
         return False
     try:
         state = json.loads(state_path.read_text())
-        found = state["settings"]
+        recorded = state["settings"]
         complete = bool(state["complete"])
     except (json.JSONDecodeError, KeyError, TypeError) as err:
         raise ConfigError(f"{state_path} is not readable ({err!r}); delete {root}") from err
-    if found != settings:
-        differing = [key for key in settings if found.get(key) != settings[key]]
-        wanted = ", ".join(f"{key}={settings[key]} (there: {found.get(key)})" for key in differing)
+    if recorded != settings:
+        differing = [key for key in settings if recorded.get(key) != settings[key]]
+        wanted = ", ".join(
+            f"{key}={settings[key]} (there: {recorded.get(key)})" for key in differing
+        )
         raise ConfigError(
             f"{root} holds demo videos of other settings: asked for {wanted}; "
             "delete that folder or name another"

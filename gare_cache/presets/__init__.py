@@ -1,4 +1,4 @@
-"""Settings to start from, as data: data sets, GARE's published values, a pipeline for DVC."""
+"""Presets of a new project: settings of data sets, GARE's published values, a DVC pipeline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from string import Template
 
 from gare_cache.errors import ConfigError, unknown_name
 
-# Preset -> whether its encoder may be chosen; the demo comes with its own.
+# Preset -> whether its encoder can be chosen; the demo has a fixed one.
 PRESETS = {"demo": False, "generic": True, "msrvtt-1ka": True}
 # Ablations that papers published, one file each under studies/.
 STUDIES = (

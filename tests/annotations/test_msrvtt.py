@@ -163,7 +163,10 @@ def text(name: str, value: str) -> Callable[[Path], None]:
             r"train_val_annotation.zip holds no train_val_videodatainfo.json \(found: r",
         ),
         (without_sentences, r"has no list 'sentences' \(found: info, videos\)"),
-        (with_sentences_of_no_video, r"sentences\[0\] is of 'v0', which is not among its videos"),
+        (
+            with_sentences_of_no_video,
+            r"sentences\[0\] belongs to 'v0', which is not among its videos",
+        ),
         (with_an_empty_caption, r"sentences\[1\]: 'caption' is ' '; it must be a non-empty string"),
         (without_captions, r"2 train videos of .*train.9k.csv have no caption, the first is 'v0'"),
         (without_splits, r"val.full.csv does not exist, and no video of .* names the split"),
@@ -179,7 +182,10 @@ def text(name: str, value: str) -> Callable[[Path], None]:
         (text(TRAIN, "video_id\n"), r"train.9k.csv names no video"),
         (text(TRAIN, "id\nv0\n"), r"train.9k.csv has no column 'video_id' \(found: id\)"),
         (text(QUERIES, "video_id\nv4\n"), r"test.csv has no column 'sentence' \(found: video_id\)"),
-        (text(QUERIES, "video_id,sentence\nv4,\n"), r"test.csv:2: 'sentence' is ''; a text is n"),
+        (
+            text(QUERIES, "video_id,sentence\nv4,\n"),
+            r"test.csv:2: 'sentence' is ''; it must be a non-empty",
+        ),
         (text(QUERIES, "video_id,sentence\nv2,x\n"), r"both val .* and test .*'v2'"),
     ],
 )
@@ -198,7 +204,7 @@ def test_paths_that_are_no_msrvtt(folder: Path) -> None:
     with pytest.raises(AnnotationError, match=r"a.json is not valid JSON"):
         read_msrvtt(folder / "a.json", "full")
     (folder / "MSRVTT_train.7k.csv").unlink()
-    with pytest.raises(AnnotationError, match=r"7k.csv does not exist; it belongs beside the ann"):
+    with pytest.raises(AnnotationError, match=r"7k.csv does not exist; put it beside the ann"):
         read_msrvtt(folder, "1k-a-7k")
 
 

@@ -1,4 +1,4 @@
-"""How well the demo's CLIP matches single frames with captions."""
+"""Score how well the demo's CLIP matches single frames with captions."""
 
 from __future__ import annotations
 

@@ -52,18 +52,20 @@ def twins(picture: Picture) -> dict[str, Picture]:
         ``places``: the figures change places; ``colours``: they change colours. A change that
         shows the same again is left out.
     """
-    one, two = picture.figures
-    changed = {"places": (replace(one, x=two.x, y=two.y), replace(two, x=one.x, y=one.y))}
-    if one.colour != two.colour and one.shape != two.shape:
+    first, second = picture.figures
+    changed = {
+        "places": (replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y))
+    }
+    if first.colour != second.colour and first.shape != second.shape:
         changed["colours"] = (
-            replace(one, colour=two.colour, rgb=two.rgb),
-            replace(two, colour=one.colour, rgb=one.rgb),
+            replace(first, colour=second.colour, rgb=second.rgb),
+            replace(second, colour=first.colour, rgb=first.rgb),
         )
     return {name: replace(picture, figures=figures) for name, figures in changed.items()}
 
 
 def frame_caption(picture: Picture, rng: np.random.Generator, *, relation: bool = False) -> str:
-    """Word what a single frame shows, without a word of motion or order.
+    """Describe what a single frame shows, without words of motion or order.
 
     The draws from `rng` do not depend on colours and places, so that a generator of the same
     seed words a twin in the same way.
@@ -191,10 +193,10 @@ def _sample_figure(rng: np.random.Generator) -> Figure:
     return Figure(pick(SHAPES, rng), colour, rgb, float(x), float(y), radius, float(angle))
 
 
-def _tell_apart(one: Figure, two: Figure) -> bool:
-    dx, dy = abs(one.x - two.x), abs(one.y - two.y)
-    overlap = one.radius + two.radius - np.hypot(dx, dy)
-    looks_differ = (one.colour, one.shape) != (two.colour, two.shape)
+def _tell_apart(first: Figure, second: Figure) -> bool:
+    dx, dy = abs(first.x - second.x), abs(first.y - second.y)
+    overlap = first.radius + second.radius - np.hypot(dx, dy)
+    looks_differ = (first.colour, first.shape) != (second.colour, second.shape)
     return bool(looks_differ and overlap < 0.03 and max(dx, dy) > 1.3 * min(dx, dy))
 
 
@@ -222,7 +224,7 @@ def _third(position: float, low: str, high: str) -> str:
     return high if position > _INNER[1] else ""
 
 
-def _side(one: Figure, two: Figure) -> str:
-    if abs(one.x - two.x) > abs(one.y - two.y):
-        return "left of" if one.x < two.x else "right of"
-    return "above" if one.y < two.y else "below"
+def _side(first: Figure, second: Figure) -> str:
+    if abs(first.x - second.x) > abs(first.y - second.y):
+        return "left of" if first.x < second.x else "right of"
+    return "above" if first.y < second.y else "below"
