@@ -193,6 +193,6 @@ def test_weights_that_do_not_fit_or_cannot_be_had(
     broken.write_bytes(b"no weights")
     with pytest.raises(EncoderError, match=r"cannot be loaded"):
         load_encoder(ModelSource("ViT-S-32-alt", str(broken), quick_gelu=True))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(EnvironmentFailure, match=r"cannot be downloaded"):
         load_encoder(ModelSource("hf-hub:nobody/nothing"))
