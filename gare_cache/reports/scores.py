@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from gare_cache.evaluation.metrics import DIRECTIONS
-from gare_cache.evaluation.results import DirectionResult, SplitResult
+from gare_cache.evaluation.results import SplitResult
 from gare_cache.evaluation.scores import METHOD_TITLES
+from gare_cache.reports.content import ResultRow
 from gare_cache.reports.normalisers import describe_normalisers
+from gare_cache.reports.tables import terminal_table
 
 
 def describe_scores(result: SplitResult) -> list[str]:
-    """Return the scores as lines, with coverage, under both rules if features are missing."""
+    """Return the report's table as lines, with coverage, under both rules if features are missing.
+
+    Rows of normalisers follow behind.
+    """
     lines = [f"{result.split}: {result.coverage}"]
     for part in filter(None, (result.headline, result.alternative)):
         if result.alternative:
             mark = " (headline)" if part is result.headline else ""
             lines.append(f"evaluate.missing: {part.missing}{mark}")
-        for method, by_direction in part.methods.items():
-            lines += [
-                f"  {METHOD_TITLES[method]:<9} {direction}  {_score_line(by_direction[direction])}"
-                for direction in DIRECTIONS
-            ]
+        rows = [
+            ResultRow(title, part.methods[name])
+            for name, title in METHOD_TITLES.items()
+            if name in part.methods
+        ]
+        lines += terminal_table(rows)
     if result.normalisers is not None:
-        lines += describe_normalisers(result.normalisers)
+        lines += ["", *describe_normalisers(result.normalisers)]
     return lines
-
-
-def _score_line(scores: DirectionResult) -> str:
-    recalls = ", ".join(f"R@{k} {scores.metrics[f'R@{k}']:.1f}" for k in (5, 10))
-    return (
-        f"R@1 {scores.metrics['R@1']:.1f} [{scores.low:.1f}, {scores.high:.1f}], {recalls}, "
-        f"MdR {scores.metrics['MdR']:.1f}, n {scores.queries:,}, features of "
-        f"{scores.queries_with_features:,} of {scores.queries_listed:,} queries"
-    )

@@ -15,6 +15,7 @@ from gare_cache.reports.pages.grids import (
     latex_row,
     markdown_grid,
 )
+from gare_cache.reports.pages.plain_table import plain_table
 
 COLUMNS = (
     "Method",
@@ -65,13 +66,13 @@ def table_cells(row: ResultRow, direction: str) -> tuple[str, ...]:
 
 def markdown_table(rows: Sequence[ResultRow]) -> str:
     """Return the results as a Markdown table, text to video first, with its caption below."""
-    cells = [
-        (DIRECTION_TITLES[direction], *table_cells(row, direction))
-        for direction in DIRECTIONS
-        for row in rows
-    ]
-    grid = markdown_grid(("Direction", *COLUMNS), cells, num_left=2)
+    grid = markdown_grid(("Direction", *COLUMNS), _by_direction(rows), num_left=2)
     return f"{grid}\n{escape_markdown(CAPTION)}\n"
+
+
+def terminal_table(rows: Sequence[ResultRow]) -> list[str]:
+    """Return the results as aligned lines, with the cells of the page."""
+    return plain_table(("Direction", *COLUMNS), _by_direction(rows), num_left=2)
 
 
 def latex_table(rows: Sequence[ResultRow], label: str = "tab:retrieval") -> str:
@@ -100,3 +101,11 @@ def latex_table(rows: Sequence[ResultRow], label: str = "tab:retrieval") -> str:
         lines += [latex_row(table_cells(row, direction)) for row in rows]
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table*}"]
     return "\n".join(lines) + "\n"
+
+
+def _by_direction(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:
+    return [
+        (DIRECTION_TITLES[direction], *table_cells(row, direction))
+        for direction in DIRECTIONS
+        for row in rows
+    ]

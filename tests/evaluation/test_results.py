@@ -12,7 +12,7 @@ from gare_cache.evaluation.results import (
 )
 
 SCORES = DirectionResult(
-    {"R@1": 20.0, "R@5": 50.0, "R@10": 60.0, "MdR": 5.0, "MnR": 9.5},
+    {"R@1": 20.0, "R@5": 50.0, "R@10": 60.0, "R@50": 90.0, "MdR": 5.0, "MnR": 9.5},
     low=15.0,
     high=25.0,
     queries=8,
