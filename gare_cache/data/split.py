@@ -18,7 +18,7 @@ from gare_cache.cache.schema import Kind
 from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.data.words import Words, WordTokens
 from gare_cache.errors import CacheError, ConfigError
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from gare_cache.cache.rows import RowTable
 from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.cache.writer import CacheWriter
 from gare_cache.errors import CacheError
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 
 
 def pending_sources(

@@ -12,7 +12,7 @@ from gare_cache.encoders.encoder import Encoder, load_encoder
 from gare_cache.encoders.loading import LOCAL_DIR, ModelSource
 from gare_cache.encoders.settings import EncoderSettings, ExtractSettings
 from gare_cache.errors import ConfigError
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 from gare_cache.project.paths import Workspace
 from gare_cache.reproducibility import resolve_device
 from gare_cache.video.decoders import import_decord

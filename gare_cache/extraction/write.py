@@ -13,7 +13,7 @@ from gare_cache.extraction.encode import committing, encode_captions, encode_vid
 from gare_cache.extraction.project_encoder import (
     project_views,
 )
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 from gare_cache.project.progress import progress
 
 _MOST_WORKERS = 16

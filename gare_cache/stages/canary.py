@@ -26,7 +26,7 @@ from gare_cache.evaluation.protocol import apply_protocol
 from gare_cache.evaluation.scores import zero_shot_head
 from gare_cache.files import write_json
 from gare_cache.heads.retrieval import RetrievalHead
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress

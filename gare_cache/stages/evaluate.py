@@ -28,7 +28,7 @@ from gare_cache.evaluation.scores import (
 )
 from gare_cache.evaluation.similarity import score_split
 from gare_cache.files import file_digest, replacing, write_json, write_parquet
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.own import own_digests
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features

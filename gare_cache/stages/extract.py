@@ -21,7 +21,7 @@ from gare_cache.extraction.project_encoder import (
     project_layout,
 )
 from gare_cache.extraction.write import encode_all_captions, encode_all_videos
-from gare_cache.manifest import Manifest, read_manifest
+from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project.features import write_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say

@@ -9,7 +9,7 @@ from gare_cache.annotations.record import SPLITS
 from gare_cache.cache.folders import folder_bytes
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.schema import FEATURES, KINDS, THUMBNAILS, WORDS, Kind
-from gare_cache.manifest import Manifest, read_manifest
+from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 

@@ -13,7 +13,7 @@ from gare_cache.errors import ConfigError
 from gare_cache.evaluation.results import SplitResult
 from gare_cache.evaluation.scores import HEAD, METHOD_TITLES, ZERO_SHOT
 from gare_cache.files import read_json, write_text
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace

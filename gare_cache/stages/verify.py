@@ -16,7 +16,7 @@ from gare_cache.errors import CacheError, FingerprintMismatch
 from gare_cache.extraction.again import Comparison, encode_again
 from gare_cache.extraction.project_encoder import project_encoder, project_identity
 from gare_cache.files import canonical_digest
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress
 from gare_cache.stages.cache_folders import find_folder
