@@ -27,6 +27,8 @@ VIDEO_SCHEMA = pa.schema(
         ("mtime_ns", pa.int64()),
     ]
 )
+# Manifests of earlier versions, also those kept in caches, do not say where a video is named.
+_WITHOUT_PLACES = VIDEO_SCHEMA.remove(VIDEO_SCHEMA.get_field_index("annotated"))
 CAPTION_SCHEMA = pa.schema(
     [
         ("caption_id", pa.string()),
@@ -107,6 +109,9 @@ def read_manifest(folder: Path) -> Manifest:
         if not path.is_file():
             raise AnnotationError(f"{path} does not exist; run `gare-cache prepare` first")
         table = pq.read_table(path)
+        if name == "videos" and table.schema == _WITHOUT_PLACES:
+            place = table.schema.get_field_index("size_bytes")
+            table = table.add_column(place, "annotated", table["video_id"])
         if table.schema != schema:
             raise AnnotationError(
                 f"{path} does not have the columns of a manifest; run `gare-cache prepare` again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gare_cache.cache.copies import copies_across_splits
 from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.identity import folder_name
 from gare_cache.cache.journal import UnitRecord
@@ -130,6 +131,8 @@ def _publish(
     failed = {row["video_id"] for row in listed if row["video_id"] in failures}
     missing = sum(row["path"] is None for row in listed)
     _check_failures(workspace, len(listed), {id_: failures[id_] for id_ in sorted(failed)})
+    for line in copies_across_splits(cache.tables["video"], manifest):
+        say(line)
     captions = manifest.captions["caption"].to_pylist()
     num_cut = encoder.count_cut(captions)
     if num_cut:
