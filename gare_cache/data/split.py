@@ -14,7 +14,7 @@ from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.loading import captions_without_features
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import ID
-from gare_cache.cache.schema import Kind
+from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.data.words import Words, WordTokens
 from gare_cache.errors import CacheError, ConfigError
@@ -217,12 +217,10 @@ def _words(cache: FeatureCache, caption_ids: Sequence[str], device: torch.device
 def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> list[dict[str, Any]]:
     """Return the manifest's rows that the cache must hold.
 
-    These are all captions and the videos with a file; for an imported cache, the imported items.
+    These are the videos with a file and their captions; for an imported cache, the imported items.
     """
     if is_imported(cache):
         known = cache.tables[kind].latest()
         rows = manifest.videos if kind == "video" else manifest.captions
         return [row for row in rows.to_pylist() if row[ID[kind]] in known]
-    if kind == "text":
-        return list(manifest.captions.to_pylist())
-    return [row for row in manifest.videos.to_pylist() if row["path"] is not None]
+    return manifest.encodable()[KINDS.index(kind)]

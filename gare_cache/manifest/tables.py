@@ -46,6 +46,12 @@ class Manifest:
     videos: pa.Table
     captions: pa.Table
 
+    def encodable(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the rows of the videos with a file, and those of their captions."""
+        videos = [row for row in self.videos.to_pylist() if row["path"] is not None]
+        present = {row["video_id"] for row in videos}
+        return videos, [row for row in self.captions.to_pylist() if row["video_id"] in present]
+
     def digest(self, split: str | None = None) -> str:
         """Return the SHA-256 (hex) of ids, splits and captions, independent of the files.
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.errors import ConfigError, GareCacheError, counted, unknown_name
+from gare_cache.errors import ConfigError, GareCacheError, unknown_name
 from gare_cache.evaluation.metrics import V2T_CONVENTIONS, Scores
 
 LEAST_P = 0.001
@@ -193,7 +193,7 @@ def explain_failure(rows: Sequence[CanaryRow]) -> str | None:
         "another --seed"
     )
     return (
-        f"{counted(len(failed), 'row')} of {len(rows)} fail, the first: {first.test}"
+        f"{len(failed)} of {len(rows)} rows fail, the first: {first.test}"
         f"{', ' * bool(first.direction)}{first.direction}: {outcome}. {first.meaning} "
         f"(docs/canary.md){chance}"
     )
