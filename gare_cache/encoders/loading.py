@@ -242,7 +242,7 @@ def _quick_gelu(open_clip: Any, source: ModelSource, config: dict[str, Any]) -> 
         needed, reason = configured, "the model's configuration"
     elif source.pretrained in open_clip.list_pretrained_tags_by_model(source.model):
         tag = open_clip.get_pretrained_cfg(source.model, source.pretrained)
-        needed, reason = bool(tag.get("quick_gelu", False)), f"tag {source.pretrained!r}"
+        needed, reason = bool(tag.get("quick_gelu", configured)), f"tag {source.pretrained!r}"
     elif source.quick_gelu is None:
         raise ConfigError(
             f"encoder.quick_gelu must be true or false: the file {source.pretrained} does not say "

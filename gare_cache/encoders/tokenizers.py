@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gare_cache.encoders.hub import HF_HUB, LOCAL_DIR, first_line, hub_files
 from gare_cache.encoders.open_clip_import import import_open_clip
+from gare_cache.encoders.text_tower import text_tower
 from gare_cache.errors import EncoderError, EnvironmentFailure
 
 
@@ -106,12 +107,14 @@ def tokenizer_notes(tokenizer: Any, tokens: Tensor, model: Any, *, name: str) ->
     Raises:
         EncoderError: it gives ids that the text tower's vocabulary does not have.
     """
-    if int(tokens.max()) >= model.vocab_size:
+    tower = text_tower(model)
+    vocabulary = tower.vocab_size if hasattr(tower, "vocab_size") else model.vocab_size
+    if int(tokens.max()) >= vocabulary:
         raise EncoderError(
             f"the tokenizer of {name!r} gives id {int(tokens.max())}, but its text tower knows "
-            f"{model.vocab_size} ids; the tokenizer is of another model"
+            f"{vocabulary} ids; the tokenizer is of another model"
         )
-    masked = getattr(getattr(getattr(model, "text", None), "config", None), "pad_token_id", None)
+    masked = getattr(getattr(tower, "config", None), "pad_token_id", None)
     padded = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None)
     if masked is None or padded is None or masked == padded:
         return []
