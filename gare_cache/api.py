@@ -27,7 +27,7 @@ from gare_cache.extraction.encode import encode_captions
 from gare_cache.extraction.project_encoder import project_encoder
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import blocks
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.own import use_project
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace, open_workspace

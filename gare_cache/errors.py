@@ -1,4 +1,4 @@
-"""The package's errors; a message says what is wrong, where, and what to do next."""
+"""The package's errors and wording: a message says what is wrong, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -65,3 +65,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         return f"unknown {kind} {name!r}; did you mean {', '.join(map(repr, near))}?"
     shown = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
     return f"unknown {kind} {name!r}; known: {shown}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a count with its noun: ``1 video``, ``1,000 videos``, ``2 queries``."""
+    if number == 1:
+        return f"1 {noun}"
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number:,} {plural}"

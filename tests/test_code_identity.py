@@ -54,7 +54,9 @@ def test_an_edit_of_a_module_without_effect_leaves_the_digest(
 
 def test_what_decides_a_training_is_in_its_closure() -> None:
     closure = code_closure("gare_cache.stages.train")
-    assert {"gare_cache.own", "gare_cache.reproducibility", "gare_cache.manifest"} <= set(closure)
+    assert {"gare_cache.own", "gare_cache.reproducibility", "gare_cache.manifest.tables"} <= set(
+        closure
+    )
     for module in ("stages.train", "cache.reader", "heads.gap", "losses.sinkhorn", "training.loop"):
         assert f"gare_cache.{module}" in closure
     assert "gare_cache.reports.page" not in closure

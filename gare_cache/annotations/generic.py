@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,111 +12,112 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gare_cache.annotations.record import SPLIT_NAMES, AnnotationRecord, Annotations
+from gare_cache.annotations.text_files import (
+    Table,
+    check_text,
+    match_columns,
+    parse_json,
+    read_csv,
+    read_text,
+    shorten,
+)
 from gare_cache.errors import AnnotationError, unknown_name
 
 REQUIRED_COLUMNS = ("video", "caption")
 OPTIONAL_COLUMNS = ("split", "start", "end")
 
-_Row = tuple[str, dict[str, Any]]
+# float() also reads "1_0", "nan" and "infinity".
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 def read_generic(path: Path) -> Annotations:
     """Read one caption per row.
 
     Args:
-        path: ``.csv``, ``.jsonl`` or ``.parquet`` with the columns ``video`` and ``caption`` and,
-            optionally, ``split`` (train, val, test), ``start`` and ``end`` (seconds). Other
-            columns are ignored.
+        path: ``.csv`` or ``.tsv`` (cells separated by commas, semicolons, tabs or vertical bars),
+            ``.jsonl`` or ``.parquet`` with the columns ``video`` and ``caption`` and, optionally,
+            ``split`` (train, val, test), ``start`` and ``end`` (seconds). Other columns are
+            ignored.
 
     Returns:
         The records, in the file's order.
 
     Raises:
-        AnnotationError: the file is missing, empty, of another type, lacks a column, or a row has
-            an empty video or caption, an unknown split or an invalid interval.
+        AnnotationError: the file is missing, empty, of another type or encoding, lacks a column,
+            or a row has another number of cells, an empty video or caption, an unknown split or
+            an invalid or empty interval.
     """
     if not path.is_file():
-        raise AnnotationError(f"annotation file {path} does not exist")
-    rows = _ROWS.get(path.suffix.lower())
-    if rows is None:
-        raise AnnotationError(unknown_name("annotation file type", path.suffix, _ROWS))
-    try:
-        records = [_record(origin, row) for origin, row in rows(path)]
-    except (UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as err:
-        raise AnnotationError(f"{path} cannot be read as {path.suffix[1:]}: {err}") from err
-    if not records:
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        raise AnnotationError(f"dataset.annotations: {path.absolute()} {kind}; it must be a file")
+    read = _TABLES.get(path.suffix.lower())
+    if read is None:
+        raise AnnotationError(unknown_name("annotation file type", path.suffix, _TABLES))
+    table = read(path)
+    if not table.rows:
         raise AnnotationError(f"{path} holds no captions")
-    return Annotations(records)
+    return Annotations([_record(origin, row) for origin, row in table.rows], table.notes)
 
 
-def _csv_rows(path: Path) -> Iterator[_Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        _check_columns(path, list(reader.fieldnames or ()))
-        for row in reader:
-            yield f"{path}:{reader.line_num}", row
+def _read_csv(path: Path) -> Table:
+    return read_csv(path, REQUIRED_COLUMNS, OPTIONAL_COLUMNS, path.name)
 
 
-def _jsonl_rows(path: Path) -> Iterator[_Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            origin = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as err:
-                raise AnnotationError(f"{origin}: not a JSON object: {err}") from err
-            if not isinstance(row, dict):
-                raise AnnotationError(f"{origin}: not a JSON object: {line.strip()[:60]!r}")
-            _check_columns(origin, list(row))
-            yield origin, row
+def _read_jsonl(path: Path) -> Table:
+    rows = []
+    notes: dict[str, None] = {}
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        origin = f"{path.name}:{number}"
+        row = parse_json(origin, line)
+        if not isinstance(row, dict):
+            raise AnnotationError(f"{origin}: not a JSON object: {shorten(line.strip())}")
+        names, renamed = match_columns(origin, list(row), REQUIRED_COLUMNS, OPTIONAL_COLUMNS)
+        rows.append((origin, dict(zip(names, row.values(), strict=True))))
+        if renamed:
+            notes.setdefault(renamed.replace(origin, path.name, 1))
+    return Table(rows, tuple(notes))
 
 
-def _parquet_rows(path: Path) -> Iterator[_Row]:
-    table = pq.read_table(path)
-    _check_columns(path, table.column_names)
-    for number, row in enumerate(table.to_pylist(), 1):
-        yield f"{path}: row {number}", row
+def _read_parquet(path: Path) -> Table:
+    try:
+        table = pq.read_table(path)
+        names, renamed = match_columns(
+            path.name, table.column_names, REQUIRED_COLUMNS, OPTIONAL_COLUMNS
+        )
+        rows = table.rename_columns(names).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
+        raise AnnotationError(f"{path} cannot be read as parquet: {err}") from err
+    return Table(
+        [(f"{path.name}: row {number}", row) for number, row in enumerate(rows, 1)],
+        (renamed,) if renamed else (),
+    )
 
 
-_ROWS: dict[str, Callable[[Path], Iterator[_Row]]] = {
-    ".csv": _csv_rows,
-    ".jsonl": _jsonl_rows,
-    ".parquet": _parquet_rows,
+_TABLES: dict[str, Callable[[Path], Table]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
 }
 
 
-def _check_columns(where: Path | str, columns: list[str]) -> None:
-    for name in REQUIRED_COLUMNS:
-        if name not in columns:
-            raise AnnotationError(
-                f"{where}: no column {name!r} (found: {', '.join(columns) or 'none'}); required: "
-                f"{' and '.join(REQUIRED_COLUMNS)}, optional {', '.join(OPTIONAL_COLUMNS)}"
-            )
-
-
-def _record(origin: str, row: dict[str, Any]) -> AnnotationRecord:
+def _record(origin: str, row: Any) -> AnnotationRecord:
     start = _seconds(origin, "start", row.get("start"))
     end = _seconds(origin, "end", row.get("end"))
-    if start is not None and end is not None and start > end:
-        raise AnnotationError(f"{origin}: start {start:g} s is after end {end:g} s")
+    if end is not None and (start or 0.0) >= end:
+        raise AnnotationError(
+            f"{origin}: no time lies between start {start or 0.0} s and end {end} s"
+        )
     return AnnotationRecord(
-        video=_text(origin, "video", row["video"]),
-        caption=_text(origin, "caption", row["caption"]),
+        video=check_text(origin, "video", row["video"]).strip(),
+        caption=check_text(origin, "caption", row["caption"]).strip(),
         split=_split(origin, row.get("split")),
         start_seconds=start,
         end_seconds=end,
         origin=origin,
     )
-
-
-def _text(origin: str, column: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise AnnotationError(
-            f"{origin}: column {column!r} is {value!r}; it must be a non-empty string"
-        )
-    return value.strip()
 
 
 def _split(origin: str, value: Any) -> str | None:
@@ -132,14 +132,17 @@ def _split(origin: str, value: Any) -> str | None:
 def _seconds(origin: str, column: str, value: Any) -> float | None:
     if value is None or value == "":
         return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number and not (isinstance(value, str) and _NUMBER.fullmatch(value)):
+        raise AnnotationError(
+            f"{origin}: column {column!r} is {shorten(value)}; it must be a time in seconds"
+        )
     try:
         seconds = float(value)
-    except (TypeError, ValueError) as err:
-        raise AnnotationError(
-            f"{origin}: column {column!r} is {value!r}; it must be a time in seconds"
-        ) from err
+    except OverflowError:
+        seconds = math.inf
     if not math.isfinite(seconds) or seconds < 0:
         raise AnnotationError(
-            f"{origin}: column {column!r} is {seconds}; it must be a time in seconds, >= 0"
+            f"{origin}: column {column!r} is {shorten(value)}; it must be a time in seconds, >= 0"
         )
     return seconds

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gare_cache.annotations.record import SPLIT_NAMES, SPLITS, AnnotationRecord, Annotations
+from gare_cache.annotations.text_files import check_text, parse_json, read_csv
 from gare_cache.errors import AnnotationError
 
 TRAIN_LISTS = {"1k-a-9k": "MSRVTT_train.9k.csv", "1k-a-7k": "MSRVTT_train.7k.csv"}
@@ -135,8 +134,8 @@ def _read_corpus(path: Path) -> _Corpus:
             )
     if not path.is_file():
         raise AnnotationError(
-            f"{path} does not exist; dataset.annotations is the folder of the official MSR-VTT "
-            f"files, or {JOINED}"
+            f"dataset.annotations: {path.absolute()} does not exist; it is the folder of the "
+            f"official MSR-VTT files, or {JOINED}"
         )
     if path.suffix.lower() != ".json":
         raise AnnotationError(
@@ -179,10 +178,7 @@ def _corpus(source: Path, files: Iterable[tuple[Path, bytes]]) -> _Corpus:
 
 
 def _parse(path: Path, content: bytes) -> tuple[list[Any], list[Any]]:
-    try:
-        value = json.loads(content)
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise AnnotationError(f"{path} is not valid JSON: {err}") from err
+    value = parse_json(path, content)
     fields = value if isinstance(value, dict) else {}
     for name in ("videos", "sentences"):
         if not isinstance(fields.get(name), list):
@@ -195,10 +191,7 @@ def _parse(path: Path, content: bytes) -> tuple[list[Any], list[Any]]:
 
 
 def _text(origin: str, values: Any, name: str) -> str:
-    value = values.get(name) if isinstance(values, dict) else None
-    if not isinstance(value, str) or not value.strip():
-        raise AnnotationError(f"{origin}: {name!r} is {value!r}; it must be a non-empty string")
-    return value
+    return check_text(origin, name, values.get(name) if isinstance(values, dict) else None)
 
 
 def _official(folder: Path, corpus: _Corpus, split: str) -> _VideoList:
@@ -224,34 +217,18 @@ def _read_queries(path: Path) -> dict[str, _Caption]:
     }
 
 
-def _by_id(path: Path, columns: tuple[str, ...]) -> dict[str, tuple[str, dict[str, Any]]]:
-    rows: dict[str, tuple[str, dict[str, Any]]] = {}
-    try:
-        for origin, row in _csv_rows(path, columns):
-            id_ = _text(origin, row, "video_id").strip()
-            if id_ in rows:
-                raise AnnotationError(f"{origin}: {id_!r} occurs twice")
-            rows[id_] = (origin, row)
-    except (UnicodeDecodeError, csv.Error) as err:
-        raise AnnotationError(f"{path} cannot be read as csv: {err}") from err
+def _by_id(path: Path, columns: tuple[str, ...]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    if not path.is_file():
+        raise AnnotationError(f"{path.absolute()} does not exist; put it beside the annotations")
+    rows: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for origin, row in read_csv(path, columns).rows:
+        id_ = _text(origin, row, "video_id").strip()
+        if id_ in rows:
+            raise AnnotationError(f"{origin}: {id_!r} occurs twice")
+        rows[id_] = (origin, row)
     if not rows:
         raise AnnotationError(f"{path} names no video")
     return rows
-
-
-def _csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not path.is_file():
-        raise AnnotationError(f"{path} does not exist; put it beside the annotations")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        names = list(reader.fieldnames or ())
-        for column in columns:
-            if column not in names:
-                raise AnnotationError(
-                    f"{path} has no column {column!r} (found: {', '.join(names) or 'none'})"
-                )
-        for row in reader:
-            yield f"{path}:{reader.line_num}", row
 
 
 def _check_lists(lists: Mapping[str, _VideoList], corpus: _Corpus) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gare_cache.annotations.generic import read_generic
 from gare_cache.annotations.msrvtt import PROTOCOLS as MSRVTT_PROTOCOLS
 from gare_cache.annotations.msrvtt import read_msrvtt
 from gare_cache.annotations.record import Annotations
+from gare_cache.annotations.text_files import shorten
 from gare_cache.errors import ConfigError, unknown_name
 
 
@@ -52,7 +53,7 @@ def read_annotations(reader: str, path: Path, protocol: str | None = None) -> An
                 f"dataset.protocol is {protocol!r}, but reader {reader!r} has no protocols: the "
                 "file names the splits; leave dataset.protocol out"
             )
-        return entry.read(path)
+        return _with_line_breaks(entry.read(path))
     if protocol is None:
         raise ConfigError(
             f"dataset.protocol is not set; reader {reader!r} needs one of "
@@ -60,7 +61,7 @@ def read_annotations(reader: str, path: Path, protocol: str | None = None) -> An
         )
     if protocol not in entry.protocols:
         raise ConfigError(unknown_name(f"protocol of reader {reader!r}", protocol, entry.protocols))
-    return entry.read(path, protocol)
+    return _with_line_breaks(entry.read(path, protocol))
 
 
 def split_fractions(reader: str, given: Mapping[str, float | None]) -> dict[str, float]:
@@ -99,6 +100,19 @@ def check_joins(reader: str) -> None:
             f"dataset.captions is 'paragraph', but each sentence of reader {reader!r} describes "
             "the whole video, and its protocols score them separately; set dataset.captions to each"
         )
+
+
+def _with_line_breaks(annotations: Annotations) -> Annotations:
+    """Add a note that counts captions with a line break: a stray quote joins rows."""
+    broken = [record for record in annotations.records if len(record.caption.splitlines()) > 1]
+    if not broken:
+        return annotations
+    first = broken[0]
+    note = (
+        f"warning: {len(broken):,} of {len(annotations.records):,} captions hold a line break; "
+        f"the first is {first.origin}: {shorten(first.caption)} (a stray quote joins rows)"
+    )
+    return replace(annotations, notes=(*annotations.notes, note))
 
 
 def _find(reader: str) -> Reader:

@@ -15,7 +15,7 @@ from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import MANIFEST
 from gare_cache.errors import CacheError, unknown_name
-from gare_cache.manifest import Manifest, read_manifest
+from gare_cache.manifest.tables import Manifest, read_manifest
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,6 +87,14 @@ class FeatureCache:
         names = ("video/frames", "video/times", "video/num_frames")
         return VideoFeatures(*(self._read(name, rows) for name in names))
 
+    def num_frames(self, ids: Sequence[str]) -> npt.NDArray[np.int32]:
+        """Return the number of real frames of videos, in the order asked; 0 for a failed one.
+
+        Raises:
+            CacheError: as ``videos``.
+        """
+        return self._read("video/num_frames", self.rows("video", ids))
+
     def views(self, ids: Sequence[str]) -> list[npt.NDArray[np.float16]]:
         """Return the augmented features of videos, memory-mapped: (R, F, D) each, NaN on padding.
 

@@ -14,11 +14,11 @@ from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.loading import captions_without_features
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import ID
-from gare_cache.cache.schema import Kind
+from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.data.words import Words, WordTokens
 from gare_cache.errors import CacheError, ConfigError
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 
 
 @dataclass(frozen=True)
@@ -127,14 +127,9 @@ def load_split(
     captions_listed = sum(split == name for split in manifest.captions["split"].to_pylist())
     if not videos:
         raise ConfigError(f"the manifest has no {name} videos; see dataset in params.yaml")
-    present = [
-        r["video_id"] for r in expected_items(cache, manifest, "video") if r["split"] == name
-    ]
-    features = cache.videos(present)
-    kept = features.num_frames > 0
-    if not kept.any():
+    video_ids = videos_with_features(cache, manifest, name)
+    if not video_ids:
         raise CacheError(f"none of the {len(videos)} {name} videos has features in {cache.folder}")
-    video_ids = [id_ for id_, keep in zip(present, kept, strict=True) if keep]
     video_row = {id_: row for row, id_ in enumerate(video_ids)}
     failed = captions_without_features(cache)
     captions = [
@@ -147,12 +142,9 @@ def load_split(
             f"none of the {captions_listed} {name} captions has features in {cache.folder}"
         )
     caption_ids = [row["caption_id"] for row in captions]
-    num_cached = torch.from_numpy(features.num_frames[kept])
-    mask = torch.arange(features.frames.shape[1])[None, :] < num_cached[:, None]  # (V, F)
-    frames = torch.from_numpy(features.frames[kept]).float().masked_fill(~mask[..., None], 0.0)
+    frames, mask = load_frames(cache, video_ids, None)
     augmented = _views(cache, video_ids, mask).to(device) if views else None
-    if num_frames is not None and num_frames < frames.shape[1]:
-        frames, mask = take_frames(frames, mask, even_positions(mask.sum(dim=1), num_frames))
+    frames, mask = _evenly(frames, mask, num_frames)
     return FeatureSplit(
         name=name,
         video_ids=video_ids,
@@ -167,6 +159,46 @@ def load_split(
         views=augmented,
         words=_words(cache, caption_ids, device) if words else None,
     )
+
+
+def videos_with_features(cache: FeatureCache, manifest: Manifest, name: str) -> list[str]:
+    """Return the videos of a split that have features, in the order of the manifest.
+
+    Raises:
+        CacheError: the cache lacks a video that it must hold.
+    """
+    present = [
+        r["video_id"] for r in expected_items(cache, manifest, "video") if r["split"] == name
+    ]
+    kept = cache.num_frames(present) > 0
+    return [id_ for id_, keep in zip(present, kept, strict=True) if keep]
+
+
+def load_frames(
+    cache: FeatureCache, video_ids: Sequence[str], num_frames: int | None
+) -> tuple[Tensor, Tensor]:
+    """Load the frame features of videos.
+
+    Args:
+        cache: the features.
+        video_ids: V videos with features.
+        num_frames: F, the most frames per video, spread evenly over the cached ones; None takes
+            all.
+
+    Returns:
+        (V, F, D) float32, zero on padding, and the mask (V, F), True on real frames.
+    """
+    features = cache.videos(video_ids)
+    num_cached = torch.from_numpy(features.num_frames)
+    mask = torch.arange(features.frames.shape[1])[None, :] < num_cached[:, None]  # (V, F)
+    frames = torch.from_numpy(features.frames).float().masked_fill(~mask[..., None], 0.0)
+    return _evenly(frames, mask, num_frames)
+
+
+def _evenly(frames: Tensor, mask: Tensor, num_frames: int | None) -> tuple[Tensor, Tensor]:
+    if num_frames is None or num_frames >= frames.shape[1]:
+        return frames, mask
+    return take_frames(frames, mask, even_positions(mask.sum(dim=1), num_frames))
 
 
 def _views(cache: FeatureCache, video_ids: Sequence[str], mask: Tensor) -> Tensor:
@@ -185,12 +217,10 @@ def _words(cache: FeatureCache, caption_ids: Sequence[str], device: torch.device
 def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> list[dict[str, Any]]:
     """Return the manifest's rows that the cache must hold.
 
-    These are all captions and the videos with a file; for an imported cache, the imported items.
+    These are the videos with a file and their captions; for an imported cache, the imported items.
     """
     if is_imported(cache):
         known = cache.tables[kind].latest()
         rows = manifest.videos if kind == "video" else manifest.captions
         return [row for row in rows.to_pylist() if row[ID[kind]] in known]
-    if kind == "text":
-        return list(manifest.captions.to_pylist())
-    return [row for row in manifest.videos.to_pylist() if row["path"] is not None]
+    return manifest.encodable()[KINDS.index(kind)]

@@ -44,7 +44,7 @@ def hub_files(what: str, *, download: bool = True) -> Iterator[None]:
     constants.HF_HUB_OFFLINE = not reachable
     try:
         yield
-    except EnvironmentFailure:
+    except (EnvironmentFailure, AttributeError, NameError):
         raise
     except Exception as err:  # network, permission, missing repository: the hub's own errors
         logging.getLogger(__name__).debug("while loading %s", what, exc_info=err)

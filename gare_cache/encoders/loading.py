@@ -151,7 +151,7 @@ def _weights_file(open_clip: Any, source: ModelSource, *, download: bool) -> Pat
     if source.model.startswith(HF_HUB):
         with hub_files(f"the weights of {source.model!r}", download=download):
             name = source.model.removeprefix(HF_HUB)
-            return Path(open_clip.download_pretrained_from_hf(name))
+            return Path(open_clip.pretrained.download_pretrained_from_hf(name))
     pretrained = str(source.pretrained)
     if pretrained in open_clip.list_pretrained_tags_by_model(source.model):
         return tag_weights(open_clip, source.model, pretrained, download=download)

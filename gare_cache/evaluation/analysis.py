@@ -119,7 +119,7 @@ def _near_videos(features: FeatureSplit) -> dict[str, Any]:
     return {
         "threshold": SAME_VIDEO,
         "pairs": near.count,
-        "videos": near.num_items,
+        "videos": int(near.touched.sum()),
         "examples": [[ids[first], ids[second], cosine] for first, second, cosine in near.nearest],
     }
 

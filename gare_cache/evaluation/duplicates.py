@@ -29,12 +29,12 @@ class NearPairs:
 
     Attributes:
         count: number of pairs.
-        num_items: number of items in at least one pair.
+        touched: (N,) True where an item is in at least one pair.
         nearest: (row, row, cosine) of the nearest pairs, nearest first.
     """
 
     count: int
-    num_items: int
+    touched: npt.NDArray[np.bool_]
     nearest: Sequence[tuple[int, int, float]]
 
 
@@ -63,10 +63,15 @@ def same_captions(captions: Sequence[str], video_of_text: Rows) -> list[list[int
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for row, caption in enumerate(captions):
-        plain = " ".join(unicodedata.normalize("NFKC", caption).casefold().split())
-        groups[plain.rstrip(" .!")].append(row)
+        groups[plain_caption(caption)].append(row)
     shared = [rows for rows in groups.values() if len({int(video_of_text[r]) for r in rows}) > 1]
     return sorted(shared, key=lambda rows: (-len(rows), rows[0]))
+
+
+def plain_caption(caption: str) -> str:
+    """Return a caption without case, repeated spaces and final ``.!``."""
+    plain = " ".join(unicodedata.normalize("NFKC", caption).casefold().split())
+    return plain.rstrip(" .!")
 
 
 def frame_sequences(frames: Features, mask: npt.NDArray[np.bool_]) -> Features:
@@ -89,27 +94,35 @@ def frame_sequences(frames: Features, mask: npt.NDArray[np.bool_]) -> Features:
     return stretched.reshape(num_videos, -1) / np.float32(np.sqrt(num_frames))  # (V, F * D)
 
 
-def near_pairs(features: Features, threshold: float, most: int) -> NearPairs:
+def near_pairs(
+    features: Features, threshold: float, most: int, others: Features | None = None
+) -> NearPairs:
     """Find the pairs of rows whose cosine reaches a threshold.
 
     Args:
         features: (N, D) unit rows.
         threshold: the least cosine.
         most: how many pairs are returned; all are counted.
+        others: (M, D) unit rows, the second of each pair; None pairs the rows with each other.
     """
+    second_rows = features if others is None else others
     count, touched, nearest = 0, np.zeros(len(features), dtype=bool), []
     for part in blocks(len(features), _BLOCK):
-        cosines = features[part] @ features.T  # (block, N)
-        first, second = np.nonzero(np.triu(cosines >= threshold, k=part.start + 1))
+        near = (cosines := features[part] @ second_rows.T) >= threshold  # (block, M)
+        if others is None:
+            near = np.triu(near, k=part.start + 1)
+        first, second = np.nonzero(near)
         of_pair = cosines[first, second]  # (pairs,)
         first = first + part.start
         count += len(first)
-        touched[first] = touched[second] = True
+        touched[first] = True
+        if others is None:
+            touched[second] = True
         kept = np.lexsort((second, first, -of_pair))[:most]
         columns = (values[kept].tolist() for values in (first, second, of_pair))
         nearest += list(zip(*columns, strict=True))
         nearest = sorted(nearest, key=lambda pair: (-pair[2], pair[0], pair[1]))[:most]
-    return NearPairs(count, int(touched.sum()), nearest)
+    return NearPairs(count, touched, nearest)
 
 
 def likely_false_negatives(

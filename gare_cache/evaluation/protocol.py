@@ -13,7 +13,7 @@ from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import CacheError
 from gare_cache.evaluation.missing import ListedQueries
 from gare_cache.evaluation.settings import EvaluateSettings
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from gare_cache.encoders.settings import ExtractSettings
 from gare_cache.extraction.decode import decode_in_workers
 from gare_cache.extraction.encode import encode_captions, encode_videos
 from gare_cache.extraction.project_encoder import project_views
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 from gare_cache.project.progress import progress
 
 # float16 moves a cosine by 5e-5, bfloat16 by 3e-3, another frame or file by far more.

@@ -27,7 +27,7 @@ from gare_cache.extraction.project_encoder import (
     project_layout,
     project_views,
 )
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.paths import Workspace
 from gare_cache.reproducibility import resolve_device, set_threads
 

@@ -10,7 +10,7 @@ from gare_cache.cache.rows import RowTable
 from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.cache.writer import CacheWriter
 from gare_cache.errors import CacheError
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 
 
 def pending_sources(
@@ -18,7 +18,7 @@ def pending_sources(
 ) -> dict[Kind, dict[int, dict[str, Any]]]:
     """Return the items of a manifest that are not done, by row; new items get their future rows."""
     pending: dict[Kind, dict[int, dict[str, Any]]] = {}
-    for kind, sources in _sources(manifest).items():
+    for kind, sources in zip(KINDS, manifest.encodable(), strict=True):
         table = replace(tables[kind], sources=list(tables[kind].sources))
         rows = table.allocate(sources)
         pending[kind] = {
@@ -27,11 +27,6 @@ def pending_sources(
             if table.status(row) == "pending"
         }
     return pending
-
-
-def _sources(manifest: Manifest) -> dict[Kind, list[dict[str, Any]]]:
-    videos = [row for row in manifest.videos.to_pylist() if row["path"] is not None]
-    return {"video": videos, "text": manifest.captions.to_pylist()}
 
 
 def units_left(tables: Mapping[Kind, RowTable], manifest: Manifest) -> int:

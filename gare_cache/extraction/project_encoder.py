@@ -13,7 +13,7 @@ from gare_cache.encoders.hub import LOCAL_DIR
 from gare_cache.encoders.loading import ModelSource
 from gare_cache.encoders.settings import EncoderSettings, ExtractSettings
 from gare_cache.errors import ConfigError
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
 from gare_cache.reproducibility import resolve_device

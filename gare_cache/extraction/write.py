@@ -19,7 +19,7 @@ from gare_cache.extraction.encode import (
 from gare_cache.extraction.project_encoder import (
     project_views,
 )
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 from gare_cache.project.progress import progress, say
 
 _MOST_WORKERS = 16
@@ -42,7 +42,7 @@ def encode_all_videos(
         settings: sampling, batch size and deadline.
         workers: decoding processes; 0 takes one per processor, at most 16.
     """
-    sources = [row for row in manifest.videos.to_pylist() if row["path"] is not None]
+    sources, _ = manifest.encodable()
     rows = writer.allocate("video", sources)
     source_of = dict(zip(rows, sources, strict=True))
     pending = writer.pending("video", rows)
@@ -78,8 +78,11 @@ def encode_all_videos(
 def encode_all_captions(
     writer: CacheWriter, encoder: Encoder, manifest: Manifest, settings: ExtractSettings
 ) -> None:
-    """Encode the captions that the cache lacks; arguments as for ``encode_all_videos``."""
-    sources = manifest.captions.to_pylist()
+    """Encode the captions that the cache lacks; those of videos without a file are left out.
+
+    Arguments as for ``encode_all_videos``.
+    """
+    _, sources = manifest.encodable()
     rows = writer.allocate("text", sources)
     caption_of = {row: source["caption"] for row, source in zip(rows, sources, strict=True)}
     pending = writer.pending("text", rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from gare_cache.cache.reader import FeatureCache, open_cache
@@ -41,7 +42,32 @@ def write_features(
         "captions": dict(captions),
     }
     write_json(workspace.features, features)
+    workspace.stopped.unlink(missing_ok=True)
     return features
+
+
+def write_stopped(
+    workspace: Workspace, folder: Path, message: str, failed: Mapping[str, str]
+) -> None:
+    """Record that too many videos failed, in place of ``features.json``.
+
+    Args:
+        workspace: the project.
+        folder: of the cache, which keeps what could be encoded.
+        message: what to tell the user.
+        failed: id of each failed video -> where it is named, and the reason.
+    """
+    content = {"folder": folder.name, "message": message, "failed": dict(failed)}
+    write_json(workspace.stopped, content)
+    workspace.features.unlink(missing_ok=True)
+
+
+def stopped_extraction(workspace: Workspace) -> dict[str, Any] | None:
+    """Return what ``write_stopped`` wrote if the last extraction stopped, else None."""
+    if workspace.features.is_file() or not workspace.stopped.is_file():
+        return None
+    content: dict[str, Any] = read_json(workspace.stopped)
+    return content
 
 
 def open_features(workspace: Workspace) -> tuple[FeatureCache, dict[str, Any]]:
@@ -51,9 +77,11 @@ def open_features(workspace: Workspace) -> tuple[FeatureCache, dict[str, Any]]:
         The cache and the content of ``features.json``.
 
     Raises:
-        CacheError: nothing was extracted, or the folder is gone.
+        CacheError: nothing was extracted, too many videos failed, or the folder is gone.
         FingerprintMismatch: the folder's features are not those that were extracted.
     """
+    if stopped := stopped_extraction(workspace):
+        raise CacheError(f"the last extraction stopped: {stopped['message']}")
     if not workspace.features.is_file():
         raise CacheError(f"{workspace.features} does not exist; run `gare-cache extract` first")
     features = read_json(workspace.features)

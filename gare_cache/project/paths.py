@@ -38,6 +38,11 @@ class Workspace:
         return (self.inputs or self.outputs) / "features.json"
 
     @property
+    def stopped(self) -> Path:
+        """Path of the record of an extraction that too many failures stopped."""
+        return self.features.with_name("extraction_stopped.json")
+
+    @property
     def run(self) -> Path:
         """Folder of the trained head."""
         return self.outputs / "run"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gare_cache.errors import counted
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports.content import (
     Hub,
@@ -83,6 +84,63 @@ def duplicates(analysis: Mapping[str, Any], evaluation: Evaluation) -> list[Near
         _near_videos(analysis["near_videos"], evaluation),
         _false_negatives(analysis["false_negatives"], evaluation),
     ]
+
+
+def leaks(analysis: Mapping[str, Any]) -> list[NearDuplicates]:
+    """Return, for each other split, the copies, the near-identical videos and equal captions."""
+    return [
+        kind
+        for other, part in analysis["leaks"].items()
+        for kind in (
+            _copies(part, other),
+            _near_in_other_split(part, other),
+            _captions_in_other_split(part, other),
+        )
+    ]
+
+
+def _copies(part: Mapping[str, Any], other: str) -> NearDuplicates:
+    return NearDuplicates(
+        title=f"Copies of {other} videos",
+        finding=f"{format_share(part['copies']['videos'], part['videos'])} videos.",
+        meaning=f"Files with the same bytes, or features equal to the last bit, in {other}.",
+        header=(f"Video in {part['split']}", f"Video in {other}"),
+        examples=[tuple(map(VideoCell, pair)) for pair in part["copies"]["examples"]],
+    )
+
+
+def _near_in_other_split(part: Mapping[str, Any], other: str) -> NearDuplicates:
+    near = part["near"]
+    return NearDuplicates(
+        title=f"Nearly identical to {other} videos",
+        finding=(
+            f"{format_share(near['videos'], part['videos'])} videos, in "
+            f"{counted(near['pairs'], 'pair')}."
+        ),
+        meaning=(
+            f"Mean cosine of their frozen frame features, frame by frame in order, of at least "
+            f"{near['threshold']:.2f}: the same clip in another file, or two clips that this "
+            "encoder cannot tell apart."
+        ),
+        header=(f"Video in {part['split']}", f"Video in {other}", "Cosine"),
+        examples=[
+            (VideoCell(mine), VideoCell(theirs), f"{cosine:.3f}")
+            for mine, theirs, cosine in near["examples"]
+        ],
+    )
+
+
+def _captions_in_other_split(part: Mapping[str, Any], other: str) -> NearDuplicates:
+    same = part["captions"]
+    return NearDuplicates(
+        title=f"Captions that also stand in {other}",
+        finding=f"{format_share(same['captions'], same['listed'])} captions.",
+        meaning="Equal except for case, spaces and the final full stop.",
+        header=("Caption", f"Times in {part['split']}", f"Times in {other}"),
+        examples=[
+            (sentence, f"{mine:,}", f"{theirs:,}") for sentence, mine, theirs in same["examples"]
+        ],
+    )
 
 
 def _same_captions(part: Mapping[str, Any], evaluation: Evaluation) -> NearDuplicates:

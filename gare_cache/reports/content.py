@@ -111,7 +111,7 @@ class VideoCell:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """One kind of near-duplicates in the test set.
+    """One kind of near-duplicates in the scored split, or between it and another.
 
     Attributes:
         title: of the kind.
@@ -224,6 +224,7 @@ class ReportContent:
         notes: warnings and explanations, one sentence each.
         hubness: an entry for each direction and method.
         duplicates: kinds of near-duplicates.
+        leaks: kinds of duplicates in other splits.
         gaps: an entry for each method that compares two vectors.
         without_gap: a sentence for each method that does not.
         queries: rows of the query browser.
@@ -249,6 +250,7 @@ class ReportContent:
     ranks: Mapping[str, Mapping[str, npt.NDArray[np.float64]]] = field(default_factory=dict)
     hubness: Sequence[Hubness] = ()
     duplicates: Sequence[NearDuplicates] = ()
+    leaks: Sequence[NearDuplicates] = ()
     gaps: Sequence[ModalityGap] = ()
     without_gap: Sequence[str] = ()
     queries: Sequence[BrowsedQuery] = ()

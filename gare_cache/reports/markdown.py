@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gare_cache.reports.content import Epoch, QueryExample, ReportContent
+from gare_cache.reports.content import Epoch, NearDuplicates, QueryExample, ReportContent
 from gare_cache.reports.pages.grids import escape_markdown, format_rank, markdown_grid
 from gare_cache.reports.sections import gap_grid, gap_sentences, hubness_grid
 from gare_cache.reports.tables import markdown_table
@@ -27,7 +27,8 @@ def render_markdown(content: ReportContent) -> str:
         _bullets("Differences", content.differences),
         _bullets("Notes", content.notes),
         _section("Facts", ("Fact", "Value"), content.facts, num_left=2),
-        _duplicates(content),
+        _kinds("The same in other splits", content.leaks),
+        _kinds("Near duplicates in the test set", content.duplicates),
         _section("Hubs", *hubness_grid(content.hubness), num_left=2),
         _gap(content),
         _increment(content),
@@ -82,9 +83,8 @@ def _normalisers(content: ReportContent) -> str:
     return f"{grid}\n" + "".join(f"* {escape_markdown(note)}\n" for note in ledger.notes)
 
 
-def _duplicates(content: ReportContent) -> str:
-    sentences = [f"{kind.title}: {kind.finding} {kind.meaning}" for kind in content.duplicates]
-    return _bullets("Near duplicates in the test set", sentences)
+def _kinds(title: str, kinds: Sequence[NearDuplicates]) -> str:
+    return _bullets(title, [f"{kind.title}: {kind.finding} {kind.meaning}" for kind in kinds])
 
 
 def _gap(content: ReportContent) -> str:

@@ -74,7 +74,7 @@ def _shown_videos(content: ReportContent) -> Iterator[str]:
     for hubs in _head_hubs(content):
         if hubs.direction == "t2v":
             yield from (hub.item_id for hub in hubs.hubs[:_HUBS_SHOWN])
-    for kind in content.duplicates:
+    for kind in (*content.leaks, *content.duplicates):
         for row in kind.examples:
             yield from (cell.video_id for cell in row if isinstance(cell, VideoCell))
     for query in worst_first(content.queries):

@@ -20,7 +20,7 @@ from gare_cache.errors import CacheError
 from gare_cache.files import read_json
 from gare_cache.project.paths import Workspace
 
-_FEATURES_FILE = "features.json"
+_NAMING_FILES = ("features.json", "extraction_stopped.json")
 _MEGABYTE = 2**20
 
 
@@ -30,8 +30,9 @@ def find_folder(workspace: Workspace, name: str | None) -> Path:
     Raises:
         CacheError: there is no such folder; the message lists the existing ones.
     """
-    if name is None and workspace.features.is_file():
-        name = read_json(workspace.features)["folder"]
+    if name is None:
+        named = next((f for f in (workspace.features, workspace.stopped) if f.is_file()), None)
+        name = read_json(named)["folder"] if named else None
     candidates = [] if name is None else [workspace.cache_root / name, Path(name)]
     for folder in candidates:
         if folder.is_dir():
@@ -104,11 +105,10 @@ def unpack_cache(project: Path, file: Path) -> Path:
 
 
 def _named(project: Path, root: Path, outputs: Sequence[Path]) -> set[str]:
-    files = [folder / _FEATURES_FILE for folder in outputs]
+    files = [path for folder in outputs for path in _naming_files(folder)]
     for folder, subfolders, names in os.walk(project):
         subfolders[:] = [name for name in subfolders if Path(folder) / name != root]
-        if _FEATURES_FILE in names:
-            files.append(Path(folder) / _FEATURES_FILE)
+        files += [Path(folder) / name for name in _NAMING_FILES if name in names]
     named = set()
     for file in files:
         try:
@@ -119,6 +119,12 @@ def _named(project: Path, root: Path, outputs: Sequence[Path]) -> set[str]:
                 "no cache in use is removed"
             ) from err
     return named
+
+
+def _naming_files(folder: Path) -> list[Path]:
+    """Return the files of an outputs folder that name a cache; it must have one."""
+    found = [folder / name for name in _NAMING_FILES if (folder / name).is_file()]
+    return found or [folder / _NAMING_FILES[0]]
 
 
 def _size(path: Path) -> int:

@@ -12,6 +12,7 @@ from gare_cache.evaluation.canary.checks import (
     check_permuted_ids,
     check_random_features,
     check_ranking,
+    check_splits,
 )
 from gare_cache.evaluation.canary.judgement import (
     TABLE_HEADER,
@@ -22,11 +23,12 @@ from gare_cache.evaluation.canary.judgement import (
 from gare_cache.evaluation.canary.trials import (
     num_permutations,
 )
+from gare_cache.evaluation.leaks import find_leaks
 from gare_cache.evaluation.protocol import apply_protocol
 from gare_cache.evaluation.scores import zero_shot_head
 from gare_cache.files import write_json
 from gare_cache.heads.retrieval import RetrievalHead
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress
@@ -79,8 +81,10 @@ def canary(
         words=tested.needs_words,
     )
     split = apply_protocol(loaded, manifest, settings).features
+    leaks = find_leaks(cache, manifest, settings.split, num_frames=frames)
     with progress("canary", _num_trials(galleries, split)) as advance:
         rows = [
+            check_splits(leaks, settings.split),
             *check_random_features(
                 tested, settings, galleries=galleries, seed=seed, device=target, on_trial=advance
             ),

@@ -15,7 +15,7 @@ from gare_cache.errors import ConfigError
 from gare_cache.evaluation.increment import has_increment
 from gare_cache.evaluation.protocol import apply_protocol
 from gare_cache.files import file_digest, write_json, write_text
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace

@@ -10,6 +10,7 @@ import numpy as np
 
 from gare_cache.data.split import SplitLoader, load_split
 from gare_cache.evaluation.analysis import analyse
+from gare_cache.evaluation.leaks import find_leaks
 from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks, both_directions
 from gare_cache.evaluation.normalisers.scored_split import normalise_scored, plan_normalisers
 from gare_cache.evaluation.protocol import apply_protocol
@@ -28,7 +29,7 @@ from gare_cache.evaluation.scores import (
 )
 from gare_cache.evaluation.similarity import score_split
 from gare_cache.files import file_digest, replacing, write_json, write_parquet
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.own import own_digests
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
@@ -121,6 +122,9 @@ def evaluate(
     )
     retrieved = {name: retrieved_items(s, split, settings) for name, s in similarities.items()}
     analysis = analyse(split, heads, similarities, retrieved, scored=HEAD)
+    analysis["leaks"] = find_leaks(
+        cache, manifest, settings.split, num_frames=checkpoint.head.settings["max_frames"]
+    )
     folder = workspace.evaluation
     write_json(folder / "metrics.json", result.to_json())
     write_json(folder / "scores.json", _short_scores(result, checkpoint))

@@ -24,7 +24,7 @@ from gare_cache.cache.writer import CacheWriter, open_writer
 from gare_cache.data.split import expected_items
 from gare_cache.errors import ConfigError, FeatureFileError, unknown_name
 from gare_cache.files import canonical_digest
-from gare_cache.manifest import Manifest, read_manifest
+from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project.features import open_features, write_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress, say

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from gare_cache.cache.copies import copies_across_splits
+from gare_cache.cache.coverage import NOUNS, coverage
 from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.identity import folder_name
 from gare_cache.cache.journal import UnitRecord
@@ -13,7 +16,7 @@ from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import MANIFEST
 from gare_cache.cache.writer import open_writer
 from gare_cache.encoders.encoder import Encoder
-from gare_cache.errors import CacheError, ConfigError, DecodeError
+from gare_cache.errors import CacheError, ConfigError, DecodeError, counted
 from gare_cache.extraction.pending import require_nothing_pending, units_left
 from gare_cache.extraction.project_encoder import (
     project_encoder,
@@ -21,8 +24,8 @@ from gare_cache.extraction.project_encoder import (
     project_layout,
 )
 from gare_cache.extraction.write import encode_all_captions, encode_all_videos
-from gare_cache.manifest import Manifest, read_manifest
-from gare_cache.project.features import write_features
+from gare_cache.manifest.tables import Manifest, read_manifest
+from gare_cache.project.features import write_features, write_stopped
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
 from gare_cache.reproducibility import set_threads
@@ -58,8 +61,8 @@ def extract(
         The content of ``features.json``; None for a shard.
 
     Raises:
-        ConfigError: no encoder is set, the manifest has no video file, or ``finalise`` is combined
-            with a flag for encoding.
+        ConfigError: no encoder is set, no train video has a file, or ``finalise`` is combined with
+            a flag for encoding.
         DecodeError: more videos failed than ``extract.max_failed_percent`` or ``max_failures``
             allows; everything that could be encoded is kept.
         CacheError: another process is writing the cache, it is damaged, or units are left.
@@ -69,6 +72,7 @@ def extract(
         raise ConfigError("--finalise encodes nothing; leave out --shard and --retry-failed")
     set_threads(threads)
     manifest = read_manifest(workspace.manifest)
+    _require_train_videos(manifest)
     params = workspace.params
     encoder = project_encoder(workspace, manifest, device=device)
     identity = project_identity(workspace, encoder)
@@ -125,15 +129,25 @@ def _stop_after(max_failures: int) -> Callable[[UnitRecord], None]:
 def _publish(
     workspace: Workspace, manifest: Manifest, encoder: Encoder, cache: FeatureCache
 ) -> dict[str, Any]:
-    listed = manifest.videos.select(["video_id", "path"]).to_pylist()
-    failures = cache.failures()
-    failed = {row["video_id"] for row in listed if row["video_id"] in failures}
+    listed = manifest.videos.select(["video_id", "path", "annotated"]).to_pylist()
+    reasons = cache.failures()
+    failed = {
+        row["video_id"]: f"{row['annotated']}: {reasons[row['video_id']]}"
+        for row in listed
+        if row["video_id"] in reasons
+    }
     missing = sum(row["path"] is None for row in listed)
-    _check_failures(workspace, len(listed), {id_: failures[id_] for id_ in sorted(failed)})
-    captions = manifest.captions["caption"].to_pylist()
-    num_cut = encoder.count_cut(captions)
+    for line in (
+        *_coverage(cache, manifest),
+        *copies_across_splits(cache.tables["video"], manifest),
+    ):
+        say(line)
+    _check_failures(workspace, cache, manifest, failed)
+    _, captions = manifest.encodable()
+    num_cut = encoder.count_cut([row["caption"] for row in captions])
     if num_cut:
-        say(f"warning: {num_cut:,} captions are cut at {encoder.context_length} tokens")
+        cut = counted(num_cut, "caption")
+        say(f"warning: {cut} cut at {encoder.context_length} tokens")
     with environment_errors(workspace.outputs):
         return write_features(
             workspace,
@@ -147,17 +161,49 @@ def _publish(
         )
 
 
-def _check_failures(workspace: Workspace, listed: int, failed: dict[str, str]) -> None:
+def _coverage(cache: FeatureCache, manifest: Manifest) -> Iterator[str]:
+    counts: dict[str, list[str]] = defaultdict(list)
+    for kind, split, encoded, listed in coverage(cache, manifest):
+        counts[split].append(f"{encoded:,} of {counted(listed, NOUNS[kind])}")
+    for split, parts in counts.items():
+        yield f"{split}: {', '.join(parts)} encoded"
+
+
+def _require_train_videos(manifest: Manifest) -> None:
+    """Refuse to encode for hours what nothing can be trained on."""
+    listed = [row for row in manifest.videos.to_pylist() if row["split"] == "train"]
+    if listed and all(row["path"] is None for row in listed):
+        raise ConfigError(
+            f"none of the {counted(len(listed), 'train video')} has a file (the first: "
+            f"{listed[0]['annotated']}); dataset.video_roots must hold the train videos, too"
+        )
+    if not listed:
+        say("warning: no train video is listed; these features can be scored, not trained on")
+
+
+def _check_failures(
+    workspace: Workspace, cache: FeatureCache, manifest: Manifest, failed: Mapping[str, str]
+) -> None:
     if not failed:
         return
+    listed = len(manifest.videos)
     shown = "; ".join(list(failed.values())[:_REASONS_SHOWN])
-    summary = f"{len(failed):,} of {listed:,} videos cannot be encoded ({shown})"
-    if len(failed) == listed:
-        raise CacheError(f"{summary}; nothing is left to train on")
-    if 100 * len(failed) > workspace.params.extract.max_failed_percent * listed:
-        raise DecodeError(
-            f"{summary}; extract.max_failed_percent is "
-            f"{workspace.params.extract.max_failed_percent:g}. What could be encoded is kept: "
-            "repair the files and run with --retry-failed, or raise the limit and run again"
-        )
-    say(f"warning: {summary}; they are masked, and counted in every coverage")
+    more = ", ..." if len(failed) > _REASONS_SHOWN else ""
+    summary = f"{len(failed):,} of {counted(listed, 'video')} cannot be encoded ({shown}{more})"
+    limit = workspace.params.extract.max_failed_percent
+    videos, _ = manifest.encodable()
+    trained = [row for row in videos if row["split"] == "train"] or videos
+    left = {row["video_id"] for row in trained} - failed.keys()
+    reached = 100 * len(failed) > limit * listed
+    if left and not reached:
+        say(f"warning: {summary}; they are masked, and counted in every coverage")
+        return
+    consequence = (
+        f"extract.max_failed_percent is {limit:g}. What could be encoded is kept: repair the files "
+        "and run with --retry-failed, or raise the limit and run again"
+        if left
+        else "nothing is left to train on"
+    )
+    message = f"{summary}; {consequence}. All of them: {workspace.stopped}"
+    write_stopped(workspace, cache.folder, message, failed)
+    raise (DecodeError if left else CacheError)(message)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from gare_cache.annotations.record import SPLITS
+from gare_cache.cache.coverage import NOUNS, coverage
 from gare_cache.cache.folders import folder_bytes
-from gare_cache.cache.reader import FeatureCache
+from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import FEATURES, KINDS, THUMBNAILS, WORDS, Kind
-from gare_cache.manifest import Manifest, read_manifest
-from gare_cache.project.features import open_features
+from gare_cache.manifest.tables import read_manifest
+from gare_cache.project.features import open_features, stopped_extraction
 from gare_cache.project.paths import Workspace
 
 _MEGABYTE = 2**20
@@ -25,12 +25,16 @@ _MUCH_WAITING = 0.1
 
 
 def describe(workspace: Workspace) -> Iterator[tuple[str, str]]:
-    """Yield (name, value) lines about the extraction named by ``features.json``.
+    """Yield (name, value) lines about the extraction named by ``features.json``, or a stopped one.
 
     Raises:
         CacheError: nothing was extracted.
     """
-    cache, _ = open_features(workspace)
+    if stopped := stopped_extraction(workspace):
+        yield "extraction", f"stopped: {stopped['message']}"
+        cache = open_cache(workspace.cache_root / stopped["folder"])
+    else:
+        cache, _ = open_features(workspace)
     yield "folder", str(cache.folder)
     yield "encoder id", cache.encoder_id
     yield "extraction id", cache.extraction_id
@@ -41,31 +45,14 @@ def describe(workspace: Workspace) -> Iterator[tuple[str, str]]:
     for kind in KINDS:
         counts = cache.counts(kind)
         yield f"{kind} rows", ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    yield from _coverage(cache, read_manifest(workspace.manifest))
+    for kind, split, encoded, listed in coverage(cache, read_manifest(workspace.manifest)):
+        yield f"{split} {NOUNS[kind]}s", f"{encoded:,} of {listed:,} encoded"
     yield from _sizes(cache)
     for kind in KINDS:
         yield from _times(cache, kind)
     yield from _decoders(cache)
     for id_, reason in cache.failures().items():
         yield f"failed {id_}", reason
-
-
-def _coverage(cache: FeatureCache, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    listed: dict[Kind, list[dict[str, str]]] = {
-        "video": manifest.videos.to_pylist(),
-        "text": manifest.captions.to_pylist(),
-    }
-    names: dict[Kind, tuple[str, str]] = {
-        "video": ("videos", "video_id"),
-        "text": ("captions", "caption_id"),
-    }
-    for kind, (name, column) in names.items():
-        table = cache.tables[kind]
-        latest = table.latest()
-        for split in SPLITS:
-            ids = [row[column] for row in listed[kind] if row["split"] == split]
-            encoded = sum(table.status(latest.get(id_, -1)) == "ok" for id_ in ids)
-            yield f"{split} {name}", f"{encoded:,} of {len(ids):,} encoded"
 
 
 def _sizes(cache: FeatureCache) -> Iterator[tuple[str, str]]:

@@ -7,8 +7,10 @@ from typing import Any
 
 from gare_cache.annotations.readers import check_joins, read_annotations, split_fractions
 from gare_cache.config import resolve
+from gare_cache.errors import counted
 from gare_cache.files import write_json
-from gare_cache.manifest import PARAGRAPH, build_manifest
+from gare_cache.manifest.build import PARAGRAPH, build_manifest
+from gare_cache.manifest.splits import warn_small
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
 
@@ -19,8 +21,8 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
     """Write ``manifest/{videos,captions}.parquet`` and ``manifest/summary.json``.
 
     Returns:
-        The summary: counts per split, the ids of missing videos, the number of annotated
-        sentences and the reader's notes.
+        The summary: counts per split, the missing videos with the place of their annotation, the
+        number of annotated sentences and the reader's notes.
 
     Raises:
         AnnotationError: the annotations or video folders are faulty.
@@ -55,7 +57,8 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
 def _lines(workspace: Workspace, summary: dict[str, Any]) -> Iterator[str]:
     settings = workspace.params.dataset
     for split, counts in summary["splits"].items():
-        yield f"{split}: {counts['videos']:,} videos, {counts['captions']:,} captions"
+        captions = counted(counts["captions"], "caption")
+        yield f"{split}: {counted(counts['videos'], 'video')}, {captions}"
         if counts["repeated_captions"]:
             yield f"    {counts['repeated_captions']:,} repeat a sentence of the same video"
         if counts["shared_sentences"]:
@@ -73,10 +76,13 @@ def _lines(workspace: Workspace, summary: dict[str, Any]) -> Iterator[str]:
                 "(rows with start and end are separate videos)"
             )
     yield from summary["notes"]
-    missing = summary["missing"]
+    for split in ("val", "test"):
+        yield from warn_small(split, summary["splits"][split]["videos"])
+    missing = list(summary["missing"].values())
     if not settings.video_roots:
         yield "dataset.video_roots is empty: features come from `gare-cache import-features`"
     elif missing:
-        shown = ", ".join(missing[:_MISSING_SHOWN])
-        more = "" if len(missing) <= _MISSING_SHOWN else f", ... (all in {workspace.manifest})"
-        yield f"warning: no file for {len(missing):,} videos: {shown}{more}"
+        yield f"warning: no file for {counted(len(missing), 'video')}:"
+        yield from (f"    {place}" for place in missing[:_MISSING_SHOWN])
+        if len(missing) > _MISSING_SHOWN:
+            yield f"    ... (all in {workspace.manifest / 'summary.json'})"

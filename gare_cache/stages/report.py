@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,21 @@ from gare_cache.cache.exchange.identity import declared_name, is_imported
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.diagnosis.report_section import increment_section
 from gare_cache.errors import ConfigError
+from gare_cache.evaluation.leaks import describe_copies
 from gare_cache.evaluation.results import SplitResult
 from gare_cache.evaluation.scores import HEAD, METHOD_TITLES, ZERO_SHOT
 from gare_cache.files import read_json, write_text
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
-from gare_cache.reports.analysis_sections import duplicates, gaps, hubness, without_gap
+from gare_cache.reports.analysis_sections import (
+    duplicates,
+    gaps,
+    hubness,
+    leaks,
+    without_gap,
+)
 from gare_cache.reports.content import Epoch, ReportContent
 from gare_cache.reports.markdown import render_markdown
 from gare_cache.reports.page import render_html
@@ -58,6 +66,9 @@ def report(workspace: Workspace) -> str:
     _require_same_run(workspace, result, record)
     scored = str(ledger_count(workspace)) if result.split == ledger.TEST else None
     evaluation = Evaluation.read(workspace.evaluation, analysis, captions)
+    if "leaks" not in analysis:
+        raise ConfigError(_other_version(workspace.evaluation / "analysis.json", "leaks"))
+    copies = describe_copies(analysis["leaks"])
     best, worst = examples(evaluation, workspace.params.report.examples)
     content = ReportContent(
         title=f"{workspace.params.dataset.name}: text-video retrieval",
@@ -85,14 +96,18 @@ def report(workspace: Workspace) -> str:
         ranks=rank_lists(evaluation, METHOD_TITLES),
         best=best,
         worst=worst,
-        notes=result_notes(result),
+        notes=[
+            *(f"{sentence}: the scores are not those of new videos." for sentence in copies),
+            *result_notes(result),
+        ],
         hubness=hubness(analysis, METHOD_TITLES, captions),
         duplicates=duplicates(analysis, evaluation),
+        leaks=leaks(analysis),
         gaps=gaps(analysis, METHOD_TITLES),
         without_gap=without_gap(analysis, METHOD_TITLES),
         queries=queries(evaluation),
         captions=captions,
-        pictures=_pictures(cache, evaluation),
+        pictures=_pictures(cache, [*evaluation.listed_videos, *_videos_elsewhere(analysis)]),
         increment=increment_section(workspace.outputs / "diagnosis" / "diagnosis.json", record),
     )
     table = markdown_table([*content.rows, *content.alternative_rows])
@@ -127,10 +142,14 @@ def _read_result(path: Path) -> SplitResult:
     try:
         return SplitResult.from_json(_read_json(path, "evaluate"))
     except KeyError as err:
-        raise ConfigError(
-            f"{path} lacks {err.args[0]!r}: it was written by another version of gare-cache; run "
-            "`gare-cache evaluate` again"
-        ) from err
+        raise ConfigError(_other_version(path, err.args[0])) from err
+
+
+def _other_version(path: Path, lacking: str) -> str:
+    return (
+        f"{path} lacks {lacking!r}: it was written by another version of gare-cache; run "
+        "`gare-cache evaluate` again"
+    )
 
 
 def _require_same_run(workspace: Workspace, result: SplitResult, record: dict[str, Any]) -> None:
@@ -151,9 +170,15 @@ def _captions(workspace: Workspace) -> dict[str, str]:
     return dict(zip(ids, sentences, strict=True))
 
 
-def _pictures(cache: FeatureCache, evaluation: Evaluation) -> dict[str, bytes | None]:
+def _videos_elsewhere(analysis: dict[str, Any]) -> Iterator[str]:
+    for part in analysis["leaks"].values():
+        for kind in ("copies", "near"):
+            yield from (example[1] for example in part[kind]["examples"])
+
+
+def _pictures(cache: FeatureCache, videos: Sequence[str]) -> dict[str, bytes | None]:
     known = cache.tables["video"].latest()
-    ids = [id_ for id_ in evaluation.listed_videos if id_ in known]
+    ids = [id_ for id_ in dict.fromkeys(videos) if id_ in known]
     return dict(zip(ids, cache.thumbnails(ids), strict=True))
 
 

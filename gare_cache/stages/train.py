@@ -13,7 +13,7 @@ import torch
 from gare_cache.data.batches import num_batches
 from gare_cache.data.split import SplitLoader, load_split
 from gare_cache.files import canonical_digest, write_json, write_text
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress, say

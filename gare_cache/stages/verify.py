@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from gare_cache.cache.copies import copies_across_splits
 from gare_cache.cache.lock import refuse_while_written
-from gare_cache.cache.reader import open_cache
-from gare_cache.cache.schema import KINDS, Kind
+from gare_cache.cache.reader import open_cache, open_unchecked
+from gare_cache.cache.schema import KINDS, MANIFEST, Kind
 from gare_cache.cache.verify import Fault, Verification, num_steps, verify_cache
 from gare_cache.cache.writer import drop_units
 from gare_cache.errors import CacheError, FingerprintMismatch
 from gare_cache.extraction.again import Comparison, encode_again
 from gare_cache.extraction.project_encoder import project_encoder, project_identity
 from gare_cache.files import canonical_digest
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress
 from gare_cache.stages.cache_folders import find_folder
@@ -41,6 +42,7 @@ def verify(
     with progress("verify", num_steps(folder)) as advance:
         verification = verify_cache(folder, on_step=advance)
     yield from map(str, verification.faults)
+    yield from _copies(folder)
     yield from _summary(folder, verification)
     left: Sequence[Fault] = verification.faults
     if drop_damaged:
@@ -50,6 +52,12 @@ def verify(
         left = [fault for fault in verification.faults if fault.unit is None]
     if left:
         raise CacheError(f"faults in {folder}: {len(left)}; the first: {left[0]}")
+
+
+def _copies(folder: Path) -> Iterator[str]:
+    if (folder / MANIFEST).is_dir():  # absent before the first extraction ends
+        cache = open_unchecked(folder)
+        yield from copies_across_splits(cache.tables["video"], read_manifest(folder / MANIFEST))
 
 
 def _summary(folder: Path, result: Verification) -> Iterator[str]:

@@ -14,7 +14,7 @@ import torch
 
 from gare_cache.data.batches import num_batches
 from gare_cache.errors import EnvironmentFailure
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.reproducibility import resolve_device

@@ -17,7 +17,7 @@ from gare_cache.config import Params, parse_params
 from gare_cache.data.split import expected_items
 from gare_cache.errors import CacheError, GareCacheError
 from gare_cache.files import canonical_digest
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say

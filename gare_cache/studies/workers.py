@@ -18,7 +18,7 @@ import torch
 
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.data.split import FeatureSplit, SplitLoader, load_split
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 from gare_cache.project.progress import quiet
 from gare_cache.studies.runs import RunTask, execute, record_death
 

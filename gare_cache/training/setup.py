@@ -16,7 +16,7 @@ from gare_cache.files import canonical_digest
 from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_from_encoder
 from gare_cache.heads.settings import HeadSettings
 from gare_cache.losses.objective import Objective
-from gare_cache.manifest import Manifest
+from gare_cache.manifest.tables import Manifest
 from gare_cache.own import own_digests
 from gare_cache.reproducibility import make_deterministic
 from gare_cache.training.loop import TrainingSetup

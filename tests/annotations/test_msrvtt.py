@@ -180,12 +180,13 @@ def text(name: str, value: str) -> Callable[[Path], None]:
         (text(TRAIN, "video_id\nv0\nv4\n"), r"1 videos are both train .*9k.csv\) and test .*'v4'"),
         (text(TRAIN, "video_id\nv0\nv0\n"), r"train.9k.csv:3: 'v0' occurs twice"),
         (text(TRAIN, "video_id\n"), r"train.9k.csv names no video"),
-        (text(TRAIN, "id\nv0\n"), r"train.9k.csv has no column 'video_id' \(found: id\)"),
-        (text(QUERIES, "video_id\nv4\n"), r"test.csv has no column 'sentence' \(found: video_id\)"),
+        (text(TRAIN, "id\nv0\n"), r"train.9k.csv: no column 'video_id' \(found: id\)"),
+        (text(QUERIES, "video_id\nv4\n"), r"test.csv: no column 'sentence' \(found: video_id\)"),
         (
             text(QUERIES, "video_id,sentence\nv4,\n"),
             r"test.csv:2: 'sentence' is ''; it must be a non-empty",
         ),
+        (text(QUERIES, "video_id,sentence\nv4,a, b\n"), r"test.csv:2: 3 cells, but the header"),
         (text(QUERIES, "video_id,sentence\nv2,x\n"), r"both val .* and test .*'v2'"),
     ],
 )
@@ -196,12 +197,14 @@ def test_faults(folder: Path, spoil: Callable[[Path], None], message: str) -> No
 
 
 def test_paths_that_are_no_msrvtt(folder: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"nowhere does not exist; dataset.annotations is"):
+    with pytest.raises(
+        AnnotationError, match=r"dataset.annotations: /.*nowhere does not exist; it is the"
+    ):
         read_msrvtt(folder / "nowhere", "full")
     with pytest.raises(AnnotationError, match=r"train.9k.csv is not a .json file; give the folder"):
         read_msrvtt(folder / TRAIN, "full")
     (folder / "a.json").write_text("[")
-    with pytest.raises(AnnotationError, match=r"a.json is not valid JSON"):
+    with pytest.raises(AnnotationError, match=r"a.json: not valid JSON"):
         read_msrvtt(folder / "a.json", "full")
     (folder / "MSRVTT_train.7k.csv").unlink()
     with pytest.raises(AnnotationError, match=r"7k.csv does not exist; put it beside the ann"):

@@ -41,7 +41,7 @@ def test_near_pairs_against_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     found = near_pairs(rows, 0.8, 5)
     assert found.count == len(expected) > 5
-    assert found.num_items == len({place for _, i, j in expected for place in (i, j)})
+    assert found.touched.sum() == len({place for _, i, j in expected for place in (i, j)})
     nearest = sorted(expected, reverse=True)[:5]
     assert [pair[:2] for pair in found.nearest] == [(i, j) for _, i, j in nearest]
 

@@ -7,7 +7,7 @@ from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import CacheError
 from gare_cache.evaluation.protocol import apply_protocol
 from gare_cache.evaluation.settings import EvaluateSettings
-from gare_cache.manifest import CAPTION_SCHEMA, VIDEO_SCHEMA, Manifest
+from gare_cache.manifest.tables import CAPTION_SCHEMA, VIDEO_SCHEMA, Manifest
 
 # Videos a (2 captions), b (1), c (3), d (1) in test; e in train. Without features: video b, and
 # the texts c#0 and d#0.

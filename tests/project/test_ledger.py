@@ -7,7 +7,7 @@ import pytest
 from gare_cache.data.split import load_split
 from gare_cache.errors import ConfigError
 from gare_cache.files import file_digest
-from gare_cache.manifest import Manifest, read_manifest
+from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project import ledger
 from gare_cache.stages import train as train_stage
 from gare_cache.stages.evaluate import evaluate

@@ -293,7 +293,7 @@ def test_the_command(trained: Path) -> None:
     done = run(trained)
     assert done.code == 0, done.err
     table = [line for line in done.out.splitlines() if line.endswith("PASS")]
-    assert len(table) == 14
+    assert len(table) == 15
     path = trained / "outputs" / "canary.json"
     assert {p for p in (trained / "outputs").rglob("*") if p.is_file()} == before | {path}
     found = json.loads(path.read_text())
@@ -301,6 +301,7 @@ def test_the_command(trained: Path) -> None:
     assert (found["head"], found["coverage"]) == ("trained", "3 of 3 test videos, 6 of 6 captions")
     tests = {row["test"]: row for row in found["rows"]}
     assert set(tests) == {
+        "copies in other splits",
         "random features, shuffled",
         "random features, listed",
         "constant scores, shuffled",
@@ -363,7 +364,7 @@ def test_a_leak_is_exit_code_3_with_its_meaning(
     done = run(trained, "--galleries", "5")
     assert done.code == LeakFound.exit_code == 3
     assert done.out.count("FAIL") == 8
-    assert "error: 8 of 14 rows fail, the first: random features, shuffled, t2v: " in done.err
+    assert "error: 8 of 15 rows fail, the first: random features, shuffled, t2v: " in done.err
     assert "knows which caption belongs to which video" in done.err
     assert not json.loads((trained / "outputs" / "canary.json").read_text())["passed"]
 

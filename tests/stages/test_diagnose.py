@@ -11,7 +11,7 @@ from gare_cache import cli
 from gare_cache.data.split import load_split
 from gare_cache.diagnosis.diagnosis import draw_batch
 from gare_cache.errors import ConfigError
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace

@@ -24,7 +24,7 @@ from gare_cache.evaluation.normalisers.scored_split import normalise_scored, pla
 from gare_cache.evaluation.results import PairedDifference
 from gare_cache.evaluation.scores import summarise
 from gare_cache.evaluation.settings import EvaluateSettings
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.stages.evaluate import evaluate

@@ -223,7 +223,7 @@ def test_an_undecodable_video_is_recorded_and_masked(
     (project / "videos/test/test2.mp4").unlink()
     change_params(project, extract__max_failed_percent=10)
     space = workspace(project)
-    assert prepare(space)["missing"] == ["test2"]
+    assert prepare(space)["missing"] == {"test2": "captions.csv:28: test2"}
     features = extract(space)
     assert features["videos"] == {"encoded": NUM_VIDEOS - 2, "failed": 1, "missing": 1}
     cache, _ = open_features(space)

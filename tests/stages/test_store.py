@@ -22,10 +22,12 @@ from gare_cache.cache.loading import load_cache
 from gare_cache.cache.reader import open_cache
 from gare_cache.cache.verify import verify_cache
 from gare_cache.encoders.encoder import Encoder
-from gare_cache.errors import AnnotationError, CacheError, ConfigError
+from gare_cache.errors import AnnotationError, CacheError, ConfigError, DecodeError
+from gare_cache.project.features import open_features
 from gare_cache.stages.extract import extract
 from gare_cache.stages.info import describe
 from gare_cache.stages.prepare import prepare
+from gare_cache.stages.verify import verify
 from tests.stages.extraction import (
     PAUSE_SECONDS,
     arrays,
@@ -376,12 +378,12 @@ def test_info_tells_coverage_sizes_identities_and_the_limit(project: Path) -> No
     extract(workspace(project))
     lines = dict(describe(workspace(project)))
     assert lines["test videos"] == "2 of 3 encoded"
-    assert lines["test captions"] == "6 of 6 encoded"
+    assert lines["test captions"] == "4 of 6 encoded"
     assert lines["train videos"] == "8 of 8 encoded"
     assert lines["sampling sampler"] == "segment_centre"
     assert len(lines["encoder id"]) == len(lines["extraction id"]) == 64
     assert lines["array video/frames"].endswith("MB, 13 x 4 x 64 <f2")
-    assert lines["array text/features"].endswith("MB, 28 x 64 <f2")
+    assert lines["array text/features"].endswith("MB, 26 x 64 <f2")
     assert lines["video decode"].endswith("s decoding, summed over its processes")
     assert re.match(r"(de|en)coding: the encoder waited \d+ % of its time", lines["limit"])
 
@@ -474,3 +476,52 @@ def test_the_documented_example_runs(project: Path) -> None:
     names: dict[str, Any] = {}
     exec(example.replace("cache/msrvtt-0123456789ab", str(folder)), names)
     assert names["train"].frames.shape == (8, 4, 64)
+
+
+def test_captions_of_absent_videos_are_not_encoded_until_the_video_is_there(project: Path) -> None:
+    hidden = project / "hidden.mp4"
+    (project / "videos/test/test2.mp4").rename(hidden)
+    space = workspace(project)
+    prepare(space)
+    assert extract(space)["captions"] == {"encoded": 26, "cut": 0}  # type: ignore[index]
+    hidden.rename(project / "videos/test/test2.mp4")
+    prepare(space)
+    assert extract(space)["captions"] == {"encoded": 28, "cut": 0}  # type: ignore[index]
+
+
+def test_extract_says_coverage_and_refuses_a_train_split_without_files(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = workspace(project)
+    prepare(space)
+    extract(space)
+    assert "test: 3 of 3 videos, 6 of 6 captions encoded" in capsys.readouterr().err
+    for path in (project / "videos/train").iterdir():
+        path.unlink()
+    prepare(space)
+    message = r"none of the 8 train videos has a file \(the first: captions.csv:2: train0\)"
+    with pytest.raises(ConfigError, match=message):
+        extract(space)
+
+
+def test_too_many_failures_are_told_by_every_command_that_needs_the_features(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "videos/test/test1.mp4").write_bytes(b"no video at all")
+    space = workspace(project)
+    prepare(space)
+    reason = r"1 of 14 videos cannot be encoded \(captions.csv:26: test1: .*max_failed_percent is 5"
+    with pytest.raises(DecodeError, match=reason):
+        extract(space)
+    lines = dict(describe(space))
+    assert re.search(f"stopped: {reason}", lines["extraction"])
+    assert lines["test videos"] == "2 of 3 encoded"
+    assert any(line.endswith("faults: 0") for line in verify(space))
+    with pytest.raises(CacheError, match=f"the last extraction stopped: {reason}"):
+        open_features(space)
+    failed = json.loads(space.stopped.read_text())["failed"]
+    assert list(failed) == ["test1"]
+    change_params(project, extract__max_failed_percent=10)
+    extract(workspace(project))
+    assert not space.stopped.exists()
+    open_features(space)

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from gare_cache.data.split import load_split
-from gare_cache.manifest import read_manifest
+from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.paths import Workspace
 from gare_cache.stages import train as train_stage
 from gare_cache.stages.evaluate import evaluate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from gare_cache.evaluation.canary.trials import (
     permuted_trials,
     random_trial,
 )
+from gare_cache.evaluation.leaks import describe_copies
 from gare_cache.evaluation.metrics import (
     DIRECTIONS,
     NonFiniteScores,
@@ -155,6 +156,32 @@ def check_permuted_ids(
         settings,
         generator=generator,
         on_trial=on_trial,
+    )
+
+
+def check_splits(leaks: Mapping[str, Any], split: str) -> CanaryRow:
+    """Test that no scored video is also in another split; near-identical ones are only counted.
+
+    Args:
+        leaks: result of ``evaluation.leaks.find_leaks``.
+        split: name of the scored split.
+    """
+    found = list(describe_copies(leaks))
+    near = ", ".join(f"{part['near']['videos']:,} as in {other}" for other, part in leaks.items())
+    counts = f"nearly the same: {near}" if near else "there is no other split"
+    return CanaryRow(
+        test="copies in other splits",
+        direction="",
+        queries=next((part["videos"] for part in leaks.values()), 0),
+        hits=None,
+        expected=None,
+        p=None,
+        passed=not found,
+        note="; ".join(found) or f"none ({counts})",
+        meaning=(
+            f"The head was trained or selected on what the {split} split scores: take the copies "
+            "out of the annotations, or put them into one split"
+        ),
     )
 
 

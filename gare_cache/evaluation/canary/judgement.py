@@ -41,13 +41,14 @@ class CanaryRow:
 
     Attributes:
         test: what was scored.
-        direction: ``t2v`` or ``v2t``.
-        queries: number of queries.
+        direction: ``t2v`` or ``v2t``; empty for a test of the data.
+        queries: number of queries, or of videos.
         hits: number of queries with a hit at rank 1, ties broken at random; None if not counted.
         expected: mean number of hits under chance; None if not counted.
         p: two-sided exact p-value; None if not counted.
         passed: whether the result is compatible with a head and a scoring without a leak.
         note: what happened if there is no p-value; else empty.
+        meaning: what it means if the test fails.
     """
 
     test: str
@@ -58,6 +59,10 @@ class CanaryRow:
     p: float | None
     passed: bool
     note: str = ""
+    meaning: str = (
+        "The head or the scoring knows which caption belongs to which video, or miscounts ranks, "
+        "so its recall is meaningless"
+    )
 
     def __str__(self) -> str:
         verdict = "PASS" if self.passed else "FAIL"
@@ -181,17 +186,22 @@ def explain_failure(rows: Sequence[CanaryRow]) -> str | None:
     outcome = first.note or (
         f"{first.hits:,} hits where chance gives {first.expected:,.1f}, p = {first.p:.2g}"
     )
+    chance = (
+        ""
+        if first.p is None
+        else f". By chance alone, one row in {1 / LEAST_P:,.0f} fails: a leak fails again with "
+        "another --seed"
+    )
     return (
-        f"{len(failed)} of {len(rows)} rows fail, the first: {first.test}, {first.direction}: "
-        f"{outcome}. The head or the scoring knows which caption belongs to which video, or "
-        "miscounts ranks, so its recall is meaningless (docs/canary.md). By chance alone, one row "
-        f"in {1 / LEAST_P:,.0f} fails: a leak fails again with another --seed"
+        f"{len(failed)} of {len(rows)} rows fail, the first: {first.test}"
+        f"{', ' * bool(first.direction)}{first.direction}: {outcome}. {first.meaning} "
+        f"(docs/canary.md){chance}"
     )
 
 
 def as_values(rows: Sequence[CanaryRow]) -> list[Mapping[str, Any]]:
     """Return the rows as plain values, for JSON."""
-    return [dict(vars(row)) for row in rows]
+    return [{k: v for k, v in vars(row).items() if k != "meaning"} for row in rows]
 
 
 def _binomial(count: int, chance: float) -> Values:

@@ -6,7 +6,9 @@ import pytest
 
 from gare_cache.annotations.record import AnnotationRecord
 from gare_cache.errors import AnnotationError, ConfigError
-from gare_cache.manifest import Manifest, build_manifest, hash_fraction, read_manifest
+from gare_cache.manifest.build import build_manifest
+from gare_cache.manifest.splits import hash_fraction
+from gare_cache.manifest.tables import Manifest, read_manifest
 
 
 def record(video: str, caption: str = "c", split: str | None = None, **times: Any) -> Any:
@@ -45,7 +47,7 @@ def test_ids_paths_and_captions(tmp_path: Path) -> None:
         ("c@1-2.5#0", "four"),
         ("gone#0", "c"),
     ]
-    assert manifest.summary()["missing"] == ["gone"]
+    assert manifest.summary()["missing"] == {"gone": "file:gone: gone"}
 
 
 def test_a_paragraph_joins_a_videos_sentences_in_their_order(tmp_path: Path) -> None:
@@ -108,6 +110,90 @@ def test_splits_without_annotation_follow_the_hash_of_the_id(tmp_path: Path) -> 
     assert counts[0] + counts[1] + counts[2] == 1000
     assert 170 < counts[1] < 230
     assert 70 < counts[2] < 130
+    # Where no split is small, a video's split depends on its own id alone.
+    assert all(("test" if hash_fraction(n) < 0.1 else None) in (splits[n], None) for n in names)
+
+
+@pytest.mark.parametrize(("num_videos", "held_out"), [(27, 5), (100, 20), (150, 30)])
+def test_a_split_by_hash_has_a_minimum_size(num_videos: int, held_out: int) -> None:
+    # By the shares alone, 27 videos gave 21 / 1 / 5.
+    records = [record(f"v{i}") for i in range(num_videos)]
+    manifest = build_manifest(records, [], val_fraction=0.1, test_fraction=0.1)
+    counts = {split: column(manifest, "split").count(split) for split in ("val", "test")}
+    assert held_out <= min(counts.values()) <= max(counts.values()) <= held_out + 3
+    annotated = [record(f"v{i}", split="train") for i in range(num_videos)]
+    manifest = build_manifest(annotated, [], val_fraction=0.1, test_fraction=0.0)
+    assert held_out <= column(manifest, "split").count("val") <= held_out + 3
+    whole = build_manifest(records, [], val_fraction=0.0, test_fraction=0.0)
+    assert set(column(whole, "split")) == {"train"}
+
+
+def test_names_of_one_file_are_one_video_in_one_split(tmp_path: Path) -> None:
+    touch(tmp_path, "sub/d.mp4", "b.mp4")
+    names = ["sub/d.mp4", "sub//d.mp4", "d.mp4", "./b.mp4", "x/../b", str(tmp_path / "b.mp4")]
+    manifest = build(tmp_path, [record(name) for name in names])
+    assert column(manifest, "video_id") == ["d", "b"]
+    assert manifest.captions["caption_id"].to_pylist() == ["d#0", "d#1", "d#2", "b#0", "b#1", "b#2"]
+    splits = [record("sub/d", split="train"), record("sub//d.mp4", split="test")]
+    with pytest.raises(AnnotationError, match=r"'sub/d' is in two splits: train \(file:sub/d: sub"):
+        build(tmp_path, splits)
+    (tmp_path / "again.mp4").symlink_to(tmp_path / "b.mp4")
+    splits = [record("b", split="train"), record("again.mp4", split="test")]
+    with pytest.raises(AnnotationError, match=r"test \(file:again.mp4: again.mp4\)"):
+        build(tmp_path, splits)
+    kept = build(tmp_path, [record("b", split="test"), record("again", split="test")])
+    assert column(kept, "video_id") == ["b", "again"]
+
+
+def test_an_accent_may_be_stored_in_two_ways(tmp_path: Path) -> None:
+    composed, decomposed = "café.mp4", "café.mp4"
+    touch(tmp_path, decomposed)
+    manifest = build(tmp_path, [record(composed), record(decomposed)])
+    assert column(manifest, "video_id") == ["café"]
+
+
+def test_a_link_to_a_folder_above_is_not_walked_for_ever(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert column(build(tmp_path, [record("a")]), "video_id") == ["a"]
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_two_files_of_one_stem_are_not_one_video(tmp_path: Path, on_disk: bool) -> None:
+    touch(tmp_path, "other.mp4", *(("a.mp4", "a.mkv") if on_disk else ()))
+    records = [record("other"), record("a.mp4"), record("a.mkv")]
+    message = r"^file:a.mkv: a.mkv: its id would be 'a', which is that of a.mp4 \(file:a.mp4\)"
+    with pytest.raises(AnnotationError, match=message):
+        build(tmp_path, records)
+
+
+def test_clip_ids_hold_every_digit_and_collide_with_no_file(tmp_path: Path) -> None:
+    touch(tmp_path, "clip.mp4", "clip@1-2.mp4")
+    times = [(1234567.25, 1234568.5), (1234567.26, 1234568.5), (0.0, 1e-7), (None, 3.0), (0.0, 3.0)]
+    records = [record("clip", start_seconds=a, end_seconds=b) for a, b in times]
+    records.append(record("clip", start_seconds=0.0))
+    assert column(build(tmp_path, records), "video_id") == [
+        "clip@1234567.25-1234568.5",
+        "clip@1234567.26-1234568.5",
+        "clip@0-0.0000001",
+        "clip@0-3",
+        "clip",
+    ]
+    one, two = record("clip@1-2.mp4"), record("clip.mp4", start_seconds=1.0, end_seconds=2.0)
+    for pair in ([one, two], [two, one]):
+        with pytest.raises(AnnotationError, match=r"its id would be 'clip@1-2', which is that of"):
+            build(tmp_path, pair)
+        with pytest.raises(AnnotationError, match=r"its id would be 'clip@1-2', which is that of"):
+            build_manifest(pair, [], val_fraction=0, test_fraction=0)
+
+
+def test_a_missing_video_is_named_as_typed_with_what_is_there(tmp_path: Path) -> None:
+    touch(tmp_path, "a/one.mov", "b.mp4")
+    records = [record("a/one.avi"), record("x/ONE"), record("b")]
+    assert build(tmp_path, records).summary()["missing"] == {
+        "a/one": "file:a/one.avi: a/one.avi; a/one.mov exists",
+        "x/ONE": "file:x/ONE: x/ONE; a/one.mov exists",
+    }
 
 
 def test_validation_is_cut_from_train_only_where_the_benchmark_has_none(tmp_path: Path) -> None:
@@ -138,9 +224,10 @@ def test_faults(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "notes.txt")
     with pytest.raises(AnnotationError, match=r"'a' is in two splits: train .*and test"):
         build(tmp_path, [record("a", split="train"), record("a", split="test")])
-    with pytest.raises(AnnotationError, match=r"none of the 2 annotated videos .*1 video files"):
+    message = r"none of the 2 annotated videos .*1 video files .*dataset.video_roots"
+    with pytest.raises(AnnotationError, match=message):
         build(tmp_path, [record("b"), record("c")])
-    with pytest.raises(AnnotationError, match=r"video folder .*nowhere does not exist"):
+    with pytest.raises(AnnotationError, match=r"dataset.video_roots: /.*nowhere does not"):
         build(tmp_path / "nowhere", [record("a")])
 
 
