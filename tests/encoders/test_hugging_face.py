@@ -199,3 +199,27 @@ def test_the_weights_of_hugging_faces_own_clip(tmp_path: Path, tiny_encoder_dir:
         vision = model.visual_projection(model.vision_model(images).pooler_output)
     torch.testing.assert_close(encoder.encode_tokens(tokens), text, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(encoder.encode_frames(images), vision, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tokenizer_of_sentencepiece_alone(tmp_path: Path) -> None:
+    """As SigLIP's: pads with 1, which is also the end; no fast tokenizer's file beside it."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    folder = save_model(tmp_path, TEXT | {"vocab_size": 80, "pool_type": "last"})
+    (tmp_path / "corpus").write_text("\n".join([" ".join(WORDS), "two cats and a fox"] * 50))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus"),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 5},
+    )
+    named = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    encoder = load_encoder(ModelSource(f"local-dir:{folder}"))
+    tokens = encoder.tokenize(CAPTIONS)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    expected = [*processor.encode(CAPTIONS[0]), 1]
+    assert tokens[0].tolist() == expected + [1] * (16 - len(expected))
+    torch.testing.assert_close(
+        encoder.encode_tokens(tokens), open_clips_features(encoder, folder, 16)
+    )
