@@ -48,7 +48,7 @@ def hub_files(what: str, *, download: bool = True) -> Iterator[None]:
         raise
     except Exception as err:  # network, permission, missing repository: the hub's own errors
         logging.getLogger(__name__).debug("while loading %s", what, exc_info=err)
-        reason = first_line(err) if reachable else "no copy on this machine, and no network"
+        reason = first_line(err) if reachable else f"no copy on this machine, and {_why(before)}"
         raise EnvironmentFailure(
             f"{what} cannot be downloaded ({reason}); check the name and the network; "
             f"{_WITHOUT_NETWORK}"
@@ -75,6 +75,10 @@ def tag_weights(open_clip: Any, model: str, tag: str, *, download: bool) -> Path
 def first_line(err: Exception) -> str:
     """Return the first line of an error's message, or its type if it has none."""
     return (str(err).strip() or type(err).__name__).splitlines()[0][:200]
+
+
+def _why(switched_off: bool) -> str:
+    return "HF_HUB_OFFLINE is set" if switched_off else "no network"
 
 
 def _is_reachable(endpoint: str) -> bool:

@@ -16,6 +16,7 @@ import torch
 from gare_cache.encoders.checkpoint import find_checkpoint, read_checkpoint
 from gare_cache.encoders.hub import HF_HUB, LOCAL_DIR, first_line, hub_files, tag_weights
 from gare_cache.encoders.open_clip_import import import_open_clip
+from gare_cache.encoders.text_tower import is_masked, text_tower
 from gare_cache.encoders.tokenizers import require_transformers
 from gare_cache.encoders.weights import load_weights
 from gare_cache.errors import (
@@ -109,6 +110,8 @@ def load_model(
         force_quick_gelu=quick_gelu,
         force_preprocess_cfg=preprocessing,
     )
+    if is_masked(model):  # open_clip casts only some layers of Hugging Face's towers
+        text_tower(model).to(PRECISIONS[precision])
     notes = [] if path is None else _fill(open_clip, model, path, trust=source.trust_checkpoint)
     model = model.eval().requires_grad_(False)
     return LoadedModel(model, config, quick_gelu, path is not None, tuple(notes))

@@ -48,6 +48,12 @@ def test_without_a_network_one_line_within_seconds(
     assert not caplog.records
 
 
+def test_the_hub_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(EnvironmentFailure, match="HF_HUB_OFFLINE is set"), hub_files("a file"):
+        raise OSError("not here")
+
+
 @pytest.mark.usefixtures("_no_network")
 def test_a_hub_that_never_answers_costs_seconds_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(*args: Any, **kwargs: Any) -> None:

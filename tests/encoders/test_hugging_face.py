@@ -148,6 +148,19 @@ def test_an_mt5_like_tower_has_no_context_length_of_its_own(tmp_path: Path) -> N
         load_encoder(ModelSource(f"local-dir:{folder}"), context_length=2)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_of_a_whole_text_tower(precision: str, tmp_path: Path) -> None:
+    folder = save_model(tmp_path, {"hf_proj_type": "linear"}, tower=roberta())
+    save_tokenizer(folder)
+    whole, half = (
+        load_encoder(ModelSource(f"local-dir:{folder}"), precision=p) for p in ("fp32", precision)
+    )
+    tokens = whole.tokenize(CAPTIONS)
+    expected, found = whole.encode_tokens(tokens), half.encode_tokens(tokens)
+    assert found.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.999
+
+
 def test_a_tokenizer_that_does_not_belong_to_the_tower(tmp_path: Path) -> None:
     folder = save_model(tmp_path, {"hf_proj_type": "linear"}, tower=roberta())
     source = ModelSource(f"local-dir:{folder}")
