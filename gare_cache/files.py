@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,8 +55,21 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write sorted, indented JSON atomically; the same value gives the same bytes."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    """Write sorted, indented JSON atomically; the same value gives the same bytes.
+
+    NaN and infinity, which JSON does not have, become null.
+    """
+    text = json.dumps(finite_or_none(value), indent=2, sort_keys=True, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def finite_or_none(value: Any) -> Any:
+    """Return nested mappings and sequences with None in place of NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

@@ -136,15 +136,15 @@ def test_experiments_show_scores_and_learning_curves(
     _run(project, dvc, "exp", "run", "-S", "train.epochs=5", "-S", "train.loss.ib.weight=1.0")
     shown = _run(project, dvc, "exp", "show", "--csv")
     header, *rows = list(csv.reader(shown.splitlines()))
-    weight, score = header.index("train.loss.ib.weight"), header.index("validation R@1")
+    weight, score = header.index("train.loss.ib.weight"), header.index("selection score")
     assert [row[weight] for row in rows] == ["1.0", "0.0001", "1.0"]
     assert all(float(row[score]) >= 0 for row in rows)
     differing = json.loads(_run(project, dvc, "metrics", "diff", "--all", "--json"))
     scores = differing["outputs/evaluation/scores.json"]
-    assert set(scores) >= {"t2v.R@1", "v2t.R@1", "validation R@1"}
+    assert set(scores) >= {"t2v.R@1", "v2t.R@1", "selection score"}
     assert {"old", "new"} <= set(scores["t2v.R@1"])
     plots = json.loads(_run(project, dvc, "plots", "diff", "HEAD", "--json"))["data"]
-    assert set(plots) == {"Validation R@1", "Training loss"}
+    assert set(plots) == {"Selection R@1", "Training loss"}
     for curves in plots.values():
         assert {r for curve in curves for r in curve["revisions"]} == {"HEAD", "workspace"}
 

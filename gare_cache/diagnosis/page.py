@@ -10,7 +10,13 @@ from typing import Any
 from markupsafe import Markup
 
 from gare_cache.diagnosis import figures, readings
-from gare_cache.reports.pages.grids import DIRECTION_TITLES, escape_markdown, markdown_grid
+from gare_cache.reports.pages.grids import (
+    DIRECTION_TITLES,
+    escape_markdown,
+    format_change,
+    format_interval,
+    markdown_grid,
+)
 from gare_cache.reports.pages.html import Plot, page_environment
 
 Diagnosis = Mapping[str, Any]
@@ -124,9 +130,9 @@ def recall_grid(diagnosis: Diagnosis) -> Grid:
                     f"{title}: {name}",
                     f"{scores['queries']:,}",
                     f"{scores['R@1']:.1f}",
-                    f"[{scores['low']:.1f}, {scores['high']:.1f}]",
-                    f"{apart['points']:+.1f}" if apart else "—",
-                    f"[{apart['low']:+.1f}, {apart['high']:+.1f}]" if apart else "—",
+                    format_interval(scores["low"], scores["high"]),
+                    format_change(apart["points"]) if apart else "—",
+                    format_interval(apart["low"], apart["high"], signed=True) if apart else "—",
                 )
             )
     return header, rows

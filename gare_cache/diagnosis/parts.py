@@ -23,13 +23,13 @@ from gare_cache.diagnosis.gradients import (
 )
 from gare_cache.diagnosis.variation import share_inside
 from gare_cache.errors import ConfigError
-from gare_cache.evaluation.comparison.differences import holm
+from gare_cache.evaluation.comparison.differences import compare_recalls, holm
 from gare_cache.evaluation.duplicates import unit_rows
 from gare_cache.evaluation.increment import angles
 from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks, both_directions
 from gare_cache.evaluation.modality_gap import MatchedPairs, Vectors
 from gare_cache.evaluation.retrieved import top_texts, top_videos
-from gare_cache.evaluation.significance import paired_difference, recall_interval
+from gare_cache.evaluation.significance import recall_interval
 from gare_cache.evaluation.similarity import Similarity
 
 NUM_BINS = 40
@@ -248,10 +248,15 @@ def recall_part(
             "queries": len(hits),
         }
         if name != reference:
-            points, low, high, p_value = paired_difference(
+            apart = compare_recalls(
                 hits, _hits(ranks[reference][direction]), videos, resamples=resamples, seed=seed
             )
-            scores["difference"] = {"points": points, "low": low, "high": high, "p": p_value}
+            scores["difference"] = {
+                "points": apart.points,
+                "low": apart.low,
+                "high": apart.high,
+                "p": apart.p_value,
+            }
         return scores
 
     scores = {name: {d: scored(name, d) for d in DIRECTIONS} for name in similarities}

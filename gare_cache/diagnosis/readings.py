@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gare_cache.evaluation.comparison.differences import LEVEL
-from gare_cache.reports.pages.grids import DIRECTION_TITLES
+from gare_cache.reports.pages.grids import DIRECTION_TITLES, format_interval_in_words
 
 Part = Mapping[str, Any]
 
@@ -181,7 +181,7 @@ def _cost(diagnosis: Part, variant: str, direction: str) -> str:
     verdict = "" if apart["p Holm"] <= LEVEL else ", not distinguishable"
     return (
         f"{scores['R@1']:.1f} {DIRECTION_TITLES[direction].lower()} ({apart['points']:+.1f} "
-        f"points, 95 % interval {apart['low']:+.1f} to {apart['high']:+.1f}{verdict})"
+        f"points, {format_interval_in_words(apart['low'], apart['high'])}{verdict})"
     )
 
 

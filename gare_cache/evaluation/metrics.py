@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -119,6 +120,19 @@ def retrieval_metrics(ranks: QueryRanks) -> dict[str, float]:
     expected = ranks.expected
     recalls = {f"R@{k}": 100 * float(ranks.hits(k).mean()) for k in RECALL_AT}
     return {**recalls, "MdR": float(np.median(expected)), "MnR": float(expected.mean())}
+
+
+def known_recalls(metrics: Mapping[str, float], num_items: int) -> dict[str, float]:
+    """Return metrics with NaN for R@K where K reaches the size of the gallery.
+
+    There every ranked query hits, whatever the method.
+
+    Args:
+        metrics: as ``retrieval_metrics`` returns them.
+        num_items: size of the gallery.
+    """
+    trivial = {f"R@{k}" for k in RECALL_AT if k >= num_items}
+    return {name: math.nan if name in trivial else value for name, value in metrics.items()}
 
 
 def rsum(metrics: Mapping[str, Mapping[str, float]]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,9 @@ class DirectionResult:
     """The scores of one method in one direction.
 
     Attributes:
-        metrics: recalls in percent, ``MdR`` and ``MnR``, by name.
-        low: lower end of the 95 % interval of R@1, in percent.
+        metrics: recalls in percent, ``MdR`` and ``MnR``, by name; NaN for R@K where K reaches the
+            size of the gallery.
+        low: lower end of the 95 % interval of R@1, in percent; NaN where not estimable.
         high: its upper end.
         queries: number of queries counted.
         queries_with_features: number of queries ranked.
@@ -48,9 +50,10 @@ class DirectionResult:
     tied: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return one flat mapping of metrics, interval and counts."""
+        """Return one flat mapping of metrics, interval and counts; None for NaN."""
         counts = {key: getattr(self, name) for name, key in _COUNTS.items()}
-        return {**self.metrics, _LOW: self.low, _HIGH: self.high, **counts}
+        values = {**self.metrics, _LOW: self.low, _HIGH: self.high}
+        return {**{name: _or_none(value) for name, value in values.items()}, **counts}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DirectionResult:
@@ -60,8 +63,8 @@ class DirectionResult:
             KeyError: an entry is missing.
         """
         counts = {name: values[key] for name, key in _COUNTS.items()}
-        metrics = {k: v for k, v in values.items() if k not in (_LOW, _HIGH, *_COUNTS.values())}
-        return cls(metrics, values[_LOW], values[_HIGH], **counts)
+        floats = {k: or_nan(v) for k, v in values.items() if k not in _COUNTS.values()}
+        return cls(low=floats.pop(_LOW), high=floats.pop(_HIGH), metrics=floats, **counts)
 
 
 # By direction, t2v and v2t.
@@ -79,10 +82,10 @@ class PairedDifference:
 
     Attributes:
         points: the difference.
-        low: lower end of its 95 % interval (paired bootstrap over videos).
+        low: lower end of its 95 % interval (paired bootstrap over videos); NaN where not estimable.
         high: its upper end.
         videos: number of videos that were resampled.
-        p_value: two-sided, from the same resamples.
+        p_value: two-sided, from the same resamples; 1 where the interval is not estimable.
         p_holm: p adjusted for the other comparisons of the family (Holm).
     """
 
@@ -102,8 +105,8 @@ class PairedDifference:
         """Return the difference as metrics.json holds it."""
         return {
             "R@1": self.points,
-            _LOW: self.low,
-            _HIGH: self.high,
+            _LOW: _or_none(self.low),
+            _HIGH: _or_none(self.high),
             "videos": self.videos,
             "p": self.p_value,
             "p Holm": self.p_holm,
@@ -117,7 +120,8 @@ class PairedDifference:
             KeyError: an entry is missing.
         """
         keys = ("R@1", _LOW, _HIGH, "videos", "p", "p Holm")
-        return cls(*(values[key] for key in keys))
+        points, low, high, videos, p_value, p_holm = (values[key] for key in keys)
+        return cls(points, or_nan(low), or_nan(high), videos, p_value, p_holm)
 
 
 def adjusted_pairs(family: Mapping[str, PairedDifference]) -> dict[str, PairedDifference]:
@@ -223,6 +227,15 @@ class SplitResult:
             alternative=None if other is None else CountedResult.from_json(other),
             normalisers=values.get("normalisers"),
         )
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def or_nan(value: float | None) -> float:
+    """Return a number of a JSON file, where null stands for NaN."""
+    return math.nan if value is None else value
 
 
 def _directions(results: Mapping[str, DirectionResult | PairedDifference]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gare_cache.data.split import FeatureSplit
-from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks, retrieval_metrics
+from gare_cache.evaluation.comparison.differences import compare_recalls
+from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks, known_recalls, retrieval_metrics
 from gare_cache.evaluation.missing import MISSING_RULES, counted_hits, counted_metrics
 from gare_cache.evaluation.protocol import ProtocolSplit
 from gare_cache.evaluation.results import (
@@ -21,7 +22,7 @@ from gare_cache.evaluation.results import (
 )
 from gare_cache.evaluation.retrieved import Items, top_texts, top_videos
 from gare_cache.evaluation.settings import EvaluateSettings
-from gare_cache.evaluation.significance import paired_difference, recall_interval
+from gare_cache.evaluation.significance import recall_interval
 from gare_cache.evaluation.similarity import Similarity
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 
@@ -108,7 +109,9 @@ def score_ranks(
             counted.hits, counted.video_of_query, resamples=settings.resamples, seed=_BOOTSTRAP_SEED
         )
         results[direction] = DirectionResult(
-            metrics=counted_metrics(of_direction, listed, rule),
+            metrics=known_recalls(
+                counted_metrics(of_direction, listed, rule), _num_items(direction, split, settings)
+            ),
             low=low,
             high=high,
             queries=len(counted.hits),
@@ -149,7 +152,7 @@ def summarise(
     )
     queries = len(ranks.ahead)
     return DirectionResult(
-        metrics=retrieval_metrics(ranks),
+        metrics=known_recalls(retrieval_metrics(ranks), num_items),
         low=low,
         high=high,
         queries=queries,
@@ -196,11 +199,11 @@ def paired_hits(
         video_of_query: (Q,) the video each query belongs to.
         resamples: bootstrap resamples of the videos.
     """
-    points, low, high, p_value = paired_difference(
+    of = compare_recalls(
         hits, other_hits, video_of_query, resamples=resamples, seed=_BOOTSTRAP_SEED
     )
     videos = len(np.unique(video_of_query))
-    return PairedDifference(points, low, high, videos, p_value, p_holm=p_value)
+    return PairedDifference(of.points, of.low, of.high, videos, of.p_value, p_holm=of.p_value)
 
 
 def ranks_table(ranks: Ranks, split: ProtocolSplit) -> pa.Table:

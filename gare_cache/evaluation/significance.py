@@ -1,7 +1,8 @@
-"""Bootstrap over test videos: intervals of a recall and of the difference of two."""
+"""Bootstrap over test videos: resamples of a difference, and the interval of a recall."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float64]
 
 _BLOCK = 500
+_ROUNDING = 1e-9  # points
 
 
 def recall_interval(
@@ -27,37 +29,18 @@ def recall_interval(
         seed: random seed of the resampling.
 
     Returns:
-        (low, high) in percent.
+        (low, high) in percent; NaN where they cannot be estimated, because all resamples are equal.
     """
-    return _interval(_resampled(hits, video_of_query, resamples, seed))
+    draws = paired_bootstrap(hits[:, None], video_of_query, resamples=resamples, seed=seed)[:, 0]
+    if all_equal(draws):
+        return math.nan, math.nan
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
 
 
-def paired_difference(
-    hits: Values,
-    reference_hits: Values,
-    video_of_query: npt.NDArray[np.int64],
-    *,
-    resamples: int,
-    seed: int,
-) -> tuple[float, float, float, float]:
-    """Bootstrap the difference of two recalls over the same queries, video by video.
-
-    Args:
-        hits: (Q,) of the method.
-        reference_hits: (Q,) of the reference, in the same order.
-        video_of_query: (Q,) the video each query belongs to.
-        resamples: number of resamples.
-        seed: random seed of the resampling.
-
-    Returns:
-        Difference, low and high end of its 95 % percentile interval, in points, and p, the
-        smallest level whose percentile interval excludes 0.
-    """
-    difference = hits - reference_hits
-    draws = _resampled(difference, video_of_query, resamples, seed)
-    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    p_value = min(1.0, 2 * (beyond + 1) / (resamples + 1))
-    return 100 * float(difference.mean()), *_interval(draws), p_value
+def all_equal(draws: Values) -> bool:
+    """Return whether resamples differ by rounding alone, so that they tell no spread."""
+    return float(np.ptp(draws)) < _ROUNDING
 
 
 def paired_bootstrap(
@@ -82,23 +65,6 @@ def paired_bootstrap(
         for weights in _resampled_weights(len(counts), resamples, seed)
     ]
     return np.concatenate(means)  # (R, M)
-
-
-def _resampled(
-    hits: Values, video_of_query: npt.NDArray[np.int64], resamples: int, seed: int
-) -> Values:
-    """Return the mean of each resample of the videos, (R,) in percent."""
-    totals, counts = _per_video(hits, video_of_query)
-    means = [
-        100 * (weights @ totals) / (weights @ counts)  # (block,)
-        for weights in _resampled_weights(len(totals), resamples, seed)
-    ]
-    return np.concatenate(means)  # (R,)
-
-
-def _interval(draws: Values) -> tuple[float, float]:
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _per_video(hits: Values, video_of_query: npt.NDArray[np.int64]) -> tuple[Values, Values]:

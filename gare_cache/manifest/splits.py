@@ -51,12 +51,12 @@ def hash_fraction(video_id: str) -> float:
     return int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8]) / 2**64
 
 
-def warn_small(split: str, num_videos: int) -> Iterator[str]:
-    """Yield a warning if a split that selects or tests has videos, but fewer than 30."""
+def caution_small(split: str, num_videos: int) -> Iterator[str]:
+    """Yield a caution if a split that selects or tests has videos, but fewer than 30."""
     if 0 < num_videos < MIN_VIDEOS:
         yield (
-            f"warning: {split} has {counted(num_videos, 'video')}: one of them is "
-            f"{100 / num_videos:.1f} points of R@1, and differences of that size mean nothing"
+            f"{split} has {counted(num_videos, 'video')}: one of them is "
+            f"{100 / num_videos:.1f} points of R@1, and differences of that size mean little"
         )
 
 

@@ -16,7 +16,12 @@ from gare_cache.evaluation.comparison.methods import (
     recalls,
 )
 from gare_cache.evaluation.metrics import DIRECTIONS
-from gare_cache.reports.pages.grids import DIRECTION_TITLES, format_rank
+from gare_cache.reports.pages.grids import (
+    DIRECTION_TITLES,
+    format_change,
+    format_interval,
+    format_rank,
+)
 from gare_cache.reports.pages.plain_table import plain_table
 
 _SHOWN = 3
@@ -71,10 +76,13 @@ def _table(comparison: MethodComparison) -> list[str]:
             DIRECTION_TITLES[direction],
             f"R@{k}",
             *(_recall_cell(recalls(r, direction, k)) for r in (comparison.a, comparison.b)),
-            f"{difference.points:+.1f}",
-            f"{difference.low:+.1f} to {difference.high:+.1f}",
-            _p_cell(difference.p_value),
-            _p_cell(difference.p_holm),
+            format_change(difference.points),
+            format_interval(difference.low, difference.high, signed=True),
+            *(
+                (_p_cell(difference.p_value), _p_cell(difference.p_holm))
+                if difference.estimable
+                else ("—", "—")
+            ),
             "" if difference.distinguishable else "not distinguishable",
         )
         for direction in DIRECTIONS

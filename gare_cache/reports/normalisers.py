@@ -12,6 +12,7 @@ from gare_cache.evaluation.normalisers.registry import (
     RAW,
     TRANSDUCTIVE,
 )
+from gare_cache.reports.pages.grids import format_change, format_interval, format_number
 from gare_cache.reports.pages.plain_table import plain_table
 
 HEADER = (
@@ -49,10 +50,10 @@ def ledger_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             row["title"],
             _KINDS[row["kind"]],
             f"{row[direction]['queries']:,}",
-            f"{row[direction]['R@1']:.1f}",
-            f"{row[direction]['R@1 low']:.1f} to {row[direction]['R@1 high']:.1f}",
+            format_number(row[direction]["R@1"]),
+            format_interval(row[direction]["R@1 low"], row[direction]["R@1 high"]),
             _difference(row[direction].get(DIFFERENCE)),
-            *(f"{row[direction][name]:.1f}" for name in ("R@5", "R@10")),
+            *(format_number(row[direction][name]) for name in ("R@5", "R@10")),
             f"{row[direction][ERROR]:.3f}",
         )
         for direction in DIRECTIONS
@@ -103,7 +104,8 @@ def ledger_notes(ledger: Mapping[str, Any]) -> list[str]:
 def _difference(cell: Mapping[str, float] | None) -> str:
     if cell is None:
         return ""
-    return f"{cell['R@1']:+.1f} ({cell['R@1 low']:+.1f} to {cell['R@1 high']:+.1f})"
+    interval = format_interval(cell["R@1 low"], cell["R@1 high"], signed=True)
+    return f"{format_change(cell['R@1'])} {interval}"
 
 
 def _choice(title: str, chosen: Mapping[str, Any]) -> str:

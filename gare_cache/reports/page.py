@@ -88,7 +88,7 @@ def _training_plots(content: ReportContent) -> Iterator[Plot]:
     if not epochs:
         return
     if plots.validation_recalls(epochs):
-        yield Plot("Validation R@1", Markup(plots.validation_curve(epochs, best)))
+        yield Plot("Selection R@1", Markup(plots.validation_curve(epochs, best)))
     for term in dict.fromkeys(name for epoch in epochs for name in epoch.losses):
         yield Plot(f"Loss: {term}", Markup(plots.loss_curve(epochs, term, best)))
     yield Plot("Learning rate schedule", Markup(plots.learning_rate_curve(epochs, best)))

@@ -26,7 +26,9 @@ MAX_VIDEOS_SHOWN = 128
 
 
 def validation_curve(epochs: Sequence[Epoch], best_epoch: int) -> str:
-    """Draw validation R@1 of each direction over the epochs, with the kept epoch marked.
+    """Draw the R@1 of each direction by which the epoch was selected, over the epochs.
+
+    That is R@1 on validation with one caption a video; the kept epoch is marked.
 
     Args:
         epochs: training curves, in order.
@@ -35,9 +37,12 @@ def validation_curve(epochs: Sequence[Epoch], best_epoch: int) -> str:
     Returns:
         An SVG element.
     """
-    description = f"Validation R@1 in percent over {len(epochs)} epochs; epoch {best_epoch} kept."
+    description = (
+        f"R@1 on validation, one caption a video, in percent over {len(epochs)} epochs; epoch "
+        f"{best_epoch} kept."
+    )
     with styled_figure() as figure:
-        axes = _epoch_axes(figure, "validation R@1 (%)")
+        axes = _epoch_axes(figure, "selection R@1 (%)")
         _draw_kept_epoch(axes, best_epoch)
         curves = validation_recalls(epochs)
         for direction, curve in curves.items():

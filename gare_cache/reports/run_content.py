@@ -10,6 +10,7 @@ from gare_cache.evaluation.results import CountedResult, PairedDifference, Split
 from gare_cache.own import is_own
 from gare_cache.reports.content import NormaliserLedger, ResultRow
 from gare_cache.reports.normalisers import HEADER, ledger_cells, ledger_notes
+from gare_cache.reports.pages.grids import format_interval_in_words
 
 _LOSS_NAMES = {"info_nce": "InfoNCE", "ncl": "NCL"}
 _REGULARISER_NAMES = {
@@ -157,6 +158,6 @@ def _difference(direction: str, difference: PairedDifference) -> str:
     verdict = "" if difference.distinguishable else "; not distinguishable on this test set"
     return (
         f"{direction}: the head's R@1 differs from zero shot by {difference.points:+.1f} points, "
-        f"95 % interval {difference.low:+.1f} to {difference.high:+.1f} (paired bootstrap over "
+        f"{format_interval_in_words(difference.low, difference.high)} (paired bootstrap over "
         f"{difference.videos:,} videos){verdict}."
     )

@@ -139,7 +139,7 @@ def evaluate(
 def _short_scores(result: SplitResult, checkpoint: Checkpoint) -> dict[str, Any]:
     scores = result.headline.methods[HEAD]
     shown = {d: {name: scores[d].metrics[name] for name in _SHORT} for d in DIRECTIONS}
-    return {**shown, "validation R@1": checkpoint.record["validation_score"]}
+    return {**shown, "selection score": checkpoint.record["validation_score"]}
 
 
 def enter_in_ledger(workspace: Workspace, checkpoint: Checkpoint) -> None:

@@ -10,7 +10,7 @@ from gare_cache.config import resolve
 from gare_cache.errors import counted
 from gare_cache.files import write_json
 from gare_cache.manifest.build import PARAGRAPH, build_manifest
-from gare_cache.manifest.splits import warn_small
+from gare_cache.manifest.splits import caution_small
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
 
@@ -77,7 +77,8 @@ def _lines(workspace: Workspace, summary: dict[str, Any]) -> Iterator[str]:
             )
     yield from summary["notes"]
     for split in ("val", "test"):
-        yield from warn_small(split, summary["splits"][split]["videos"])
+        for caution in caution_small(split, summary["splits"][split]["videos"]):
+            yield f"warning: {caution}"
     missing = list(summary["missing"].values())
     if not settings.video_roots:
         yield "dataset.video_roots is empty: features come from `gare-cache import-features`"

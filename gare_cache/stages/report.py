@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gare_cache.cache.coverage import coverage
 from gare_cache.cache.exchange.identity import declared_name, is_imported
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.diagnosis.report_section import increment_section
@@ -15,7 +16,8 @@ from gare_cache.evaluation.leaks import describe_copies
 from gare_cache.evaluation.results import SplitResult
 from gare_cache.evaluation.scores import HEAD, METHOD_TITLES, ZERO_SHOT
 from gare_cache.files import read_json, write_text
-from gare_cache.manifest.tables import read_manifest
+from gare_cache.manifest.splits import caution_small
+from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
@@ -62,7 +64,8 @@ def report(workspace: Workspace) -> str:
     record = _read_json(workspace.run / "record.json", "train")
     cache, _ = open_features(workspace)
     names = {ZERO_SHOT: ZERO_SHOT_NAME, HEAD: describe_head(record["settings"])}
-    captions = _captions(workspace)
+    manifest = read_manifest(workspace.manifest)
+    captions = _captions(manifest)
     _require_same_run(workspace, result, record)
     scored = str(ledger_count(workspace)) if result.split == ledger.TEST else None
     evaluation = Evaluation.read(workspace.evaluation, analysis, captions)
@@ -98,6 +101,7 @@ def report(workspace: Workspace) -> str:
         worst=worst,
         notes=[
             *(f"{sentence}: the scores are not those of new videos." for sentence in copies),
+            *_small_splits(cache, manifest, result.split),
             *result_notes(result),
         ],
         hubness=hubness(analysis, METHOD_TITLES, captions),
@@ -164,8 +168,14 @@ def _require_same_run(workspace: Workspace, result: SplitResult, record: dict[st
             )
 
 
-def _captions(workspace: Workspace) -> dict[str, str]:
-    table = read_manifest(workspace.manifest).captions
+def _small_splits(cache: FeatureCache, manifest: Manifest, scored: str) -> Iterator[str]:
+    for kind, split, encoded, _ in coverage(cache, manifest):
+        if kind == "video" and split in ("val", scored):
+            yield from caution_small(split, encoded)
+
+
+def _captions(manifest: Manifest) -> dict[str, str]:
+    table = manifest.captions
     ids, sentences = (table[name].to_pylist() for name in ("caption_id", "caption"))
     return dict(zip(ids, sentences, strict=True))
 

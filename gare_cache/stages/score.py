@@ -40,7 +40,7 @@ from gare_cache.files import write_json
 from gare_cache.own import use_project
 from gare_cache.reports.content import RECALLS
 from gare_cache.reports.normalisers import describe_normalisers
-from gare_cache.reports.pages.grids import DIRECTION_TITLES, format_number
+from gare_cache.reports.pages.grids import DIRECTION_TITLES, format_interval, format_number
 from gare_cache.reports.pages.plain_table import plain_table
 
 _RESAMPLES = 10_000
@@ -199,7 +199,7 @@ def _table(scores: dict[str, DirectionResult]) -> list[str]:
         (
             DIRECTION_TITLES[direction],
             format_number(result.metrics["R@1"]),
-            f"{format_number(result.low)} to {format_number(result.high)}",
+            format_interval(result.low, result.high),
             *(format_number(result.metrics[name]) for name in (*RECALLS[1:], "MdR", "MnR")),
             *(f"{count:,}" for count in (result.queries, result.items, result.tied)),
         )

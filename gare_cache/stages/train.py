@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 
 from gare_cache.data.batches import num_batches
 from gare_cache.data.split import SplitLoader, load_split
+from gare_cache.errors import counted
 from gare_cache.files import canonical_digest, write_json, write_text
+from gare_cache.manifest.splits import caution_small
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
@@ -103,6 +106,7 @@ def _train(
         record["learned_radius"] = objective.learned_radius
     if not first:
         return record
+    num_val = len(val_split.video_ids)
     _write_log(workspace.run / "train_log.jsonl", state)
     _write_curve(workspace.run / "learning_curve.csv", state)
     save_checkpoint(
@@ -110,10 +114,24 @@ def _train(
     )
     write_json(workspace.run / "record.json", record)
     say(
-        f"best epoch {state.best_epoch} of {settings.epochs}: validation R@1 "
-        f"{state.best_score:.1f} (mean of both directions, {len(val_split.video_ids):,} videos)"
+        f"best epoch {state.best_epoch} of {settings.epochs}: selection score "
+        f"{state.best_score:.1f} (R@1 of both directions on {counted(num_val, 'video')} of "
+        "validation, one caption each)"
     )
+    for caution in (*caution_small("val", num_val), *_tied_epochs(state)):
+        say(f"warning: {caution}")
     return record
+
+
+def _tied_epochs(state: TrainingState) -> Iterator[str]:
+    best = [
+        record.epoch for record in state.history if record.validation["score"] == state.best_score
+    ]
+    if len(best) > 1:
+        yield (
+            f"validation cannot tell {len(best)} of {counted(len(state.history), 'epoch')} "
+            f"apart (selection score {state.best_score:.1f}); the first of them, {best[0]}, is kept"
+        )
 
 
 def _record(identity: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gare_cache.data.split import load_split
 from gare_cache.errors import ConfigError, GareCacheError
-from gare_cache.files import read_json
+from gare_cache.files import finite_or_none, read_json
 from gare_cache.project.progress import say
 from gare_cache.studies.opening import open_study
 from gare_cache.studies.runs import RunTask, execute, is_done, read_reason, read_run
@@ -100,7 +100,7 @@ def _same_bits(ours: Tensor, theirs: Tensor) -> bool:
 def _scores(stored: RunTask, again: RunTask) -> Iterator[str]:
     ours, theirs = (read_run(task, ("val",)).splits["val"] for task in (stored, again))
     for key, value in ours.metrics.items():
-        if theirs.metrics[key] != value:
+        if finite_or_none(theirs.metrics[key]) != finite_or_none(value):
             yield f"val {key} was {value:.4f} and is {theirs.metrics[key]:.4f}"
     if not ours.ranks.equals(theirs.ranks):
         yield "validation ranks differ"

@@ -28,6 +28,7 @@ from gare_cache.config import Params
 from gare_cache.data.split import SplitLoader
 from gare_cache.errors import EnvironmentFailure
 from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.results import or_nan
 from gare_cache.evaluation.scores import HEAD, normalised_method
 from gare_cache.files import canonical_digest, read_json, write_json
 from gare_cache.own import use_project
@@ -246,7 +247,7 @@ def _read_scores(task: RunTask) -> SplitResult:
     table = pq.read_table(task.scores / "ranks.parquet")
     table = table.filter(pc.equal(table["method"], method)).select(RANK_COLUMNS.names)
     return SplitResult(
-        metrics={key: scores[key[:3]][key[4:]] for key in METRIC_KEYS},
+        metrics={key: or_nan(scores[key[:3]][key[4:]]) for key in METRIC_KEYS},
         ranks=table.cast(RANK_COLUMNS),
         gallery={direction: scores[direction]["items listed"] for direction in DIRECTIONS},
         coverage=metrics["coverage"],

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from gare_cache.annotations.settings import DatasetSettings
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.metrics import DIRECTIONS, RECALL_AT
 from gare_cache.studies.setting_keys import check_setting, setting_text, short_names
@@ -50,12 +51,19 @@ class Published:
     Attributes:
         source: where they were published.
         note: why the measured numbers may differ.
+        dataset: settings of the data set that they were measured on, with the values that count
+            as the same; they stand beside numbers of no other.
         rows: variant -> ``{"t2v.R@1": 47.4}``.
     """
 
     source: str
     note: str
+    dataset: Mapping[str, tuple[Any, ...]]
     rows: Mapping[str, Mapping[str, float]]
+
+    def is_of(self, dataset: DatasetSettings) -> bool:
+        """Whether the numbers were measured on this data set."""
+        return all(getattr(dataset, key) in values for key, values in self.dataset.items())
 
 
 @dataclass(frozen=True)
@@ -229,21 +237,32 @@ def _published(content: Any) -> Published | None:
     if content is None:
         return None
     given = _mapping("published", content)
-    known = ("source", "note", "rows")
+    known = ("source", "note", "dataset", "rows")
     for key in given:
         if key not in known:
             raise ConfigError(unknown_name("key of published", key, known))
-    for key in ("source", "rows"):
+    for key in ("source", "dataset", "rows"):
         if key not in given:
             raise ConfigError(f"published.{key} is missing")
     return Published(
         source=_text("published.source", given["source"]),
         note=_text("published.note", given.get("note", "")),
+        dataset={
+            key: _accepted(key, value)
+            for key, value in _mapping("published.dataset", given["dataset"]).items()
+        },
         rows={
             variant: _published_row(variant, row)
             for variant, row in _mapping("published.rows", given["rows"]).items()
         },
     )
+
+
+def _accepted(key: str, value: Any) -> tuple[Any, ...]:
+    if key not in DatasetSettings.model_fields:
+        fields = DatasetSettings.model_fields
+        raise ConfigError(unknown_name("key of published.dataset", key, fields))
+    return tuple(value) if isinstance(value, list) else (value,)
 
 
 def _published_row(variant: str, content: Any) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from gare_cache.evaluation.comparison.differences import (
 )
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.missing import counted_ranks
+from gare_cache.files import finite_or_none
 from gare_cache.studies.expansion import Variant
 from gare_cache.studies.results import DONE, RunResult
 from gare_cache.studies.study import METRIC_KEYS
@@ -42,7 +44,7 @@ class StudyRow:
         changes: ``{dotted setting: value}`` relative to the base settings.
         runs: the finished runs, in the order of their seeds.
         failures: (seed, reason) of the failed runs.
-        rank: by validation score, 1 is best; None without a finished run.
+        rank: by validation score, 1 is best, rows that tie share it; None without a finished run.
         validation_score: mean over seeds; None without a finished run.
         mean: of ``METRIC_KEYS`` on the study's split; empty without a finished run.
         std: sample standard deviation over seeds; empty below two.
@@ -78,8 +80,8 @@ class StudyRow:
             "n": len(self.runs),
             "failed": [f"seed {seed}: {reason}" for seed, reason in self.failures],
             "validation_score": self.validation_score,
-            "mean": dict(self.mean),
-            "std": dict(self.std) or None,
+            "mean": finite_or_none(dict(self.mean)),
+            "std": finite_or_none(dict(self.std)) or None,
             "difference": {key: _json(value) for key, value in self.differences.items()} or None,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
@@ -132,7 +134,9 @@ def study_rows(
     ]
     finished = [row for row in rows if row.runs]
     best_first = sorted(finished, key=lambda row: -(row.validation_score or 0.0))
-    rank = {row.name: place for place, row in enumerate(best_first, start=1)}
+    scores = [row.validation_score or 0.0 for row in best_first]
+    # Rows that tie share the rank of the first of them: 1, 1, 3.
+    rank = {row.name: 1 + scores.index(of) for row, of in zip(best_first, scores, strict=True)}
     return [dataclasses.replace(row, rank=rank.get(row.name)) for row in rows]
 
 
@@ -142,16 +146,23 @@ def smallest_visible(rows: Sequence[StudyRow]) -> dict[str, dict[str, float]]:
     Returns:
         ``{"t2v.R@1": {"half_width": 2.9, "detectable": 4.2}}``: the smallest observed difference
         whose interval excludes 0, and the true one that is detected four times out of five. Empty
-        without a comparison.
+        without a comparison whose interval is estimable.
     """
-    compared = [row.differences for row in rows if row.differences]
+    estimated = {
+        key: [
+            row.differences[key]
+            for row in rows
+            if key in row.differences and row.differences[key].estimable
+        ]
+        for key in (f"{direction}.R@1" for direction in DIRECTIONS)
+    }
     return {
         key: {
-            "half_width": statistics.median(of[key].half_width for of in compared),
-            "detectable": statistics.median(of[key].detectable for of in compared),
+            "half_width": statistics.median(of.half_width for of in differences),
+            "detectable": statistics.median(of.detectable for of in differences),
         }
-        for key in (f"{direction}.R@1" for direction in DIRECTIONS)
-        if compared
+        for key, differences in estimated.items()
+        if differences
     }
 
 
@@ -170,11 +181,15 @@ def _row(variant: Variant, runs: Sequence[RunResult], split: str) -> StudyRow:
         failures=[(run.seed, run.reason) for run in runs if run.reason is not None],
         validation_score=statistics.mean(chosen) if chosen else None,
         mean={key: statistics.mean(s[key] for s in scores) for key in METRIC_KEYS if scores},
-        std={key: statistics.stdev(s[key] for s in scores) for key in METRIC_KEYS if several},
+        std={key: _spread([s[key] for s in scores]) for key in METRIC_KEYS if several},
         seconds=statistics.mean(seconds) if seconds else None,
         peak_memory_bytes=max(peaks, default=None),
         parameters=done[0].parameters if done else None,
     )
+
+
+def _spread(values: Sequence[float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else statistics.stdev(values)
 
 
 def _differences(
@@ -234,7 +249,7 @@ def _paired(variant: Sequence[Hits], base: Sequence[Hits]) -> tuple[Values, Valu
 
 
 def _json(difference: Difference) -> dict[str, Any]:
-    return {
+    values = {
         "points": difference.points,
         "low": difference.low,
         "high": difference.high,
@@ -245,3 +260,4 @@ def _json(difference: Difference) -> dict[str, Any]:
         "detectable": difference.detectable,
         "queries": difference.queries,
     }
+    return dict(finite_or_none(values))

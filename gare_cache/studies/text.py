@@ -51,8 +51,9 @@ def table_lines(result: StudyResult) -> list[str]:
     shown = {"val": "Validation split", "test": "Test split, final"}[result.split]
     published = result.study.published
     return [
-        f"{shown}: {result.protocol['coverage'] or 'no run is done'}; n: seeds; Validation: the "
-        "score by which the epoch was selected and the rows are ranked",
+        f"{shown}: {result.protocol['coverage'] or 'no run is done'}; n: seeds; Selection score: "
+        "mean R@1 of both directions on validation, one caption a video, by which the epoch was "
+        "selected and the rows are ranked",
         *terminal_table(result),
         *_resolution(result.rows),
         *(

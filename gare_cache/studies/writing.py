@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,10 @@ def write_results(opened: OpenStudy, split: str) -> list[str]:
     runs = [read_run(task, splits) for task in known]
     runs.sort(key=lambda run: (order.index(run.variant), study.seeds.index(run.seed)))
     protocol = variants[0].params.evaluate
-    published = None if study.published is None else study.published.rows
+    notes = []
+    if study.published and not study.published.is_of(variants[0].params.dataset):
+        notes = [f"the published numbers ({study.published.source}) are of other data: left out"]
+        study = dataclasses.replace(study, published=None)
     rows = study_rows(
         variants,
         runs,
@@ -42,7 +46,7 @@ def write_results(opened: OpenStudy, split: str) -> list[str]:
         split=split,
         missing=protocol.missing,
         resamples=protocol.resamples,
-        published=published,
+        published=None if study.published is None else study.published.rows,
     )
     done = [run for run in runs if run.status == DONE]
     coverage = done[0].splits[split].coverage if done else None
@@ -51,7 +55,7 @@ def write_results(opened: OpenStudy, split: str) -> list[str]:
         split,
         rows,
         protocol={**protocol.model_dump(exclude={"split"}), "coverage": coverage},
-        notes=study_notes(study, variants, runs, rows),
+        notes=[*study_notes(study, variants, runs, rows), *notes],
         record=_record(opened, done),
         ledger=_ledger_text(opened) if split == ledger.TEST else None,
     )

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import (
     NonFiniteScores,
     QueryRanks,
+    known_recalls,
     rank_queries,
     retrieval_metrics,
     rsum,
@@ -137,3 +139,13 @@ def test_a_published_similarity_matrix(shared_data_dir: Path) -> None:
 def test_rsum_adds_six_recalls() -> None:
     recalls = {"R@1": 1.0, "R@5": 10.0, "R@10": 100.0, "R@50": 7.0, "MdR": 7.0, "MnR": 7.0}
     assert rsum({"t2v": recalls, "v2t": {k: 2 * v for k, v in recalls.items()}}) == 333
+
+
+def test_recall_at_the_size_of_the_gallery_says_nothing() -> None:
+    metrics = retrieval_metrics(text_to_video(np.eye(7), np.arange(7)))
+    known = known_recalls(metrics, 7)
+    assert (known["R@1"], known["R@5"], known["MdR"]) == (100, 100, 1)
+    assert math.isnan(known["R@10"])
+    assert math.isnan(known["R@50"])
+    assert not math.isnan(known_recalls(metrics, 11)["R@10"])
+    assert math.isnan(known_recalls(metrics, 10)["R@10"])

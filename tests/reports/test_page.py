@@ -221,7 +221,7 @@ def test_a_report_without_rows_or_similarity_still_renders(content):
 
 def test_epochs_without_validation_have_no_validation_plot(content):
     epochs = [dataclasses.replace(epoch, validation={}) for epoch in make_epochs(2)]
-    assert "Validation R@1" not in render_html(dataclasses.replace(content, epochs=epochs))
+    assert "Selection R@1" not in render_html(dataclasses.replace(content, epochs=epochs))
 
 
 def test_a_large_gallery_is_sub_sampled_and_said(content):

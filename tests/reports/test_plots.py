@@ -64,7 +64,7 @@ def test_plots_neither_read_nor_change_the_users_matplotlib_settings():
 def test_validation_curve_marks_the_kept_epoch_with_both_values():
     kept = EPOCHS[3].validation
     texts = svg_texts(plots.validation_curve(EPOCHS, 4))
-    for expected in ("validation R@1 (%)", "epoch", "Text to video", "Video to text"):
+    for expected in ("selection R@1 (%)", "epoch", "Text to video", "Video to text"):
         assert expected in texts
     assert {f"{kept['t2v R@1']:.1f}", f"{kept['v2t R@1']:.1f}"} <= set(texts)
 

@@ -81,7 +81,7 @@ def test_the_cache_may_be_an_axis() -> None:
             "variant 'gap=null': head.gap is null, so there is no increment",
         ),
         (
-            {"published": {"source": "p", "rows": {"alpha=9": {}}}},
+            {"published": {"source": "p", "dataset": {}, "rows": {"alpha=9": {}}}},
             "published.rows: unknown variant 'alpha=9'",
         ),
         (

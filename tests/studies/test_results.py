@@ -73,7 +73,7 @@ def test_history() -> None:
 def test_the_document() -> None:
     rows_published = {"alpha=1.0": {"t2v.R@1": 48.5}}
     study = parse_study(
-        "s", content(published={"source": "p", "note": "n", "rows": rows_published})
+        "s", content(published={"source": "p", "note": "n", "dataset": {}, "rows": rows_published})
     )
     variants = expand(study, BASE)
     runs = [

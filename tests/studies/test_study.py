@@ -34,7 +34,11 @@ axes:
 seeds: [3, 1]
 reference: alpha=2, as it is
 evaluate: {captions: first}
-published: {source: a paper, note: a note, rows: {"alpha=2, with": {t2v.R@1: 49}}}
+published:
+  source: a paper
+  note: a note
+  dataset: {reader: msrvtt, protocol: [1k-a-9k, 1k-a-7k]}
+  rows: {"alpha=2, with": {t2v.R@1: 49}}
 """
     )
     assert read_study(file) == Study(
@@ -62,7 +66,12 @@ published: {source: a paper, note: a note, rows: {"alpha=2, with": {t2v.R@1: 49}
         protocol={"captions": "first"},
         title="a title",
         question="which alpha?",
-        published=Published("a paper", "a note", {"alpha=2, with": {"t2v.R@1": 49.0}}),
+        published=Published(
+            "a paper",
+            "a note",
+            {"reader": ("msrvtt",), "protocol": ("1k-a-9k", "1k-a-7k")},
+            {"alpha=2, with": {"t2v.R@1": 49.0}},
+        ),
     )
 
 
@@ -94,8 +103,19 @@ def test_axes_of_settings_with_one_last_name_are_told_apart() -> None:
         ({"axes": {"train.seed": [0, 1]}}, "train.seed is set by `seeds`"),
         ({"evaluate": {"split": "test"}}, "evaluate.split is val, or test with --final"),
         ({"published": {"rows": {}}}, "published.source is missing"),
-        ({"published": {"source": "p", "rows": {"a": {"t2v.R@2": 1}}}}, "unknown metric 't2v.R@2'"),
-        ({"published": {"source": "p", "rows": {"a": {"t2v.R@1": "x"}}}}, "must be a number"),
+        ({"published": {"source": "p", "rows": {}}}, "published.dataset is missing"),
+        (
+            {"published": {"source": "p", "dataset": {"raeder": "x"}, "rows": {}}},
+            "unknown key of published.dataset 'raeder'; did you mean 'reader'",
+        ),
+        (
+            {"published": {"source": "p", "dataset": {}, "rows": {"a": {"t2v.R@2": 1}}}},
+            "unknown metric 't2v.R@2'",
+        ),
+        (
+            {"published": {"source": "p", "dataset": {}, "rows": {"a": {"t2v.R@1": "x"}}}},
+            "must be a number",
+        ),
         ({"title": 3}, "title is 3; it must be a string"),
     ],
 )

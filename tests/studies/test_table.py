@@ -46,6 +46,8 @@ def test_mean_spread_rank_and_n() -> None:
         run_result("b", 0, reason="it broke, too"),
     ]
     rows = table(["base", "a", "b", "c"], runs)
+    tied = table(["base", "a", "b"], [*runs[:3], scored_run("b", 0, [0, 0], r1=1.0, score=43.0)])
+    assert {row.name: row.rank for row in tied} == {"a": 1, "b": 1, "base": 3}
     assert [(row.name, row.rank, len(row.runs)) for row in rows] == [
         ("a", 1, 1),
         ("base", 2, 2),
@@ -114,7 +116,7 @@ def test_what_can_be_seen_is_the_median_row() -> None:
     names = ["base", "a", "b", "c"]
     ahead = [[0, MISS, 0], [0, 0, 0], [MISS, 0, MISS], [0, MISS, MISS]]
     pairs = zip(names, ahead, strict=True)
-    runs = [scored_run(name, 0, values, r1=0.0, score=0.0) for name, values in pairs]
+    runs = [scored_run(name, 0, 4 * values, r1=0.0, score=0.0) for name, values in pairs]
     rows = table(names, runs)
     widths = [row.differences["v2t.R@1"].half_width for row in rows if row.differences]
     assert len(widths) == 3

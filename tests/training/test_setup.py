@@ -93,8 +93,8 @@ def test_what_dvc_shows_of_a_run(extracted: Path) -> None:
     assert [float(row["t2v R@1"]) for row in curve] == [e["validation"]["t2v R@1"] for e in log]
     assert [float(row["v2t R@1"]) for row in curve] == [e["validation"]["v2t R@1"] for e in log]
     scores = json.loads((space.evaluation / "scores.json").read_text())
-    assert scores["validation R@1"] == record["validation_score"]
-    assert set(scores) == {"t2v", "v2t", "validation R@1"}
+    assert scores["selection score"] == record["validation_score"]
+    assert set(scores) == {"t2v", "v2t", "selection score"}
     for direction in ("t2v", "v2t"):
         full = metrics["methods"]["head"][direction]
         assert scores[direction] == {key: full[key] for key in ("R@1", "R@5", "R@10", "MdR")}

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gare_cache.evaluation.comparison.student_t import critical_value, two_sided_p
-from gare_cache.evaluation.significance import Values, paired_bootstrap
+from gare_cache.evaluation.significance import Values, all_equal, paired_bootstrap
 
 LEVEL = 0.05
 POWER = 0.8
 _NORMAL = NormalDist()
+_ROUNDING = 1e-18  # square points
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class Difference:
 
     Attributes:
         points: first minus second.
-        low: lower end of the 95 % interval.
-        high: its upper end.
-        p_value: two-sided p of the hypothesis of no difference.
-        standard_error: in points.
+        low: lower end of the 95 % interval; NaN where it cannot be estimated: every video has the
+            same difference, or there are too few videos or resamples.
+        high: its upper end; NaN as ``low``.
+        p_value: two-sided p of the hypothesis of no difference, at most 0.05 exactly where the
+            interval excludes 0; 1 where the interval cannot be estimated.
+        standard_error: in points; NaN as ``low``.
         degrees_of_freedom: of the standard error.
         queries: number of queries that both methods answer.
         p_holm: ``p_value`` adjusted for its family of comparisons, see ``adjusted``; equal to it
@@ -44,6 +47,11 @@ class Difference:
     degrees_of_freedom: float
     queries: int
     p_holm: float
+
+    @property
+    def estimable(self) -> bool:
+        """Whether the data tell how much the difference varies."""
+        return not math.isnan(self.low)
 
     @property
     def distinguishable(self) -> bool:
@@ -77,12 +85,13 @@ def compare_runs(
     underestimates the variance by (V - 1) / V and ignores the t distribution; so the percentiles
     are those at the normal level of sqrt(V / (V - 1)) t, not 2.5 and 97.5 ("expanded percentile
     interval", Hesterberg 2015). With 1,000 videos they are 2.48 and 97.52, with 20 they are 1.6
-    and 98.4.
+    and 98.4. The ends are order statistics, of the place at which p passes 0.05, so that interval
+    and p never disagree.
 
     Args:
         hits: (Q, M) of the first run, by M criteria (for example at K = 1, 5, 10).
         other_hits: (Q, M) of the second run, in the same order.
-        video_of_query: (Q,) the video each query belongs to; at least 2 videos.
+        video_of_query: (Q,) the video each query belongs to.
         resamples: number of resamples.
         seed: random seed of the resampling.
 
@@ -90,27 +99,58 @@ def compare_runs(
         One difference per criterion; p is the smallest level whose interval excludes 0.
     """
     differences = hits - other_hits
-    draws = paired_bootstrap(differences, video_of_query, resamples=resamples, seed=seed)  # (R, M)
+    points = [100 * float(column.mean()) for column in differences.T]
     num_videos = len(np.unique(video_of_query))
+    if num_videos < 2:
+        return [_not_estimable(of, num_videos - 1, len(differences)) for of in points]
+    draws = paired_bootstrap(differences, video_of_query, resamples=resamples, seed=seed)  # (R, M)
     expansion = math.sqrt(num_videos / (num_videos - 1))
     tail = _NORMAL.cdf(-expansion * critical_value(LEVEL, num_videos - 1))
-    lows, highs = np.quantile(draws, [tail, 1 - tail], axis=0)  # (M,) each
-    beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))  # (M,)
-    rarity = np.minimum(0.5, (beyond + 1) / (resamples + 1))
-    p_values = [two_sided_p(_NORMAL.inv_cdf(value) / expansion, num_videos - 1) for value in rarity]
+    outside = math.floor(tail * (resamples + 1)) - 1  # resamples beyond an end of the interval
     return [
-        Difference(
-            points=100 * float(differences[:, column].mean()),
-            low=float(lows[column]),
-            high=float(highs[column]),
-            p_value=p_value,
-            standard_error=expansion * float(draws[:, column].std(ddof=1)),
-            degrees_of_freedom=num_videos - 1,
-            queries=len(differences),
-            p_holm=p_value,
-        )
-        for column, p_value in enumerate(p_values)
+        _not_estimable(of, num_videos - 1, len(differences))
+        if outside < 0 or all_equal(column)
+        else _of_resamples(of, column, outside, expansion, num_videos - 1, len(differences))
+        for of, column in zip(points, draws.T, strict=True)
     ]
+
+
+def compare_recalls(
+    hits: Values,
+    other_hits: Values,
+    video_of_query: npt.NDArray[np.int64],
+    *,
+    resamples: int,
+    seed: int,
+) -> Difference:
+    """Compare two runs by one criterion; ``compare_runs`` with hits (Q,)."""
+    (difference,) = compare_runs(
+        hits[:, None], other_hits[:, None], video_of_query, resamples=resamples, seed=seed
+    )
+    return difference
+
+
+def _of_resamples(
+    points: float, draws: Values, outside: int, expansion: float, freedom: int, queries: int
+) -> Difference:
+    ordered = np.sort(draws)
+    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    rarity = min(0.5, (beyond + 1) / (len(draws) + 1))
+    p_value = two_sided_p(_NORMAL.inv_cdf(rarity) / expansion, freedom)
+    return Difference(
+        points=points,
+        low=float(ordered[outside]),
+        high=float(ordered[-1 - outside]),
+        p_value=p_value,
+        standard_error=expansion * float(draws.std(ddof=1)),
+        degrees_of_freedom=freedom,
+        queries=queries,
+        p_holm=p_value,
+    )
+
+
+def _not_estimable(points: float, freedom: float, queries: int) -> Difference:
+    return Difference(points, math.nan, math.nan, 1.0, math.nan, freedom, queries, p_holm=1.0)
 
 
 def compare_seeds(
@@ -143,11 +183,8 @@ def compare_seeds(
     videos = float(np.var(first.shares - second.shares, ddof=1)) / num_videos
     seeds = first.seeds + second.seeds
     variance = max(videos, videos + seeds - first.both - second.both)
-    if variance == 0:
-        p_value, freedom = float(points == 0), num_videos - 1
-        return Difference(
-            points, points, points, p_value, 0.0, freedom, queries=hits.shape[1], p_holm=p_value
-        )
+    if variance < _ROUNDING:
+        return _not_estimable(points, num_videos - 1, hits.shape[1])
     squares = videos**2 / (num_videos - 1) + first.seeds_square + second.seeds_square
     degrees_of_freedom = variance**2 / squares
     error = math.sqrt(variance)

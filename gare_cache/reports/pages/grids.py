@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 Grid = tuple[Sequence[str], list[tuple[str, ...]]]
 
+NOT_ESTIMABLE = "not estimable"
 DIRECTION_TITLES = {"t2v": "Text to video", "v2t": "Video to text"}
 _LATEX_SPECIALS = {
     "\\": r"\textbackslash{}",
@@ -40,9 +41,28 @@ def escape_latex(text: str) -> str:
     )
 
 
-def format_number(value: float, decimals: int = 1) -> str:
-    """Format a number with fixed decimals; a dash if it is not finite."""
-    return f"{value:.{decimals}f}" if math.isfinite(value) else "—"
+def format_number(value: float | None, decimals: int = 1) -> str:
+    """Format a number with fixed decimals; a dash if there is none or it is not finite."""
+    return "—" if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
+
+
+def format_interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    """Format a 95 % interval: ``[38.1, 44.2]``, signed ``[-0.4, +1.9]``, or "not estimable"."""
+    if low is None or high is None or math.isnan(low):
+        return NOT_ESTIMABLE
+    ends = [format_change(end) if signed else f"{end:.1f}" for end in (low, high)]
+    return f"[{', '.join(ends)}]"
+
+
+def format_interval_in_words(low: float | None, high: float | None) -> str:
+    """Format the interval of a difference in a sentence: ``95 % interval -0.4 to +1.9``."""
+    ends = format_interval(low, high, signed=True).strip("[]").replace(", ", " to ")
+    return f"95 % interval {ends}"
+
+
+def format_change(points: float) -> str:
+    """Format a signed difference with one decimal; values that round to 0 give ``+0.0``."""
+    return f"{round(points, 1) + 0.0:+.1f}"
 
 
 def format_rank(rank: float) -> str:

@@ -8,14 +8,19 @@ from statistics import fmean, median
 from typing import Any
 
 from gare_cache.evaluation.metrics import DIRECTIONS
-from gare_cache.reports.pages.grids import DIRECTION_TITLES, Grid, format_number
+from gare_cache.reports.pages.grids import (
+    DIRECTION_TITLES,
+    Grid,
+    format_change,
+    format_interval_in_words,
+    format_number,
+)
 from gare_cache.studies.report.axes import axis_groups
 from gare_cache.studies.report.queries import outcome_counts
 from gare_cache.studies.report.query_table import QueryTable
 from gare_cache.studies.report.table import (
     NOT_DISTINGUISHABLE,
     NOTHING,
-    format_change,
     format_p,
     mean_with_std,
     metric_title,
@@ -122,8 +127,19 @@ def _size(result: StudyResult) -> str:
 
 
 def _best(result: StudyResult) -> list[str]:
-    best, reference = result.ranked[0], result.reference_row
-    sentence = f"{_quoted(best)} ranks first by validation score: {_R1} {_described(best)}"
+    first = [row for row in result.ranked if row.rank == result.ranked[0].rank]
+    best, reference = first[0], result.reference_row
+    finished = [variant for variant in result.ranked if variant.runs]
+    top = max(round(variant.mean[HEADLINE], 1) for variant in finished)
+    highest = [variant for variant in finished if round(variant.mean[HEADLINE], 1) == top]
+    on_split = f"The highest mean {_R1} on the {result.split_title} is that of"
+    if len(first) > 1:
+        return [
+            f"{_named(first)} share the first rank by the selection score "
+            f"({format_number(best.validation_score)}): it does not tell them apart.",
+            f"{on_split} {_named(highest)}: {_described(highest[0])}.",
+        ]
+    sentence = f"{_quoted(best)} ranks first by the selection score: {_R1} {_described(best)}"
     difference = best.differences.get(HEADLINE)
     if best.name == result.reference:
         sentence += "; it is the reference."
@@ -131,20 +147,14 @@ def _best(result: StudyResult) -> list[str]:
         sentence += f". It cannot be compared with the reference {_quoted(reference)}."
     else:
         verdict = "" if difference.distinguishable else f": {NOT_DISTINGUISHABLE}"
+        p = f", p Holm {format_p(difference.p_holm)}" if difference.estimable else ""
         sentence += (
-            f", {format_change(difference.points)} points against {_quoted(reference)}, 95 % "
-            f"interval {format_change(difference.low)} to {format_change(difference.high)}, "
-            f"p Holm {format_p(difference.p_holm)}{verdict}."
+            f", {format_change(difference.points)} points against {_quoted(reference)}, "
+            f"{format_interval_in_words(difference.low, difference.high)}{p}{verdict}."
         )
-    finished = [variant for variant in result.ranked if variant.runs]
-    highest = max(finished, key=lambda variant: variant.mean[HEADLINE])
-    if highest.name == best.name:
+    if [variant.name for variant in highest] == [best.name]:
         return [sentence]
-    return [
-        sentence,
-        f"The highest mean {_R1} on the {result.split_title} is that of {_quoted(highest)}: "
-        f"{_described(highest)}.",
-    ]
+    return [sentence, f"{on_split} {_named(highest)}: {_described(highest[0])}."]
 
 
 def _distinguishable(result: StudyResult) -> list[str]:
@@ -157,16 +167,15 @@ def _distinguishable(result: StudyResult) -> list[str]:
         f"reference {_quoted(result.reference_row)} in {_R1}"
     )
     for word, sign in (("better", 1), ("worse", -1)):
-        names = [_quoted(row) for row in told if sign * row.differences[HEADLINE].points > 0]
-        if names:
-            more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-            sentence += f"; {word}: {', '.join(names[:_NAMED])}{more}"
+        rows = [row for row in told if sign * row.differences[HEADLINE].points > 0]
+        if rows:
+            sentence += f"; {word}: {_named(rows)}"
     return [f"{sentence}."]
 
 
 def _resolution(result: StudyResult) -> list[str]:
     differences = [variant.differences[HEADLINE] for variant in result.compared]
-    differences = [difference for difference in differences if difference.half_width > 0]
+    differences = [difference for difference in differences if difference.estimable]
     if not differences:
         return []
     widths = [difference.half_width for difference in differences]
@@ -197,12 +206,11 @@ def _axis(result: StudyResult, axis: str) -> list[str]:
     }
     if max(averages.values()) - min(averages.values()) < _EQUAL:
         return [f"{axis}: the same {_R1} at every value ({fmean(averages.values()):.1f})."]
-    high = max(averages, key=lambda value: averages[value])
-    low = min(averages, key=lambda value: averages[value])
+    high, low = max(averages.values()), min(averages.values())
     over = f", mean over {len(groups)} settings of the other axes" if len(groups) > 1 else ""
     return [
-        f'{axis}: highest {_R1} at "{high}" ({averages[high]:.1f}), lowest at "{low}" '
-        f"({averages[low]:.1f}){over}."
+        f"{axis}: highest {_R1} at {_values_at(averages, high)} ({high:.1f}), lowest at "
+        f"{_values_at(averages, low)} ({low:.1f}){over}."
     ]
 
 
@@ -231,6 +239,19 @@ def _failures(result: StudyResult) -> list[str]:
 
 def _setting(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _values_at(averages: Mapping[str, float], level: float) -> str:
+    """Name all values whose average is printed like this one."""
+    shown = round(level, 1)
+    return " and ".join(f'"{value}"' for value, of in averages.items() if round(of, 1) == shown)
+
+
+def _named(rows: Sequence[StudyRow]) -> str:
+    names = [_quoted(row) for row in rows]
+    if len(names) > _NAMED:
+        return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED:,} more"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _quoted(variant: StudyRow) -> str:

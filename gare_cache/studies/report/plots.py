@@ -24,6 +24,7 @@ from gare_cache.reports.pages.figure import (
     styled_figure,
     to_svg,
 )
+from gare_cache.reports.pages.grids import format_change, format_interval
 from gare_cache.studies.report.axes import AxisGroup
 from gare_cache.studies.report.table import metric_title
 from gare_cache.studies.result import HEADLINE, StudyResult
@@ -232,7 +233,7 @@ def _draw_variant(
         seeds = [run.splits[result.split].metrics[metric] - reference for run in variant.runs]
         axes.plot(seeds, [y + 0.28] * len(seeds), "|", color=colour, markersize=4.5, mew=0.9)
     difference = variant.differences.get(metric)
-    if difference is not None:
+    if difference is not None and difference.estimable:
         axes.hlines([y], difference.low, difference.high, color=colour, linewidth=2)
     filled = is_reference or (difference is not None and difference.distinguishable)
     axes.plot(
@@ -250,7 +251,8 @@ def _described(variant: StudyRow, metric: str) -> str:
     if metric not in variant.differences:
         return f"{variant.name} {variant.mean[metric]:.1f}" if variant.runs else variant.name
     of_row = variant.differences[metric]
-    return f"{variant.name} {of_row.points:+.1f} [{of_row.low:+.1f}, {of_row.high:+.1f}]"
+    interval = format_interval(of_row.low, of_row.high, signed=True)
+    return f"{variant.name} {format_change(of_row.points)} {interval}"
 
 
 def _shift(reference: float) -> tuple[_Axis, _Axis]:

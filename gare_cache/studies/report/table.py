@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from gare_cache.evaluation.comparison.differences import Difference
 from gare_cache.reports.pages.grids import (
     escape_latex,
     escape_markdown,
+    format_change,
+    format_interval,
     format_number,
     markdown_grid,
 )
@@ -58,7 +61,7 @@ class Column:
 def study_columns(result: StudyResult) -> list[Column]:
     """Return the columns of the page's table, with rows in the order of ``result.ranked``."""
     columns = _columns(result)
-    hidden = {"validation", *_difference_keys("v2t.R@1")}
+    hidden = set(_difference_keys("v2t.R@1"))
     if not _has_memory(result):
         hidden.add("memory")
     return [column for key, column in columns.items() if key not in hidden]
@@ -89,7 +92,7 @@ def _columns(result: StudyResult) -> dict[str, Column]:
     add("variant", "Variant", lambda row: row.name.lower(), lambda row: row.name)
     add("rank", "Rank", lambda row: row.rank, lambda row: _whole(row.rank))
     add("n", "n", lambda row: len(row.runs), _runs_cell, rising=False)
-    add("validation", "Validation", lambda row: row.validation_score, _validation_cell, False)
+    add("validation", "Selection score", lambda row: row.validation_score, _validation_cell, False)
     for name in SHOWN_METRICS:
         add(name, metric_title(name), _mean(name), _mean_cell(name), rising=False)
         if any(name in row.published for row in rows):
@@ -144,7 +147,9 @@ def caption(result: StudyResult) -> str:
     over = "videos" if single else "videos and seeds"
     spread = "" if single else "± is the standard deviation over the n runs (seeds) of a variant. "
     sentences = (
-        f"{result.split_title.capitalize()}. Rank is by validation score. R@K in percent, mean "
+        f"{result.split_title.capitalize()}. Rank is by the selection score on "
+        "validation (mean R@1 of both directions, one caption a video); rows that tie share it. "
+        f"R@K in percent, mean "
         f"over n runs. {spread}"
         f'Difference: text-to-video R@1 minus that of "{result.reference}", with its 95 % '
         f"interval over {over}; p Holm is adjusted for the number of comparisons, and a difference "
@@ -219,11 +224,6 @@ def study_latex_table(result: StudyResult, label: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def format_change(points: float) -> str:
-    """Format a signed difference with one decimal; values that round to 0 give ``+0.0``."""
-    return f"{round(points, 1) + 0.0:+.1f}"
-
-
 def format_p(p: float) -> str:
     """Format a p-value with three decimals, small ones as a bound."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -233,7 +233,8 @@ def mean_with_std(variant: StudyRow, metric: str) -> str:
     """Format mean and standard deviation as ``41.2 ± 0.5``; only the mean for one run."""
     if metric not in variant.mean:
         return NOTHING
-    spread = f" ± {variant.std[metric]:.1f}" if metric in variant.std else ""
+    known = metric in variant.std and math.isfinite(variant.std[metric])
+    spread = f" ± {variant.std[metric]:.1f}" if known else ""
     return f"{format_number(variant.mean[metric])}{spread}"
 
 
@@ -273,7 +274,7 @@ def _published_cell(metric: str) -> Callable[[StudyRow], str]:
     )
 
 
-def _of(metric: str, value: Callable[[Difference], float]) -> Callable[[StudyRow], Value]:
+def _of(metric: str, value: Callable[[Difference], Value]) -> Callable[[StudyRow], Value]:
     def of_row(row: StudyRow) -> Value:
         difference = row.differences.get(metric)
         return None if difference is None else value(difference)
@@ -289,16 +290,16 @@ def _cell_of(metric: str, cell: Callable[[Difference], str]) -> Callable[[StudyR
     return of_row
 
 
-def _points(difference: Difference) -> float:
+def _points(difference: Difference) -> Value:
     return difference.points
 
 
-def _low(difference: Difference) -> float:
-    return difference.low
+def _low(difference: Difference) -> Value:
+    return difference.low if difference.estimable else None
 
 
-def _p(difference: Difference) -> float:
-    return difference.p_holm
+def _p(difference: Difference) -> Value:
+    return difference.p_holm if difference.estimable else None
 
 
 def _points_cell(difference: Difference) -> str:
@@ -306,11 +307,11 @@ def _points_cell(difference: Difference) -> str:
 
 
 def _interval(difference: Difference) -> str:
-    return f"[{format_change(difference.low)}, {format_change(difference.high)}]"
+    return format_interval(difference.low, difference.high, signed=True)
 
 
 def _p_cell(difference: Difference) -> str:
-    return format_p(difference.p_holm)
+    return format_p(difference.p_holm) if difference.estimable else NOTHING
 
 
 def _validation_cell(row: StudyRow) -> str:

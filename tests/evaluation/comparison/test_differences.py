@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from gare_cache.evaluation.comparison.differences import (
-    Difference,
+    compare_recalls,
     compare_runs,
     compare_seeds,
     holm,
@@ -57,9 +57,39 @@ def test_criteria_are_compared_apart_and_a_run_equals_itself() -> None:
     both = compare_runs(hits, other, video, resamples=500, seed=0)
     alone = compare_runs(hits[:, :1], other[:, :1], video, resamples=500, seed=0)
     assert both[0] == alone[0]
-    assert (both[1].points, both[1].low, both[1].high, both[1].standard_error) == (0, 0, 0, 0)
-    assert both[1].p_value == pytest.approx(1)
-    assert both[1].half_width == both[1].detectable == 0
+    # What is the same for every video has no interval, not [+0.0, +0.0].
+    assert (both[1].points, both[1].p_value, both[1].estimable) == (0, 1, False)
+    assert np.isnan([both[1].low, both[1].high, both[1].half_width, both[1].detectable]).all()
+
+
+def test_the_difference_is_paired() -> None:
+    generator = np.random.default_rng(0)
+    reference = (generator.random(500) < 0.5).astype(float)
+    better = reference.copy()
+    better[np.flatnonzero(reference == 0)[:25]] = 1
+    found = compare_recalls(better, reference, np.arange(500), resamples=2000, seed=0)
+    assert found.points == pytest.approx(5)
+    assert 2.5 < found.low < 5 < found.high < 7.5  # unpaired it would be some 12 points wide
+    mirrored = compare_recalls(reference, better, np.arange(500), resamples=2000, seed=0)
+    assert (mirrored.points, mirrored.low) == pytest.approx((-found.points, -found.high))
+    assert mirrored.p_value == found.p_value < 0.002
+
+
+@pytest.mark.parametrize(
+    ("num_videos", "resamples", "gain"), [(20, 50, 1.0), (1, 50, 0.5), (40, 30, 0.0)]
+)
+def test_what_cannot_be_estimated_is_not_distinguishable(
+    num_videos: int, resamples: int, gain: float
+) -> None:
+    # All videos alike, one video, and too few resamples for an interval of 95 %.
+    hits = np.full(num_videos, gain)
+    if not gain:
+        hits[::3] = 1
+    found = compare_recalls(
+        hits, np.zeros(num_videos), np.arange(num_videos), resamples=resamples, seed=0
+    )
+    assert not found.estimable
+    assert (found.p_value, found.distinguishable) == (1, False)
 
 
 def test_the_interval_leaves_out_zero_where_p_is_below_the_level() -> None:
@@ -68,10 +98,23 @@ def test_the_interval_leaves_out_zero_where_p_is_below_the_level() -> None:
     for gain in np.linspace(0, 0.25, 40):
         hits, other = (generator.random((2, 80, 1)) < [[[0.4 + gain]], [[0.4]]]).astype(float)
         (found,) = compare_runs(hits, other, np.arange(80), resamples=2000, seed=0)
-        if abs(found.p_value - 0.05) > 0.01:
-            assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
-            seen.add(found.p_value < 0.05)
+        assert (found.p_value <= 0.05) == (found.low > 0 or found.high < 0)
+        seen.add(found.p_value <= 0.05)
     assert seen == {True, False}
+
+
+def test_interval_and_p_never_disagree() -> None:
+    # A percentile interval beside a p from the same draws disagreed in 1 of 600 comparisons.
+    generator = np.random.default_rng(8)
+    near = 0
+    for trial in range(600):
+        num_videos = int(generator.integers(10, 60))
+        hits, other = (generator.random((2, num_videos)) < [[0.62], [0.4]]).astype(float)
+        found = compare_recalls(hits, other, np.arange(num_videos), resamples=399, seed=trial)
+        near += abs(found.p_value - 0.05) < 0.03
+        assert found.estimable
+        assert (found.p_value <= 0.05) == (found.low > 0 or found.high < 0)
+    assert near > 30
 
 
 def test_the_expansion_at_few_videos() -> None:
@@ -144,7 +187,9 @@ def test_the_parts_of_the_variance_by_a_loop() -> None:
 
 def test_seeds_without_any_difference() -> None:
     hits = np.ones((3, 12))
-    assert compare_seeds(hits, hits, np.arange(12)) == Difference(0, 0, 0, 1, 0, 11, 12, 1)
+    found = compare_seeds(hits, hits, np.arange(12))
+    assert (found.points, found.p_value, found.degrees_of_freedom, found.queries) == (0, 1, 11, 12)
+    assert not found.estimable
 
 
 def test_mirrored() -> None:

@@ -94,6 +94,7 @@ def make_study(
         published=Published(
             "GARE, arXiv:2505.12499, table 4",
             "Finetuned encoder.",
+            {"reader": ("msrvtt",)},
             {name: {"t2v.R@1": 46.6 + i / 2} for i, name in enumerate(names) if i % 3 == 0},
         )
         if published

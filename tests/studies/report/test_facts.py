@@ -19,7 +19,7 @@ def test_facts_are_words():
 
 def test_published_numbers_always_come_with_a_caveat():
     result = make_study()
-    study = dataclasses.replace(result.study, published=Published("a paper", "", {}))
+    study = dataclasses.replace(result.study, published=Published("a paper", "", {}, {}))
     published = caption(dataclasses.replace(result, study=study))
     assert "Published: a paper. They need not agree with these" in published
     assert "Published" not in caption(make_study(published=False))

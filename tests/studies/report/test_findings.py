@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from statistics import fmean, median
 
 import pytest
@@ -32,14 +33,14 @@ def test_findings_name_the_best_what_can_be_told_apart_and_what_failed(content):
         "7 variants, 3 seeds each: 20 finished runs, shown on the validation split."
     )
     assert sentences[1].startswith(
-        f'"{best.name}" ranks first by validation score: text-to-video R@1 '
+        f'"{best.name}" ranks first by the selection score: text-to-video R@1 '
         f"{best.mean['t2v.R@1']:.1f} ± {best.std['t2v.R@1']:.1f} (n = 3), "
         f'{found.points:+.1f} points against "none", 95 % '
         f"interval {found.low:+.1f} to {found.high:+.1f}, p Holm"
     )
     told = [v.name for v in content.compared if v.differences["t2v.R@1"].distinguishable]
     assert 0 < len(told) < 6
-    names = ", ".join(f'"{name}"' for name in told)
+    names = " and ".join(f'"{name}"' for name in told)
     assert (
         f'{len(told)} of 6 variants can be distinguished from the reference "none" in '
         f"text-to-video R@1; better: {names}."
@@ -84,7 +85,7 @@ def test_where_a_cell_of_the_grid_is_missing_the_references_settings_are_compare
 def test_an_axis_without_effect_and_runs_without_noise_are_said_plainly(content):
     def level(variant):
         differences = {
-            name: dataclasses.replace(found, standard_error=0.0)
+            name: dataclasses.replace(found, low=math.nan, high=math.nan)
             for name, found in variant.differences.items()
         }
         return dataclasses.replace(variant, mean={"t2v.R@1": 40.0}, differences=differences)
@@ -128,7 +129,7 @@ def test_the_highest_mean_is_named_where_validation_chose_another_row(content):
         for one in content.rows
     ]
     sentences = findings(dataclasses.replace(content, rows=swapped))
-    assert sentences[1].startswith(f'"{second.name}" ranks first by validation score')
+    assert sentences[1].startswith(f'"{second.name}" ranks first by the selection score')
     assert sentences[2] == (
         "The highest mean text-to-video R@1 on the validation split is that of "
         f'"{first.name}": {first.mean["t2v.R@1"]:.1f} ± {first.std["t2v.R@1"]:.1f} (n = 3).'
@@ -185,3 +186,17 @@ def test_validation_figures_carry_their_caveat_and_test_figures_do_not(content, 
         "Features are frozen: numbers of finetuned encoders are not comparable.",
         "Test scored 35 times by this study's runs.",
     ]
+
+
+def test_rows_that_tie_are_all_named(content):
+    rows = [
+        dataclasses.replace(one, rank=1, validation_score=70.0, mean={"t2v.R@1": 40.0})
+        for one in content.rows[:3]
+    ]
+    sentences = findings(dataclasses.replace(content, rows=rows))
+    names = [f'"{one.name}"' for one in rows]
+    assert sentences[1] == (
+        f"{names[0]}, {names[1]} and {names[2]} share the first rank by the selection score "
+        "(70.0): it does not tell them apart."
+    )
+    assert f"is that of {names[0]}, {names[1]} and {names[2]}: 40.0" in sentences[2]

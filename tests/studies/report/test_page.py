@@ -129,7 +129,7 @@ def test_names_reasons_and_captions_from_outside_are_escaped(content):
         axes=(Axis(HOSTILE, (AxisValue(HOSTILE, HOSTILE, {}),)),),
         seeds=(0,),
         reference=HOSTILE,
-        published=Published(HOSTILE, HOSTILE, {}),
+        published=Published(HOSTILE, HOSTILE, {}, {}),
     )
     hostile = StudyResult(
         study,

@@ -103,7 +103,7 @@ def test_memory_is_a_column_where_any_run_measured_it(content):
 
 
 def test_the_caption_states_split_spread_and_what_intervals_cover(content):
-    assert caption(content).startswith("Validation split. Rank is by validation score. R@K in")
+    assert caption(content).startswith("Validation split. Rank is by the selection score on")
     assert "± is the standard deviation over the n runs" in caption(content)
     assert "interval over videos and seeds" in caption(content)
     single = make_study(seeds=(0,), split="test", published=False)
@@ -115,7 +115,9 @@ def test_the_caption_states_split_spread_and_what_intervals_cover(content):
 
 def test_markdown_has_failed_runs_as_rows_and_escapes_their_reasons(content):
     lines = study_markdown_table(content).splitlines()
-    assert lines[0].startswith("| Variant | Rank | n | t2v R@1 | t2v R@1 published | t2v R@5 |")
+    assert lines[0].startswith(
+        "| Variant | Rank | n | Selection score | t2v R@1 | t2v R@1 published | t2v R@5 |"
+    )
     (failed,) = [line for line in lines if line.startswith("| eps + dir, seed 2 |")]
     assert "failed: loss is nan &amp; &lt;b&gt;50 %&lt;/b&gt; in epoch 3_a |" in failed
     assert len([line for line in lines if line.startswith("| dir, seed")]) == 3
@@ -155,7 +157,7 @@ def test_a_reference_without_runs_leaves_no_differences():
 def test_the_terminal_has_the_pages_cells_and_verdicts_and_both_directions(content):
     columns = columns_of(content)
     header, *lines = terminal_table(content)
-    assert "Validation" in header
+    assert "Selection score" in header
     assert "Difference in v2t R@1" in header
     assert "Seconds" not in header
     for place, line in enumerate(lines):
