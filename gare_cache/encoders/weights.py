@@ -189,6 +189,7 @@ def _resize_positions(
     if name in own and found[name].ndim == 2 and found[name].shape[1] == own[name].shape[1]:
         old, new = len(found[name]), len(own[name])
         if old != new:
+            found[name] = found[name].float()  # not every dtype can be interpolated
             resize_text_pos_embed(found, model)
             notes.append(
                 f"{path.name} was trained with a text context of {old} tokens, the model has "
@@ -199,6 +200,7 @@ def _resize_positions(
         old, new = (len(state[_IMAGE_POSITIONS]) - 1 for state in (found, own))
         same_width = found[_IMAGE_POSITIONS].shape[1:] == own[_IMAGE_POSITIONS].shape[1:]
         if same_width and math.isqrt(old) ** 2 == old:
+            found[_IMAGE_POSITIONS] = found[_IMAGE_POSITIONS].float()
             resize_pos_embed(found, model)
             patch = own["visual.conv1.weight"].shape[-1]
             notes.append(

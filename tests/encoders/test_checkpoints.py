@@ -261,6 +261,9 @@ def test_another_context_and_image_size_are_said(tmp_path: Path, state: State) -
     expected = import_open_clip().create_model(f"local-dir:{folder}").state_dict()
     for name, value in found._model.state_dict().items():
         assert torch.equal(value, expected[name]), name
+    save_file({name: value.half() for name, value in state.items()}, folder / WEIGHTS)
+    half = load_encoder(ModelSource(f"local-dir:{folder}"))._model.state_dict()
+    torch.testing.assert_close(half, dict(expected), rtol=1e-3, atol=1e-3)
 
 
 def test_which_file_of_a_folder(
