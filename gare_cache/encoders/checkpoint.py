@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +89,9 @@ def read_checkpoint(path: Path, *, trust: bool) -> tuple[dict[str, Tensor], list
         if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(beginning):
             raise EncoderError(f"{path} is {words}")
     try:
-        content = _load(path, start, trust=trust)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to the author of the file, not to its user
+            content = _load(path, start, trust=trust)
     except EncoderError:
         raise
     except Exception as err:  # the readers' own errors of many kinds
@@ -98,7 +101,7 @@ def read_checkpoint(path: Path, *, trust: bool) -> tuple[dict[str, Tensor], list
 
 def _load(path: Path, start: bytes, *, trust: bool) -> Any:
     # A safetensors file begins with the length of its header, eight bytes, and the header, JSON.
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
+    if start[8:9] == b"{":
         from safetensors.torch import load_file
 
         return load_file(path)
@@ -108,7 +111,8 @@ def _load(path: Path, start: bytes, *, trust: bool) -> Any:
         archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
         state = archive.state_dict()
         return {name: state[name] for name in state if name not in _NUMBERS_OF_ARCHIVES}
-    content = torch.load(path, map_location="cpu", weights_only=not trust)
+    with path.open("rb") as file:  # torch would judge a path by its suffix
+        content = torch.load(file, map_location="cpu", weights_only=not trust)
     return content.state_dict() if isinstance(content, nn.Module) else content
 
 

@@ -223,6 +223,12 @@ def _require_shapes(found: dict[str, Tensor], own: dict[str, Tensor], path: Path
         for name, value in found.items()
         if own[name].is_floating_point() and not value.is_floating_point()
     ]
+    undefined = [name for name, value in found.items() if value.isnan().any()]
+    if undefined:
+        raise EncoderError(
+            f"the weights {str(path)!r} hold NaN ({_listed(undefined)}); the training that wrote "
+            "them failed"
+        )
     if wrong or integers:
         raise EncoderError(
             f"the weights {str(path)!r} do not fit the model: {_listed(wrong or integers)}; they "

@@ -187,6 +187,7 @@ def test_half_checkpoints_give_their_rounded_values(
             lambda s: s | {"visual.proj": torch.ones(64, 64, dtype=torch.int8)},
             r"visual.proj holds int8, as quantised weights do",
         ),
+        (lambda s: s | {"visual.proj": s["visual.proj"] * torch.nan}, r"hold NaN \(visual.proj\)"),
         (lambda s: {"a.b": torch.ones(1)}, r"no name is one of the model's"),
         (lambda s: {}, r"weights.pt holds no weights, an empty dictionary"),
         (lambda s: {"state_dict": {}}, r"weights.pt holds no weights, an empty dictionary"),
@@ -210,6 +211,17 @@ def test_what_is_not_the_models_weights_is_said(
     with pytest.raises(EncoderError, match=message) as error:
         load(make(dict(state)))
     assert "\n" not in str(error.value)
+
+
+def test_a_file_is_read_by_its_content_and_not_by_its_name(
+    tmp_path: Path, state: State, encoder: Encoder, load: Callable[..., Encoder]
+) -> None:
+    torch.save(state, tmp_path / "saved")
+    found = load((tmp_path / "saved").read_bytes(), name="model.safetensors")
+    assert found.encoder_id == encoder.encoder_id
+    save_file(state, tmp_path / "saved")
+    found = load((tmp_path / "saved").read_bytes(), name="open_clip_model.pt")
+    assert found.encoder_id == encoder.encoder_id
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
