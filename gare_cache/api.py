@@ -269,7 +269,8 @@ class Run:
                 "encoder made them; give it with load_run(outputs, params=...), or score your own "
                 "features and frames"
             )
-        return open_workspace(self._params, self.outputs)
+        beside = self.outputs.absolute().parent == self._params.absolute().parent
+        return open_workspace(self._params, self.outputs, borrow=beside)
 
     def _texts(
         self, texts: Sequence[str] | Tensor | Array, words: tuple[Any, Any] | None

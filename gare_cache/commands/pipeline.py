@@ -161,7 +161,21 @@ def import_features(
 
 
 def train(
-    params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None, device: Device = "auto"
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    device: Device = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting for this run, such as train.epochs=5; may be repeated.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Random seed.", show_default="train.seed"),
+    ] = None,
 ) -> None:
     """Train a head on the cached features.
 
@@ -169,23 +183,37 @@ def train(
 
       torchrun --nproc-per-node=N -m gare_cache.cli train
 
-    An interrupted training continues after its last complete epoch, with the same result.
+    An interrupted training continues after its last complete epoch, with the same result. A folder
+    of outputs without features uses those of the project's outputs. The run's record holds the
+    settings that it was trained with, those of --set and --seed included.
 
     Example:
-        gare-cache train --device cpu
+        gare-cache train --seed 1 --set train.epochs=5
     """
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.train import train
+    from gare_cache.studies.setting_keys import stage_changes
     from gare_cache.training.distributed import is_first_process
 
-    workspace = open_workspace(params, outputs)
+    changes = stage_changes("train", ("head", "train"), settings or (), seed=seed)
+    workspace = open_workspace(params, outputs, changes=changes, borrow=True)
     train(workspace, device=device)
     if is_first_process():
         typer.echo(f"{workspace.run}")
 
 
 def evaluate(
-    params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None, device: Device = "auto"
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    device: Device = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting for this scoring, such as evaluate.split=val; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Score the head and the zero-shot baseline.
 
@@ -201,8 +229,10 @@ def evaluate(
     from gare_cache.project.progress import say
     from gare_cache.stages.evaluate import evaluate
     from gare_cache.stages.report import score_lines
+    from gare_cache.studies.setting_keys import stage_changes
 
-    workspace = open_workspace(params, outputs)
+    changes = stage_changes("evaluate", ("evaluate",), settings or ())
+    workspace = open_workspace(params, outputs, changes=changes, borrow=True)
     evaluate(workspace, device=device)
     for line in score_lines(workspace):
         say(line)
@@ -221,6 +251,6 @@ def report(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.report import report
 
-    workspace = open_workspace(params, outputs)
+    workspace = open_workspace(params, outputs, borrow=True)
     typer.echo(report(workspace))
     typer.echo(f"{workspace.report / 'report.html'}")
