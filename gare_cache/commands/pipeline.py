@@ -242,15 +242,17 @@ def evaluate(
 def report(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
     """Write the results as HTML, Markdown and LaTeX.
 
-    The HTML page is self-contained: one file that loads nothing else. The table of results is
-    printed, too.
+    The HTML page is self-contained: one file that loads nothing else. The results are printed, too,
+    as evaluate prints them; report/table.md holds them as Markdown.
 
     Example:
         gare-cache report
     """
     from gare_cache.project.paths import open_workspace
-    from gare_cache.stages.report import report
+    from gare_cache.stages.report import report, score_lines
 
     workspace = open_workspace(params, outputs, borrow=True)
-    typer.echo(report(workspace))
+    report(workspace)
+    for line in score_lines(workspace):
+        typer.echo(line)
     typer.echo(f"{workspace.report / 'report.html'}")
