@@ -58,7 +58,7 @@ Found = SearchHit
 """Former name of ``SearchHit``."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A trained head with its settings, features and encoder; made by ``load_run``.
 
@@ -79,6 +79,13 @@ class Run:
     device: torch.device
     _checkpoint: Checkpoint
     _params: Path
+
+    def __repr__(self) -> str:
+        score, epoch = self.record["validation_score"], self.record["best_epoch"]
+        return (
+            f"Run({str(self.outputs)!r}, {self.record['run_key'][:12]}, epoch {epoch}, selection "
+            f"score {score:.1f}, device {self.device})"
+        )
 
     @cached_property
     def cache(self) -> FeatureCache:
@@ -269,7 +276,8 @@ class Run:
                 "encoder made them; give it with load_run(outputs, params=...), or score your own "
                 "features and frames"
             )
-        return open_workspace(self._params, self.outputs)
+        beside = self.outputs.absolute().parent == self._params.absolute().parent
+        return open_workspace(self._params, self.outputs, borrow=beside)
 
     def _texts(
         self, texts: Sequence[str] | Tensor | Array, words: tuple[Any, Any] | None

@@ -269,3 +269,18 @@ def test_the_package_itself_stays_light() -> None:
     code = "import sys, gare_cache; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_a_prompt_shows_is_short(run: Run, finished: Path) -> None:
+    """repr of a run was the whole head, of a loaded cache all its arrays."""
+    assert repr(run).startswith(f"Run('{finished / 'outputs'}', {run.record['run_key'][:12]}, ")
+    cache = gare_cache.load_cache(run.cache.folder)
+    assert repr(cache).endswith("videos in train: 8, val: 3, test: 3)")
+    assert repr(cache.split("val")) == "LoadedSplit('val', 3 videos, 6 captions, dim 64)"
+    for shown in (run, cache, cache.split("val")):
+        assert "\n" not in repr(shown)
+        assert len(repr(shown)) < 300
+
+
+def test_dir_is_the_public_interface() -> None:
+    assert dir(gare_cache) == sorted(gare_cache.__all__)

@@ -72,6 +72,8 @@ def extract(
         raise ConfigError("--finalise encodes nothing; leave out --shard and --retry-failed")
     set_threads(threads)
     manifest = read_manifest(workspace.manifest)
+    if workspace.original != workspace.project:
+        manifest = manifest.with_files_of(workspace.original)
     _require_train_videos(manifest)
     params = workspace.params
     encoder = project_encoder(workspace, manifest, device=device)

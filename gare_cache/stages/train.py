@@ -37,7 +37,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a head and write ``run/{head.safetensors, train_log.jsonl, record.json}``.
 
-    ``learning_curve.csv`` beside them is the part of the log that DVC plots.
+    ``learning_curve.csv`` beside them is the part of the log that DVC plots, ``selection.json`` the
+    score that DVC ranks experiments by without a scoring of test.
 
     The state after each epoch is kept in a folder of ``workspace.state`` specific to this run key,
     device, machine and versions; an interrupted run resumes from it. Several processes started by
@@ -112,6 +113,7 @@ def _train(
     save_checkpoint(
         workspace.run / "head.safetensors", head, encoder_id=record["encoder_id"], record=record
     )
+    write_json(workspace.run / "selection.json", _selection(state))
     write_json(workspace.run / "record.json", record)
     say(
         f"best epoch {state.best_epoch} of {settings.epochs}: selection score "
@@ -132,6 +134,13 @@ def _tied_epochs(state: TrainingState) -> Iterator[str]:
             f"validation cannot tell {len(best)} of {counted(len(state.history), 'epoch')} "
             f"apart (selection score {state.best_score:.1f}); the first of them, {best[0]}, is kept"
         )
+
+
+def _selection(state: TrainingState) -> dict[str, Any]:
+    """Return what DVC shows of the kept epoch: ``selection.score``, ``selection.epoch`` ..."""
+    kept = next(record for record in state.history if record.epoch == state.best_epoch)
+    recalls = {name: kept.validation[name] for name in ("t2v R@1", "v2t R@1")}
+    return {"selection": {"score": state.best_score, **recalls, "epoch": state.best_epoch}}
 
 
 def _record(identity: dict[str, Any], device: torch.device) -> dict[str, Any]:
