@@ -27,11 +27,11 @@ from gare_cache.video.containers import (
     MPEG_STREAMS,
     decoded_packets,
     may_hold_fields,
-    missing_bytes,
     moving_streams,
     open_video,
     starts_with_idr,
 )
+from gare_cache.video.truncation import missing_bytes
 
 Ticks = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -199,7 +199,8 @@ def _scan_packets(stream: VideoStream, container: InputContainer, codec: str) ->
 def _first_frame(path: Path, container: str, stream: VideoStream, scan: _Scan) -> VideoFrame:
     """Return the first frame; check that the file is not truncated."""
     if missing := missing_bytes(path, container):
-        raise DecodeError(f"{path} is truncated: its last {missing} bytes are missing")
+        lost = f"its last {missing} bytes are" if missing > 1 else "its end is"
+        raise DecodeError(f"{path} is truncated: {lost} missing")
     if scan.num_packets == 0:
         raise DecodeError(
             f"{path} is truncated: its header declares {stream.frames} video frames, "
