@@ -11,6 +11,7 @@ from typing import BinaryIO
 from gare_cache.video.containers import ISO_MEDIA, MATROSKA, checked_size
 
 _SAMPLE_BOXES = frozenset({b"mdat", b"moov", b"moof"})
+_FIRST_BOXES = _SAMPLE_BOXES | {b"ftyp", b"wide"}
 _EBML_HEADER, _EBML_SEGMENT = 0x1A45DFA3, 0x18538067
 _UNKNOWN_RIFF_SIZES = frozenset({0, 0xFFFFFFFF})
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -41,6 +42,15 @@ def missing_bytes(path: Path, container_name: str) -> int:
         return 0
     with path.open("rb") as file:
         return max(0, reader(file, size) - size)
+
+
+def looks_like_iso_media(path: Path) -> bool:
+    """Return whether a file begins as MP4 and MOV do, also where FFmpeg cannot open it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8)[4:] in _FIRST_BOXES
+    except OSError:
+        return False
 
 
 def _iso_media_end(file: BinaryIO, file_size: int) -> int:
