@@ -134,8 +134,10 @@ def decode_video(
         )
     except MemoryError:
         reason = f"{source['path']}: its frames do not fit into memory"
-    except (DecodeError, OSError) as err:
+    except DecodeError as err:
         reason = str(err)
+    except OSError as err:
+        reason = f"{source['path']} cannot be read: {err.strerror or err}"
     except GareCacheError:
         raise  # of the settings, not of this file
     except Exception as err:  # one odd file must not end an extraction
@@ -144,6 +146,7 @@ def decode_video(
 
 
 def _failed(reason: str, seconds: float = 0.0) -> DecodedVideo:
+    reason = " ".join(reason.splitlines())  # messages have one line each
     return DecodedVideo(None, np.empty(0, np.float32), reason=reason, seconds=seconds)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 from av.codec.context import Flags
@@ -26,11 +24,6 @@ GREY_START_CODECS = frozenset(
 )
 ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 
-_SAMPLE_BOXES = frozenset({b"mdat", b"moov", b"moof"})
-_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-_HEAD_BYTES = 1 << 16  # of a file, in which ASF and FLV declare their size
-_EBML_HEADER, _EBML_SEGMENT = 0x1A45DFA3, 0x18538067
 _H264_HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 _H264_SLICES, _H264_IDR = frozenset({1, 5}), 5
 
@@ -138,88 +131,6 @@ def decoded_packets(
             frames = []
         kept = [frame for frame in frames if (begun := begun or bool(frame.key_frame))]
         yield packet, kept
-
-
-def missing_bytes(path: Path, container_name: str) -> int:
-    """Return how many of the bytes that the container declares are missing from the file.
-
-    Read from the top-level boxes of ISO media, the segment of Matroska, the RIFF chunk of AVI, the
-    file properties of ASF and the metadata of FLV; 0 for other containers and undeclared sizes.
-    """
-    size = checked_size(path)
-    reader = {
-        ISO_MEDIA: _iso_media_end,
-        MATROSKA: _matroska_end,
-        "avi": _riff_end,
-        "asf": _asf_end,
-        "flv": _flv_end,
-    }
-    if container_name not in reader:
-        return 0
-    with path.open("rb") as file:
-        return max(0, reader[container_name](file, size) - size)
-
-
-def _iso_media_end(file: BinaryIO, file_size: int) -> int:
-    position = 0
-    while position + 16 <= file_size:
-        file.seek(position)
-        size, kind, long_size = struct.unpack(">I4sQ", file.read(16))
-        size = long_size if size == 1 else size
-        if size < 8:  # 0: the box extends to the end of the file; otherwise not a box
-            break
-        if position + size > file_size and kind not in _SAMPLE_BOXES:
-            break
-        position += size
-    return position
-
-
-def _matroska_end(file: BinaryIO, file_size: int) -> int:
-    position = 0
-    while position < file_size:
-        file.seek(position)
-        head = file.read(12)
-        if len(head) < 12:
-            break
-        element = int.from_bytes(head[:4], "big")
-        length = 9 - head[4].bit_length()
-        if element not in (_EBML_HEADER, _EBML_SEGMENT) or length > 8:
-            break
-        mask = (1 << 7 * length) - 1
-        size = int.from_bytes(head[4 : 4 + length], "big") & mask
-        if size == mask:  # written live, size unknown
-            break
-        position += 4 + length + size
-        if element == _EBML_SEGMENT:
-            break
-    return position
-
-
-def _riff_end(file: BinaryIO, file_size: int) -> int:
-    del file_size
-    head = file.read(8)
-    size = int.from_bytes(head[4:8], "little")
-    return 0 if head[:4] != b"RIFF" or size == 0xFFFFFFFF else 8 + size
-
-
-def _asf_end(file: BinaryIO, file_size: int) -> int:
-    del file_size
-    head = file.read(_HEAD_BYTES)
-    start = head.find(_ASF_FILE_PROPERTIES) if head.startswith(_ASF_HEADER) else -1
-    properties = head[start : start + 92]  # the size at byte 40, the flags at byte 88
-    if start < 0 or len(properties) < 92 or properties[88] & 1:  # broadcast: size unknown
-        return 0
-    return int.from_bytes(properties[40:48], "little")
-
-
-def _flv_end(file: BinaryIO, file_size: int) -> int:
-    del file_size
-    key = b"\x00\x08filesize\x00"  # an AMF property: name, then the type of a double
-    _, _, value = file.read(_HEAD_BYTES).partition(key)
-    if len(value) < 8:
-        return 0
-    size = struct.unpack(">d", value[:8])[0]
-    return int(size) if 0 < size < 2**63 else 0
 
 
 def may_hold_fields(extradata: bytes | None) -> bool:

@@ -27,11 +27,11 @@ from gare_cache.video.containers import (
     MPEG_STREAMS,
     decoded_packets,
     may_hold_fields,
-    missing_bytes,
     moving_streams,
     open_video,
     starts_with_idr,
 )
+from gare_cache.video.truncation import looks_like_iso_media, missing_bytes
 
 Ticks = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -147,6 +147,15 @@ def probe(path: Path | str) -> VideoProbe:
             colours are unsupported.
     """
     path = Path(path)
+    try:
+        return _probe(path)
+    except DecodeError:  # often because the file ends before what is read first
+        if looks_like_iso_media(path):
+            _check_length(path, ISO_MEDIA)
+        raise
+
+
+def _probe(path: Path) -> VideoProbe:
     with open_video(path) as (container, stream):
         codec = stream.codec_context.codec.canonical_name
         scan = _scan_packets(stream, container, codec)
@@ -198,8 +207,7 @@ def _scan_packets(stream: VideoStream, container: InputContainer, codec: str) ->
 
 def _first_frame(path: Path, container: str, stream: VideoStream, scan: _Scan) -> VideoFrame:
     """Return the first frame; check that the file is not truncated."""
-    if missing := missing_bytes(path, container):
-        raise DecodeError(f"{path} is truncated: its last {missing} bytes are missing")
+    _check_length(path, container)
     if scan.num_packets == 0:
         raise DecodeError(
             f"{path} is truncated: its header declares {stream.frames} video frames, "
@@ -208,6 +216,12 @@ def _first_frame(path: Path, container: str, stream: VideoStream, scan: _Scan) -
     if scan.first_frame is None:
         raise DecodeError(f"{path} is damaged: none of its {scan.num_packets} packets decodes")
     return scan.first_frame
+
+
+def _check_length(path: Path, container: str) -> None:
+    if missing := missing_bytes(path, container):
+        lost = f"its last {missing} bytes are" if missing > 1 else "its end is"
+        raise DecodeError(f"{path} is truncated: {lost} missing")
 
 
 def _packets_are_frames(scan: _Scan, container: str, codec: str) -> bool:
