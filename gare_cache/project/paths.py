@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gare_cache.config import (
     with_changes,
 )
 from gare_cache.errors import ConfigError
+from gare_cache.locks import alone
 from gare_cache.own import own_names, use_project
 from gare_cache.project.progress import say
 
@@ -97,6 +99,10 @@ class Workspace:
         A run with shared inputs has a state folder of its own, which is removed with the run.
         """
         return self.project / ".gare" / "state" if self.inputs is None else self.outputs / "state"
+
+    def alone(self, doing: str, place: Path | None = None) -> AbstractContextManager[None]:
+        """Hold the outputs, or another folder, against other processes; see ``locks.alone``."""
+        return alone(self.project / ".gare" / "locks", place or self.outputs, doing)
 
     @property
     def ledger(self) -> Path:
