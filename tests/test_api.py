@@ -275,8 +275,8 @@ def test_what_a_prompt_shows_is_short(run: Run, finished: Path) -> None:
     """repr of a run was the whole head, of a loaded cache all its arrays."""
     assert repr(run).startswith(f"Run('{finished / 'outputs'}', {run.record['run_key'][:12]}, ")
     cache = gare_cache.load_cache(run.cache.folder)
-    assert repr(cache).endswith("videos in train: 8, val: 3, test: 3)")
-    assert repr(cache.split("val")) == "LoadedSplit('val', 3 videos, 6 captions, dim 64)"
+    assert repr(cache).endswith("videos in train: 8, val: 2, test: 3)")
+    assert repr(cache.split("val")) == "LoadedSplit('val', 2 videos, 4 captions, dim 64)"
     for shown in (run, cache, cache.split("val")):
         assert "\n" not in repr(shown)
         assert len(repr(shown)) < 300

@@ -11,7 +11,7 @@ from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports import analysis_plots, plots, sections, tables
 from gare_cache.reports.browser import browser_data, worst_first
 from gare_cache.reports.content import Hubness, ReportContent, ResultRow, VideoCell
-from gare_cache.reports.markdown import epoch_grid
+from gare_cache.reports.markdown import FAILURE_HEADER, WITHOUT_FEATURES, epoch_grid
 from gare_cache.reports.pages.album import make_album
 from gare_cache.reports.pages.grids import DIRECTION_TITLES
 from gare_cache.reports.pages.html import Plot, csp_digest, page_environment, read_script
@@ -38,7 +38,8 @@ def render_html(content: ReportContent) -> str:
     return environment.get_template("page.html").render(
         content=content,
         columns=tables.COLUMNS,
-        table_caption=tables.CAPTION,
+        table_caption=tables.table_caption(content.methods),
+        failures=(WITHOUT_FEATURES, FAILURE_HEADER),
         groups=_groups(content.rows),
         alternative_groups=_groups(content.alternative_rows),
         result_plots=list(_result_plots(content)),
