@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gare_cache.errors import AnnotationError
+from gare_cache.errors import AnnotationError, counted
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
@@ -186,7 +186,7 @@ def _row(origin: str, cells: Sequence[str], names: Sequence[str]) -> dict[str, s
     if len(cells) != len(names):
         more = len(cells) > len(names)
         raise AnnotationError(
-            f"{origin}: {len(cells)} cells, but the header names {len(names)} columns "
+            f"{origin}: {len(cells)} cells, but the header names {counted(len(names), 'column')} "
             f"({', '.join(names)}): "
             + (
                 'a cell that holds the separator must stand in quotes, "a man, a dog"'

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.errors import GareCacheError
+from gare_cache.errors import GareCacheError, counted
 from gare_cache.evaluation.metrics import Scores
 
 _SHOWN = 3
@@ -115,7 +115,7 @@ def read_column(path: Path, expected: int, kind: str) -> list[str]:
     if len(values) != expected:
         hint = "; is the first line a heading?" if len(values) == expected + 1 else ""
         raise SimilarityFileError(
-            f"{path} has {len(values):,} values, the matrix has {expected:,} {kind}{hint}"
+            f"{path} has {counted(len(values), 'value')}, the matrix has {expected:,} {kind}{hint}"
         )
     _refuse(path, values, [not value for value in values], "empty")
     return values
@@ -169,6 +169,6 @@ def _refuse(path: Path, values: Sequence[str], faulty: Sequence[bool], what: str
     if entries:
         shown = ", ".join(f"{value!r} (entry {number})" for number, value in entries[:_SHOWN])
         raise SimilarityFileError(
-            f"{path}: {len(entries):,} of {len(values):,} values are {what}: {shown}"
+            f"{path}: {len(entries):,} of {counted(len(values), 'value')} are {what}: {shown}"
             + (", ..." if len(entries) > _SHOWN else "")
         )

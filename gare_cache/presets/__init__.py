@@ -26,7 +26,7 @@ STUDIES = (
 )
 # All with OpenAI's weights, whose tag sets QuickGELU. The first is the default.
 ENCODERS = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
-# The small CLIP that comes with the package: no weights to fetch, but it knows the demo's scenes only.
+# The small CLIP of the package: no weights to fetch, but it knows the scenes of the demo only.
 DEMO_ENCODER = "demo"
 OWN_DATA = "generic"
 _NAME = "mine"

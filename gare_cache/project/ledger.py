@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gare_cache.errors import counted
 from gare_cache.files import fsync
 
 TEST = "test"
@@ -60,9 +61,9 @@ class LedgerCount:
     num_runs: int
 
     def __str__(self) -> str:
-        by_run = f"test scored {_times(self.by_run)} by this run"
-        heads = f"{self.num_runs:,} run{'' if self.num_runs == 1 else 's'}"
-        return f"{by_run}, {_times(self.in_project)} by {heads} of this project"
+        by_run = f"test scored {counted(self.by_run, 'time')} by this run"
+        heads = counted(self.num_runs, "run")
+        return f"{by_run}, {counted(self.in_project, 'time')} by {heads} of this project"
 
 
 def enter(
@@ -142,7 +143,3 @@ def git_revision(folder: Path) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip() or None
-
-
-def _times(number: int) -> str:
-    return f"{number:,} time{'' if number == 1 else 's'}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from gare_cache.errors import counted
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports import analysis_plots, plots, sections, tables
 from gare_cache.reports.browser import browser_data, worst_first
@@ -120,9 +121,9 @@ def _result_plots(content: ReportContent) -> Iterator[Plot]:
 
 def _matrix_caption(content: ReportContent) -> str:
     num_videos = len(set(content.true_video.tolist()))
-    shown = f"{num_videos:,} videos"
+    shown = f"{counted(num_videos, 'video')}"
     if num_videos > plots.MAX_VIDEOS_SHOWN:
-        shown = f"{plots.MAX_VIDEOS_SHOWN:,} of {num_videos:,} videos, evenly spaced,"
+        shown = f"{plots.MAX_VIDEOS_SHOWN:,} of {counted(num_videos, 'video')}, evenly spaced,"
     return f"{shown} with the first text of each; true pairs lie on the diagonal."
 
 

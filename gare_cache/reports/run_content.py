@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gare_cache.errors import counted
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.results import CountedResult, PairedDifference, SplitResult
 from gare_cache.evaluation.scores import HEAD, ZERO_SHOT
@@ -198,7 +199,8 @@ def _rows(counted: CountedResult, names: Mapping[str, str], mark: str) -> list[R
 def _difference(direction: str, difference: PairedDifference) -> str:
     verdict = "" if difference.distinguishable else "; not distinguishable on this test set"
     return (
-        f"{direction}: the head's R@1 differs from zero shot by {format_change(difference.points)} points, "
+        f"{direction}: the head's R@1 differs from zero shot by "
+        f"{format_change(difference.points)} points, "
         f"{format_interval_in_words(difference.low, difference.high)} (paired bootstrap over "
-        f"{difference.videos:,} videos){verdict}."
+        f"{counted(difference.videos, 'video')}){verdict}."
     )

@@ -51,10 +51,10 @@ def test_a_copy_in_another_split_is_named_by_every_stage(
     }
     report(space)
     page = (space.report / "report.html").read_text()
-    assert "1 test videos are copies of train videos, the first: test2 of train1" in page
+    assert "1 test video has copies in train, the first: test2 of train1" in page
     assert "Captions that also stand in train" in page
     rows = []
-    with pytest.raises(LeakFound, match=r"copies in other splits: 1 test videos are copies of tr"):
+    with pytest.raises(LeakFound, match=r"copies in other splits: 1 test video has copies in tr"):
         rows.extend(canary(space, galleries=2, device="cpu"))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, counted
 from gare_cache.evaluation.metrics import Scores
 from gare_cache.own import call_own, import_own, require_signature
 
@@ -79,7 +79,8 @@ class CustomNormaliser:
         if bad:
             raise ConfigError(
                 f"normaliser {self.name!r} returned NaN or infinity in {bad:,} of "
-                f"{len(corrected):,} rows; subtract the maximum before exp, and avoid log of 0"
+                f"{counted(len(corrected), 'row')}; subtract the maximum before exp, and avoid "
+                "log of 0"
             )
         return corrected
 
