@@ -105,7 +105,7 @@ def read_msrvtt(path: Path, protocol: str) -> Annotations:
     ]
     unused = len(corpus.split_of) - sum(len(videos.ids) for videos in lists.values())
     if unused:
-        notes.append(f"{unused:,} annotated videos are in no split of {protocol}")
+        notes.append(f"{counted(unused, 'annotated video', 'are')} in no split of {protocol}")
     return Annotations(records, tuple(notes))
 
 

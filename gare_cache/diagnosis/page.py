@@ -183,7 +183,8 @@ def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         ),
         (
             "Gradients",
-            f"{batch['pairs']:,} matched pairs of different videos (training's batches have "
+            f"{counted(batch['pairs'], 'matched pair')} of different videos (training's batches "
+            "have "
             f"{batch['asked']:,}), seed {batch['seed']}",
         ),
         ("Softmax", f"InfoNCE's{other if diagnosis['loss'] != 'info_nce' else ''}"),

@@ -153,7 +153,8 @@ def _gap_plots(content: ReportContent) -> Iterator[Plot]:
         yield Plot(
             gap.method.capitalize(),
             Markup(analysis_plots.gap_scatter(gap, limits)),
-            f"Vectors of length 1 of {some} {gap.num_pairs:,} matched pairs; the large marks are "
+            f"Vectors of length 1 of {some} {counted(gap.num_pairs, 'matched pair')}; the large "
+            "marks are "
             f"means. The vertical axis holds {100 * gap.second_share:.1f} % of the variance "
             "around the two means.",
         )

@@ -82,7 +82,7 @@ def test_the_full_lists_are_taken_where_they_are(folder: Path) -> None:
     (folder / "MSRVTT_train.full.csv").write_text("video_id\nv1\n")
     found = read_msrvtt(folder, "full")
     assert {r.video for r in found.records if r.split == "train"} == {"v1"}
-    assert found.notes == ("1 annotated videos are in no split of full",)
+    assert found.notes == ("1 annotated video is in no split of full",)
 
 
 def test_1k_a_needs_no_other_official_list_than_that_of_validation(folder: Path) -> None:
