@@ -21,7 +21,7 @@ from gare_cache.cache.schema import LENGTHS, WORDS
 from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.data.words import Words, WordTokens
 from gare_cache.encoders.encoder import Encoder
-from gare_cache.errors import CacheError, ConfigError, FingerprintMismatch, counted, unknown_name
+from gare_cache.errors import CacheError, ConfigError, FingerprintMismatch, unknown_name
 from gare_cache.evaluation.metrics import check_finite
 from gare_cache.extraction.encode import encode_captions
 from gare_cache.extraction.project_encoder import project_encoder
@@ -162,7 +162,7 @@ class Run:
         if empty:
             reason = self.cache.failures().get(empty[0], "no frames")
             raise CacheError(
-                f"{len(empty)} of {counted(len(ids), 'video')} have no features (first: "
+                f"{len(empty)} of {len(ids):,} videos have no features (first: "
                 f"{empty[0]!r}: "
                 f"{reason}); leave them out: Run.video_ids() lists those that have"
             )

@@ -269,7 +269,7 @@ def _say_verbatim(queries: Mapping[str, _Caption], corpus: _Corpus) -> str:
     other = _not_verbatim(queries, corpus, str)
     reworded = _not_verbatim(queries, corpus, lambda text: " ".join(text.lower().split()))
     return (
-        f"{other:,} of {counted(len(queries), 'query')} are not verbatim among the official "
+        f"{other:,} of {len(queries):,} queries are not verbatim among the official "
         "captions of "
         f"their video ({reworded:,} ignoring case and spaces)"
     )

@@ -11,7 +11,7 @@ from gare_cache.annotations.msrvtt import PROTOCOLS as MSRVTT_PROTOCOLS
 from gare_cache.annotations.msrvtt import read_msrvtt
 from gare_cache.annotations.record import Annotations
 from gare_cache.annotations.text_files import shorten
-from gare_cache.errors import ConfigError, counted, unknown_name
+from gare_cache.errors import ConfigError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _with_line_breaks(annotations: Annotations) -> Annotations:
         return annotations
     first = broken[0]
     note = (
-        f"warning: {len(broken):,} of {counted(len(annotations.records), 'caption')} hold a line "
+        f"warning: {len(broken):,} of {len(annotations.records):,} captions hold a line "
         "break; "
         f"the first is {first.origin}: {shorten(first.caption)} (a stray quote joins rows)"
     )

@@ -28,7 +28,7 @@ from gare_cache.cache.schema import (
 )
 from gare_cache.cache.sizes import check_chunk_sizes
 from gare_cache.cache.words import Tokens, read_unit_words
-from gare_cache.errors import CacheError, counted
+from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class FeatureCache:
         absent = [id_ for id_ in ids if table.status(latest.get(id_, -1)) == "pending"]
         if absent:
             raise CacheError(
-                f"{len(absent)} of {counted(len(ids), f'{kind} row')} are not in {self.folder} "
+                f"{len(absent)} of {len(ids):,} {kind} rows are not in {self.folder} "
                 "(first: "
                 f"{absent[0]!r}); run `gare-cache extract` (or `import-features`) again"
             )

@@ -57,8 +57,8 @@ class FeatureSplit:
     def coverage(self) -> str:
         """Return a sentence on how much of the split has features."""
         return (
-            f"{len(self.video_ids):,} of {counted(self.num_videos_listed, f'{self.name} video')}, "
-            f"{len(self.caption_ids):,} of {counted(self.num_captions_listed, 'caption')}"
+            f"{len(self.video_ids):,} of {self.num_videos_listed:,} {self.name} videos, "
+            f"{len(self.caption_ids):,} of {self.num_captions_listed:,} captions"
         )
 
     def one_caption_per_video(self) -> FeatureSplit:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.errors import ConfigError, GareCacheError, counted, unknown_name
+from gare_cache.errors import ConfigError, GareCacheError, unknown_name
 
 DIRECTIONS = ("t2v", "v2t")
 RECALL_AT = (1, 5, 10, 50)
@@ -153,7 +153,7 @@ def check_finite(scores: Scores) -> None:
     bad = np.flatnonzero((~np.isfinite(scores)).any(axis=1))
     if bad.size:
         raise NonFiniteScores(
-            f"{bad.size} of {counted(len(scores), 'row')} of the similarity hold NaN or "
+            f"{bad.size} of {len(scores):,} rows of the similarity hold NaN or "
             "infinity, the first "
             f"is row {bad[0]}; such rows cannot be ranked"
         )

@@ -169,6 +169,6 @@ def _refuse(path: Path, values: Sequence[str], faulty: Sequence[bool], what: str
     if entries:
         shown = ", ".join(f"{value!r} (entry {number})" for number, value in entries[:_SHOWN])
         raise SimilarityFileError(
-            f"{path}: {len(entries):,} of {counted(len(values), 'value')} are {what}: {shown}"
+            f"{path}: {len(entries):,} of {len(values):,} values are {what}: {shown}"
             + (", ..." if len(entries) > _SHOWN else "")
         )

@@ -19,7 +19,7 @@ from gare_cache.cache.journal import RowOutcome
 from gare_cache.cache.schema import LENGTHS, PATCHES, VIEWS, WORDS, Layout
 from gare_cache.cache.writer import CacheWriter, PendingUnit
 from gare_cache.encoders.encoder import Encoder
-from gare_cache.errors import EncoderError, counted
+from gare_cache.errors import EncoderError
 from gare_cache.extraction.decode import DecodedVideo
 
 
@@ -119,7 +119,7 @@ def encode_captions(
     num_bad += sum(not np.isfinite(w[:-1]).all() for w in words.values())
     if num_bad:
         raise EncoderError(
-            f"the features of {num_bad} of {counted(len(captions), 'caption')} are not finite in "
+            f"the features of {num_bad} of {len(captions):,} captions are not finite in "
             "float16; "
             "check the weights, or set encoder.precision to fp32"
         )

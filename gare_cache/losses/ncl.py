@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gare_cache.errors import ConfigError, counted
+from gare_cache.errors import ConfigError
 from gare_cache.losses.logits import pair_logits
 from gare_cache.losses.sinkhorn import sinkhorn_biases
 
@@ -48,7 +48,7 @@ def ncl(
     broken = int((~similarity.isfinite()).any(dim=-1).sum())
     if broken:
         raise ConfigError(
-            f"{broken} of {counted(len(similarity), 'text')} have scores that are no finite "
+            f"{broken} of {len(similarity):,} texts have scores that are no finite "
             "numbers; check "
             "the features, or lower train.learning_rate"
         )

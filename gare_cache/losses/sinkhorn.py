@@ -59,7 +59,7 @@ def _check(logits: Tensor) -> None:
     wrong = (logits.isnan() | logits.isposinf()).any(dim=1)
     if wrong.any():
         raise ConfigError(
-            f"{int(wrong.sum())} of {counted(len(logits), 'row')} of the logits hold NaN or "
+            f"{int(wrong.sum())} of {len(logits):,} rows of the logits hold NaN or "
             "+inf; check the "
             "features, or lower train.learning_rate"
         )

@@ -123,7 +123,7 @@ def _matrix_caption(content: ReportContent) -> str:
     num_videos = len(set(content.true_video.tolist()))
     shown = f"{counted(num_videos, 'video')}"
     if num_videos > plots.MAX_VIDEOS_SHOWN:
-        shown = f"{plots.MAX_VIDEOS_SHOWN:,} of {counted(num_videos, 'video')}, evenly spaced,"
+        shown = f"{plots.MAX_VIDEOS_SHOWN:,} of {num_videos:,} videos, evenly spaced,"
     return f"{shown} with the first text of each; true pairs lie on the diagonal."
 
 

@@ -110,7 +110,7 @@ def reextract(
     bad = [comparison for comparison in comparisons if not comparison.agrees]
     if bad:
         raise CacheError(
-            f"{len(bad)} of {counted(len(comparisons), 'item')} of {cache.folder} are not what "
+            f"{len(bad)} of {len(comparisons):,} items of {cache.folder} are not what "
             "their sources "
             f"give; the first: {bad[0]}. Run `gare-cache verify`; if it finds nothing, move the "
             "cache away and extract again"
@@ -122,7 +122,7 @@ def _agreement(kind: Kind, comparisons: Sequence[Comparison]) -> Iterator[str]:
     if compared:
         cosines = np.concatenate([c.cosines for c in compared])
         yield (
-            f"{kind}: {len(compared)} of {counted(len(comparisons), 'item')} encoded again, "
+            f"{kind}: {len(compared)} of {len(comparisons):,} items encoded again, "
             "cosine min "
             f"{cosines.min():.6f} mean {cosines.mean():.6f}, "
             f"{sum(c.equal for c in compared)} bit for bit equal"

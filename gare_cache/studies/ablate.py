@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gare_cache.errors import ConfigError, counted
+from gare_cache.errors import ConfigError
 from gare_cache.project import ledger
 from gare_cache.project.progress import progress, say
 from gare_cache.studies.estimate import trial_seconds
@@ -72,7 +72,7 @@ def ablate(
     left = [t for t, run in zip(opened.tasks, planned, strict=True) if run.is_left]
     if final and left:
         raise ConfigError(
-            f"{study_file} is not finished: {len(left)} of {counted(len(planned), 'run')} are "
+            f"{study_file} is not finished: {len(left)} of {len(planned):,} runs are "
             "left; run it "
             "without --final first. Test is scored once, when no choice is left to make"
         )

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gare_cache.data.split import load_split
-from gare_cache.errors import ConfigError, GareCacheError, counted
+from gare_cache.errors import ConfigError, GareCacheError
 from gare_cache.files import finite_or_none, read_json
 from gare_cache.project.progress import say
 from gare_cache.studies.opening import open_study
@@ -88,7 +88,7 @@ def _weights(stored: RunTask, again: RunTask) -> Iterator[str]:
     differing = [name for name in ours if not _same_bits(ours[name], theirs[name])]
     if differing:
         largest = max(float((ours[n].double() - theirs[n].double()).abs().max()) for n in differing)
-        yield f"{len(differing)} of {counted(len(ours), 'tensor')} differ, by {largest:.2g} at most"
+        yield f"{len(differing)} of {len(ours):,} tensors differ, by {largest:.2g} at most"
 
 
 def _same_bits(ours: Tensor, theirs: Tensor) -> bool:

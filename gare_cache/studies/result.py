@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gare_cache.errors import counted
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.normalisers.registry import TRANSDUCTIVE
 from gare_cache.studies.expansion import Variant, row_normaliser
@@ -125,11 +124,10 @@ def study_notes(
     notes = []
     if len(runs) < planned:
         notes.append(
-            f"{planned - len(runs):,} of {counted(planned, 'run')} are not trained yet; run the "
-            "study again"
+            f"{planned - len(runs):,} of {planned:,} runs are not trained yet; run the study again"
         )
     if failed:
-        notes.append(f"{failed:,} of {counted(planned, 'run')} failed; their rows say why")
+        notes.append(f"{failed:,} of {planned:,} runs failed; their rows say why")
     if len(study.seeds) == 1:
         notes.append(
             "one seed per row: intervals are over videos only, and say nothing about another seed"

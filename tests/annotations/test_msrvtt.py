@@ -177,7 +177,7 @@ def text(name: str, value: str) -> Callable[[Path], None]:
             r"holds neither MSRVTT_data.json nor both .*\(test_videodatainfo.json.zip not",
         ),
         (text(TRAIN, "video_id\nv0\nw1\nw2\n"), r"train.9k.csv names 2 videos that .* 'w1'"),
-        (text(TRAIN, "video_id\nv0\nv4\n"), r"1 videos are both train .*9k.csv\) and test .*'v4'"),
+        (text(TRAIN, "video_id\nv0\nv4\n"), r"1 video is both train .*9k.csv\) and test .*'v4'"),
         (text(TRAIN, "video_id\nv0\nv0\n"), r"train.9k.csv:3: 'v0' occurs twice"),
         (text(TRAIN, "video_id\n"), r"train.9k.csv names no video"),
         (text(TRAIN, "id\nv0\n"), r"train.9k.csv: no column 'video_id' \(found: id\)"),

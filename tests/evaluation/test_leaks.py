@@ -37,7 +37,7 @@ def test_a_copy_in_another_split_is_named_by_every_stage(
     said = capsys.readouterr().err
     assert "warning: 1 video file stands in several splits under different names" in said
     assert "train (captions.csv:4: train1) = test (captions.csv:28: test2)" in said
-    assert any("stand in several splits" in line for line in verify(space))
+    assert any("stands in several splits" in line for line in verify(space))
     train(space, device="cpu")
     evaluate(space, device="cpu")
     leaks = json.loads((space.evaluation / "analysis.json").read_text())["leaks"]

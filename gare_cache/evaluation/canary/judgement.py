@@ -194,7 +194,7 @@ def explain_failure(rows: Sequence[CanaryRow]) -> str | None:
         "another --seed"
     )
     return (
-        f"{len(failed)} of {counted(len(rows), 'row')} fail, the first: {first.test}"
+        f"{len(failed)} of {len(rows):,} rows fail, the first: {first.test}"
         f"{', ' * bool(first.direction)}{first.direction}: {outcome}. {first.meaning} "
         f"(docs/canary.md){chance}"
     )

@@ -163,7 +163,7 @@ def _require_same_queries(run: FinishedRun, other: FinishedRun, direction: str) 
         if only.size:
             queries = len(side.directions[direction].query_ids)
             raise NotComparable(
-                f"different test sets: {only.size:,} of {counted(queries, f'{direction} query')} "
+                f"different test sets: {only.size:,} of {queries:,} {direction} queries "
                 "of "
                 f"{side.folder} are not in the other run, the first is {str(only[0])!r}"
             )

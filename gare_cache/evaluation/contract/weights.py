@@ -61,7 +61,7 @@ def check_gradients(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
             "row; clamp before the root, not after it",
         )
     idle = [key for key, grad in weights.items() if grad is None or not grad.any()]
-    seen = f"of {counted(len(weights) - len(idle), 'weight')}"
+    seen = f"of {len(weights) - len(idle):,} weights"
     return ContractRow(name, True, f"{seen}; none or zero of {listed(idle)}" if idle else seen)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gare_cache.errors import ConfigError, counted
+from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import Scores
 from gare_cache.own import call_own, import_own, require_signature
 
@@ -78,8 +78,8 @@ class CustomNormaliser:
         bad = int((~np.isfinite(corrected)).any(axis=1).sum())
         if bad:
             raise ConfigError(
-                f"normaliser {self.name!r} returned NaN or infinity in {bad:,} of "
-                f"{counted(len(corrected), 'row')}; subtract the maximum before exp, and avoid "
+                f"normaliser {self.name!r} returned NaN or infinity in "
+                f"{bad:,} of {len(corrected):,} rows; subtract the maximum before exp, and avoid "
                 "log of 0"
             )
         return corrected

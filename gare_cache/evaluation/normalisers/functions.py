@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.errors import ConfigError, counted
+from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import Scores
 
 Values = npt.NDArray[np.float64]
@@ -126,7 +126,7 @@ def dsl(scores: DirectionScores, *, temp: float) -> Scores:
     lost = int((~(probability > 0)).sum())
     if lost:
         raise ConfigError(
-            f"dsl at temp {temp:g} makes {lost:,} of {counted(probability.size, 'probability')} "
+            f"dsl at temp {temp:g} makes {lost:,} of {probability.size:,} probabilities "
             "leave "
             "float64's range, so their scores tie; raise temp"
         )

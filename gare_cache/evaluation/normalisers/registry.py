@@ -251,7 +251,7 @@ def _check_finite(what: str, values: Scores) -> None:
     bad = int((~np.isfinite(values)).any(axis=1).sum())
     if bad:
         raise NonFiniteScores(
-            f"{bad:,} of {counted(len(values), 'row')} of the {what} hold NaN or infinity, which "
+            f"{bad:,} of {len(values):,} rows of the {what} hold NaN or infinity, which "
             "cannot be "
             "normalised"
         )

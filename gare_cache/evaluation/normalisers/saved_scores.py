@@ -174,7 +174,7 @@ def _read_bank(path: Path, option: str, num_items: int) -> Scores:
     bad = int((~np.isfinite(bank)).any(axis=1).sum())
     if bad:
         raise NonFiniteScores(
-            f"--{option}: {bad:,} of {counted(len(bank), 'row')} of {path} hold NaN or infinity; "
+            f"--{option}: {bad:,} of {len(bank):,} rows of {path} hold NaN or infinity; "
             "remove "
             "them from the bank"
         )

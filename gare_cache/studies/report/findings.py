@@ -165,7 +165,7 @@ def _distinguishable(result: StudyResult) -> list[str]:
         return []
     told = [row for row in compared if row.differences[HEADLINE].distinguishable]
     sentence = (
-        f"{len(told)} of {counted(len(compared), 'variant')} can be distinguished from the "
+        f"{len(told)} of {len(compared):,} variants can be distinguished from the "
         f"reference {_quoted(result.reference_row)} in {_R1}"
     )
     for word, sign in (("better", 1), ("worse", -1)):
