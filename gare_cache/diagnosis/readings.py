@@ -189,8 +189,8 @@ def _cost(diagnosis: Part, variant: str, direction: str) -> str:
 def _candidates_of(direction: str, part: Part) -> str:
     title = DIRECTION_TITLES[direction]
     if not part["at"]:
-        return f"{title}: the gallery has only {counted(part['items'], 'item')}, so there is "
-        "nothing to ask"
+        items = counted(part["items"], "item")
+        return f"{title}: the gallery has only {items}, so there is nothing to ask"
     whole = next((k for k, at in part["at"].items() if 100 * at["whole"] >= _FULL), None)
     deepest, at = list(part["at"].items())[-1]
     shown = f"the plain tower's first {deepest} hold {100 * at['share']:.1f} % of the head's ten"

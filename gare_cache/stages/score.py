@@ -181,7 +181,7 @@ def _notes(
 ) -> list[str]:
     notes = []
     if dtype == np.float16 or dtype.kind in "iu":
-        tied = " and ".join(f"{counted(scores[d].tied, f'{d} query', 'are')}" for d in DIRECTIONS)
+        tied = " and ".join(counted(scores[d].tied, f"{d} query") for d in DIRECTIONS)
         notes.append(
             f"Note: the values are {dtype}, and rounding makes ties: {tied} tied at "
             "their true item. A tie counts as the mean over its orders; float32 has fewer."

@@ -61,8 +61,8 @@ def _copies(folder: Path) -> Iterator[str]:
 
 
 def _summary(folder: Path, result: Verification) -> Iterator[str]:
-    yield f"{folder}: {counted(result.num_chunks, 'chunk')} read, "
-    f"{result.num_bytes / 2**20:,.1f} MB"
+    read = counted(result.num_chunks, "chunk")
+    yield f"{folder}: {read} read, {result.num_bytes / 2**20:,.1f} MB"
     for array, (low, high) in result.norms.items():
         yield f"norms of {array}: {low:.3g} to {high:.3g}"
     absent = f", {result.sources_absent:,} are not on this machine" if result.sources_absent else ""
