@@ -36,7 +36,7 @@ format: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,dev,docs]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,hf,dev,docs]'
 	touch $@
 
 clean:

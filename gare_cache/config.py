@@ -79,6 +79,16 @@ def load_params(path: Path, changes: Mapping[str, Any] | None = None) -> Params:
         ConfigError: the file is missing, no YAML, or a setting is unknown, of a wrong type or out
             of range; every fault is named with its place.
     """
+    values = read_values(path)
+    return parse_params(with_changes(values, changes or {}), where=str(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Read the settings of a file as plain values, unchecked.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping.
+    """
     if not path.is_file():
         raise ConfigError(
             f"{path} does not exist; give the settings with --params FILE, or start a project with "
@@ -90,7 +100,7 @@ def load_params(path: Path, changes: Mapping[str, Any] | None = None) -> Params:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(err).split())}") from err
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no settings")
-    return parse_params(with_changes(values, changes or {}), where=str(path))
+    return values
 
 
 def parse_params(values: dict[str, Any], *, where: str) -> Params:

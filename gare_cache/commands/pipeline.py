@@ -62,7 +62,9 @@ def extract(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Estimate work, disk space and time; write nothing."),
+        typer.Option(
+            "--dry-run", help="Estimate work, disk space and time; write and download nothing."
+        ),
     ] = False,
 ) -> None:
     """Decode and encode the videos and captions not yet cached.

@@ -13,10 +13,18 @@ import torch
 from torch import Tensor
 
 from gare_cache.encoders.images import to_images
-from gare_cache.encoders.loading import PRECISIONS, ModelSource, load_model, load_tokenizer
+from gare_cache.encoders.loading import PRECISIONS, ModelSource, load_model
 from gare_cache.encoders.open_clip_import import import_open_clip
 from gare_cache.encoders.preprocessing import Preprocessing, preprocessing_of
-from gare_cache.encoders.text_tower import can_cut, encode_cut, head_start, text_tower
+from gare_cache.encoders.text_tower import (
+    can_cut,
+    encode_cut,
+    head_start,
+    is_masked,
+    text_context,
+    text_tower,
+)
+from gare_cache.encoders.tokenizers import count_cut, load_tokenizer, tokenize, tokenizer_notes
 from gare_cache.encoders.tokens import count_patches, frame_tokens, require_words, word_tokens
 from gare_cache.errors import ConfigError
 from gare_cache.files import canonical_digest
@@ -36,6 +44,8 @@ class Encoder:
         context_length: maximum number of tokens per caption, including start and end.
         cuts_text: whether captions are encoded only up to the length of the longest in the batch.
         preprocessing: how frames become the model's input; ``shrink`` may run in a worker.
+        has_weights: False if the weights are random, for an estimate of the work.
+        notes: what was changed in the weights to fit the model, one sentence each.
     """
 
     name: str
@@ -44,6 +54,8 @@ class Encoder:
     context_length: int
     cuts_text: bool
     preprocessing: Preprocessing
+    has_weights: bool
+    notes: tuple[str, ...]
     _model: Any
     _tokenizer: Any
     _device: torch.device
@@ -120,14 +132,13 @@ class Encoder:
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Return (B, context_length) token ids; longer captions are cut."""
-        return torch.as_tensor(self._tokenizer(list(captions), context_length=self.context_length))
+        return tokenize(
+            self._tokenizer, captions, context_length=self.context_length, name=self.name
+        )
 
     def count_cut(self, captions: Sequence[str]) -> int | None:
         """Count captions longer than the context; None if the tokenizer cannot tell."""
-        if not hasattr(self._tokenizer, "encode"):
-            return None
-        room = self.context_length - 2  # start and end of text
-        return sum(len(self._tokenizer.encode(caption)) > room for caption in captions)
+        return count_cut(self._tokenizer, captions, self.context_length)
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: Tensor) -> Tensor:
@@ -180,6 +191,7 @@ def load_encoder(
     device: torch.device | None = None,
     context_length: int | None = None,
     preprocess: str = "exact",
+    download: bool = True,
 ) -> Encoder:
     """Load a model with its tokenizer, preprocessing and identity.
 
@@ -189,6 +201,8 @@ def load_encoder(
         device: where to run; None is the CPU.
         context_length: maximum number of tokens per caption; None takes the model's context.
         preprocess: ``exact`` or ``device``, see ``Preprocessing``; part of the identity.
+        download: whether missing weights are downloaded; otherwise they stay random, and
+            ``has_weights`` is False.
 
     Raises:
         ConfigError: unknown names, or a context longer than the model's.
@@ -196,11 +210,17 @@ def load_encoder(
         EnvironmentFailure: the weights cannot be downloaded.
     """
     device = device or torch.device("cpu")
-    loaded = load_model(source, precision=precision, device=device)
+    loaded = load_model(source, precision=precision, device=device, download=download)
     model = loaded.model
-    cuts_text = _cuts_text(source, model, device)
+    configured = loaded.config.get("text_cfg", {}).get("context_length")
+    whole, most = text_context(model, configured)
+    tokenizer = load_tokenizer(source.model, loaded.config, whole)
+    tokens = tokenize(tokenizer, _PROBE_CAPTIONS, context_length=whole, name=source.model)
+    notes = tokenizer_notes(tokenizer, tokens, model, name=source.model)
+    with torch.inference_mode():
+        cuts_text = can_cut(model, tokens.to(device))
     context = _context_length(
-        source, context_length, model_context=model.context_length, cuts=cuts_text
+        source, context_length, whole, most=most, free=cuts_text or is_masked(model)
     )
     open_clip = import_open_clip()
     constants = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
@@ -219,8 +239,10 @@ def load_encoder(
         context_length=context,
         cuts_text=cuts_text,
         preprocessing=preprocessing_of(constants, preprocess),
+        has_weights=loaded.has_weights,
+        notes=(*loaded.notes, *notes),
         _model=model,
-        _tokenizer=load_tokenizer(source, context),
+        _tokenizer=tokenizer,
         _device=device,
         _dtype=PRECISIONS[precision],
     )
@@ -236,25 +258,17 @@ def weights_digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _cuts_text(source: ModelSource, model: Any, device: torch.device) -> bool:
-    tokenizer = load_tokenizer(source, model.context_length)
-    tokens = torch.as_tensor(tokenizer(list(_PROBE_CAPTIONS), context_length=model.context_length))
-    with torch.inference_mode():
-        return can_cut(model, tokens.to(device))
-
-
 def _context_length(
-    source: ModelSource, asked: int | None, *, model_context: int, cuts: bool
+    source: ModelSource, asked: int | None, whole: int, *, most: int | None, free: bool
 ) -> int:
-    if asked is None or asked == model_context:
-        return model_context
-    if not cuts:
+    if asked is None or asked == whole:
+        return whole
+    if not free:
         raise ConfigError(
             f"encoder.context_length is {asked}, but the text tower of {source.model!r} needs its "
-            f"whole context of {model_context}; set it to null"
+            f"whole context of {whole}; set it to null"
         )
-    if not 3 <= asked <= model_context:
-        raise ConfigError(
-            f"encoder.context_length is {asked}; {source.model!r} allows 3 to {model_context}"
-        )
+    if asked < 3 or (most is not None and asked > most):
+        allowed = "3 or more" if most is None else f"3 to {most}"
+        raise ConfigError(f"encoder.context_length is {asked}; {source.model!r} allows {allowed}")
     return asked

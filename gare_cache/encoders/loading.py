@@ -5,18 +5,29 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gare_cache.encoders.checkpoint import find_checkpoint, read_checkpoint
+from gare_cache.encoders.hub import HF_HUB, LOCAL_DIR, first_line, hub_files, tag_weights
 from gare_cache.encoders.open_clip_import import import_open_clip
-from gare_cache.errors import ConfigError, EncoderError, EnvironmentFailure, unknown_name
+from gare_cache.encoders.text_tower import is_masked, text_tower
+from gare_cache.encoders.tokenizers import require_transformers
+from gare_cache.encoders.weights import load_weights
+from gare_cache.errors import (
+    ConfigError,
+    EncoderError,
+    EnvironmentFailure,
+    GareCacheError,
+    unknown_name,
+)
 from gare_cache.files import read_json
 
-LOCAL_DIR = "local-dir:"
-HF_HUB = "hf-hub:"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CONFIG_FILE = "open_clip_config.json"
 
@@ -43,15 +54,33 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """An open_clip model in evaluation mode, and the configuration it was built from."""
+    """An open_clip model in evaluation mode.
+
+    Attributes:
+        model: the model.
+        config: the configuration it was built from.
+        quick_gelu: whether it computes QuickGELU.
+        has_weights: False for a model with random weights, made to estimate work.
+        notes: what was renamed, left out or resized in its weights.
+    """
 
     model: Any
     config: dict[str, Any]
     quick_gelu: bool
+    has_weights: bool
+    notes: tuple[str, ...]
 
 
-def load_model(source: ModelSource, *, precision: str, device: torch.device) -> LoadedModel:
+def load_model(
+    source: ModelSource, *, precision: str, device: torch.device, download: bool = True
+) -> LoadedModel:
     """Build the model, load its weights and check the activation against them.
+
+    Args:
+        source: model and weights.
+        precision: key of ``PRECISIONS``.
+        device: where the model runs.
+        download: whether missing weights are downloaded; otherwise they stay random.
 
     Raises:
         ConfigError: an unknown model, tag or precision (the nearest names are given), or a
@@ -64,27 +93,100 @@ def load_model(source: ModelSource, *, precision: str, device: torch.device) -> 
     open_clip = import_open_clip()
     config = _model_config(open_clip, source)
     quick_gelu = _quick_gelu(open_clip, source, config)
+    preprocessing = _preprocessing(open_clip, source)
+    require_transformers(config, source.model)
     try:
-        with warnings.catch_warnings():
+        path = _weights_file(open_clip, source, download=download)
+    except EnvironmentFailure:
+        if download:
+            raise
+        path = None
+    model = _build(
+        open_clip,
+        source,
+        config,
+        precision=precision,
+        device=device,
+        force_quick_gelu=quick_gelu,
+        force_preprocess_cfg=preprocessing,
+    )
+    if is_masked(model):  # open_clip casts only some layers of Hugging Face's towers
+        text_tower(model).to(PRECISIONS[precision])
+    notes = [] if path is None else _fill(open_clip, model, path, trust=source.trust_checkpoint)
+    model = model.eval().requires_grad_(False)
+    return LoadedModel(model, config, quick_gelu, path is not None, tuple(notes))
+
+
+def _build(open_clip: Any, source: ModelSource, config: dict[str, Any], **options: Any) -> Any:
+    """Build the model with random weights; nothing is downloaded but a text tower's config."""
+    name = source.model
+    if name.startswith(HF_HUB):  # the folder of the downloaded configuration
+        name = f"{LOCAL_DIR}{_download_config(name.removeprefix(HF_HUB)).parent}"
+    text = config.get("text_cfg", {})
+    tower = text.get("hf_model_name")
+    if tower and name.startswith(LOCAL_DIR):
+        inside = Path(name.removeprefix(LOCAL_DIR)) / tower
+        if (inside / "config.json").is_file():  # the text tower's configuration in the folder
+            tower = str(inside)
+            options["text_cfg"] = {**text, "hf_model_name": tower, "hf_model_pretrained": False}
+    from_hub = (
+        hub_files(f"the configuration of the text tower {tower!r}")
+        if tower and not Path(tower).is_dir()
+        else nullcontext()
+    )
+    try:
+        with from_hub, _without_root_log(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            model = open_clip.create_model(
-                source.model,
-                source.pretrained,
-                precision=precision,
-                device=device,
-                force_quick_gelu=quick_gelu,
-                force_preprocess_cfg=_preprocessing_of_file(open_clip, source),
-                require_pretrained=True,
-                weights_only=not source.trust_checkpoint,
+            return open_clip.create_model(
+                name, load_weights=False, pretrained_text=False, **options
             )
-    except Exception as err:  # open_clip passes on the errors of its many loaders
-        raise _loading_error(source, err) from err
-    return LoadedModel(model.eval().requires_grad_(False), config, quick_gelu)
+    except (GareCacheError, torch.OutOfMemoryError):
+        raise
+    except Exception as err:  # open_clip passes on the errors of its many model libraries
+        raise EncoderError(
+            f"the model {source.model!r} cannot be built: {first_line(err)}"
+        ) from err
 
 
-def load_tokenizer(source: ModelSource, context_length: int) -> Any:
-    """Return the model's own tokenizer: ``list[str] -> (B, context_length)`` token ids."""
-    return import_open_clip().get_tokenizer(source.model, context_length=context_length)
+def _weights_file(open_clip: Any, source: ModelSource, *, download: bool) -> Path:
+    if source.model.startswith(LOCAL_DIR):
+        return find_checkpoint(Path(source.model.removeprefix(LOCAL_DIR)))
+    if source.model.startswith(HF_HUB):
+        with hub_files(f"the weights of {source.model!r}", download=download):
+            name = source.model.removeprefix(HF_HUB)
+            return Path(open_clip.pretrained.download_pretrained_from_hf(name))
+    pretrained = str(source.pretrained)
+    if pretrained in open_clip.list_pretrained_tags_by_model(source.model):
+        return tag_weights(open_clip, source.model, pretrained, download=download)
+    return Path(pretrained)
+
+
+def _fill(open_clip: Any, model: Any, path: Path, *, trust: bool) -> list[str]:
+    if path.suffix in (".npz", ".npy"):  # big_vision's arrays, which numpy reads without pickles
+        try:
+            open_clip.load_checkpoint(model, str(path))
+        except Exception as err:  # KeyError, ValueError, AssertionError ... of the conversion
+            raise EncoderError(
+                f"the weights {str(path)!r} cannot be loaded: {first_line(err)}"
+            ) from err
+        return []
+    tensors, notes = read_checkpoint(path, trust=trust)
+    return notes + load_weights(model, tensors, path)
+
+
+@contextmanager
+def _without_root_log() -> Iterator[None]:
+    """Keep what open_clip writes to the root logger, that weights are random, off the screen."""
+    root = logging.getLogger()
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    root.addFilter(drop)
+    try:
+        yield
+    finally:
+        root.removeFilter(drop)
 
 
 def _model_config(open_clip: Any, source: ModelSource) -> dict[str, Any]:
@@ -108,6 +210,11 @@ def _model_config(open_clip: Any, source: ModelSource) -> dict[str, Any]:
             "or a checkpoint file"
         )
     tags = open_clip.list_pretrained_tags_by_model(source.model)
+    if source.pretrained not in tags and Path(source.pretrained).is_dir():
+        raise ConfigError(
+            f"encoder.pretrained is the folder {source.pretrained}; name a checkpoint file in it, "
+            f"or, if it holds an {_CONFIG_FILE}, set encoder.model to local-dir:FOLDER"
+        )
     if source.pretrained not in tags and not Path(source.pretrained).is_file():
         message = unknown_name(f"weights for {source.model}", source.pretrained, tags)
         raise ConfigError(f"{message} (nor is it a checkpoint file)")
@@ -128,13 +235,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _download_config(repository: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    try:
+    with hub_files(f"{_CONFIG_FILE} of {repository!r}"):
         return Path(hf_hub_download(repository, _CONFIG_FILE))
-    except Exception as err:  # network, permission, missing repository: the hub's own errors
-        raise EnvironmentFailure(
-            f"{_CONFIG_FILE} of {repository!r} cannot be downloaded ({_first_line(err)}); check "
-            "the name and the network, or give a local folder as local-dir:FOLDER"
-        ) from err
 
 
 def _quick_gelu(open_clip: Any, source: ModelSource, config: dict[str, Any]) -> bool:
@@ -143,7 +245,7 @@ def _quick_gelu(open_clip: Any, source: ModelSource, config: dict[str, Any]) -> 
         needed, reason = configured, "the model's configuration"
     elif source.pretrained in open_clip.list_pretrained_tags_by_model(source.model):
         tag = open_clip.get_pretrained_cfg(source.model, source.pretrained)
-        needed, reason = bool(tag.get("quick_gelu", False)), f"tag {source.pretrained!r}"
+        needed, reason = bool(tag.get("quick_gelu", configured)), f"tag {source.pretrained!r}"
     elif source.quick_gelu is None:
         raise ConfigError(
             f"encoder.quick_gelu must be true or false: the file {source.pretrained} does not say "
@@ -161,12 +263,15 @@ def _quick_gelu(open_clip: Any, source: ModelSource, config: dict[str, Any]) -> 
     return needed
 
 
-def _preprocessing_of_file(open_clip: Any, source: ModelSource) -> dict[str, Any] | None:
-    """Return the preprocessing that all published weights of a checkpoint file's model share."""
+def _preprocessing(open_clip: Any, source: ModelSource) -> dict[str, Any] | None:
+    """Return a tag's preprocessing; for a file that which all of its model's tags share."""
     tags = open_clip.list_pretrained_tags_by_model(source.model)
-    if source.pretrained is None or source.pretrained in tags:
+    if source.pretrained is None:
         return None
     keys = ("mean", "std", "interpolation", "resize_mode")
+    if source.pretrained in tags:
+        tag = open_clip.get_pretrained_cfg(source.model, source.pretrained)
+        return {key: tag[key] for key in keys if key in tag}
     published = [open_clip.get_pretrained_cfg(source.model, tag) for tag in tags]
     constants = {tuple((key, cfg[key]) for key in keys if key in cfg) for cfg in published}
     if len(constants) > 1:
@@ -176,23 +281,3 @@ def _preprocessing_of_file(open_clip: Any, source: ModelSource) -> dict[str, Any
             f"into a folder with an {_CONFIG_FILE} and give local-dir:FOLDER"
         )
     return dict(constants.pop()) if constants else None
-
-
-def _loading_error(source: ModelSource, err: Exception) -> Exception:
-    weights = source.pretrained or source.model
-    if any(sign in str(err) for sign in ("Unsupported global", "TorchScript")):
-        return EncoderError(
-            f"{weights} is more than tensors (a TorchScript archive or pickled objects) and could "
-            "run any code; if you trust it, set encoder.trust_checkpoint to true"
-        )
-    if "download" in str(err).lower():
-        return EnvironmentFailure(
-            f"the weights {weights!r} of {source.model!r} cannot be downloaded "
-            f"({_first_line(err)}); check the network, or give a checkpoint file"
-        )
-    return EncoderError(f"the weights {weights!r} cannot be loaded: {_first_line(err)}")
-
-
-def _first_line(err: Exception) -> str:
-    logging.getLogger(__name__).debug("while loading a model", exc_info=err)
-    return (str(err).strip() or type(err).__name__).splitlines()[0][:200]

@@ -10,10 +10,44 @@ from torch import Tensor, nn
 # Largest relative difference between cut and full context that counts as rounding.
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
+_OPEN_CLIPS_CONTEXT = 77  # tokens per caption where neither model nor configuration says
+
 
 def text_tower(model: Any) -> Any:
     """Return the module that holds the text weights: ``model.text``, or the model itself."""
     return model.text if isinstance(getattr(model, "text", None), nn.Module) else model
+
+
+def is_masked(model: Any) -> bool:
+    """Return whether the text tower is Hugging Face's, which masks padding: any context will do."""
+    return hasattr(text_tower(model), "pooler") and hasattr(text_tower(model), "config")
+
+
+def text_context(model: Any, configured: int | None) -> tuple[int, int | None]:
+    """Return the number of tokens per caption, and the largest number that the tower can take.
+
+    Args:
+        model: the open_clip model.
+        configured: ``context_length`` of the text tower's configuration.
+
+    Returns:
+        The configured context, at most the number of usable positions; without a configured one all
+        usable positions, or 77 for a tower without positions of its own, such as mT5's, for which
+        the largest number is None. RoBERTa's positions begin after the padding's, so that 80
+        positions serve 78 tokens.
+    """
+    if not is_masked(model):
+        return int(model.context_length), int(model.context_length)
+    tower = text_tower(model)
+    embeddings = getattr(tower.transformer, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    if isinstance(table, nn.Embedding):
+        unused = 0 if table.padding_idx is None else table.padding_idx + 1
+        most: int | None = table.num_embeddings - unused
+    else:
+        most = getattr(tower.config, "max_position_embeddings", None) or None
+    context = configured or most or _OPEN_CLIPS_CONTEXT
+    return min(context, most or context), most
 
 
 def encode_cut(tower: Any, tokens: Tensor) -> Tensor:

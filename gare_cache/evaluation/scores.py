@@ -40,13 +40,18 @@ def normalised_method(title: str) -> str:
     return f"{HEAD}, {title}"
 
 
-def zero_shot_head(split: FeatureSplit) -> RetrievalHead:
-    """Return the head without parameters: the cosine of the sentence and the mean frame."""
+def zero_shot_head(split: FeatureSplit, *, frame_norm: bool = False) -> RetrievalHead:
+    """Return the head without parameters: the cosine of the sentence and the mean frame.
+
+    Args:
+        split: the features.
+        frame_norm: scale every frame to length 1 before the mean, as CLIP4Clip does.
+    """
     head = build_head(
         dim=split.text.shape[1],
         max_frames=split.frames.shape[1],
         aggregator={"name": "mean"},
-        pooling={"name": "mean"},
+        pooling={"name": "mean", "frame_norm": frame_norm},
         gap=None,
     )
     return head.to(split.text.device).eval()

@@ -29,6 +29,7 @@ class EvaluateSettings(Settings):
     v2t_convention: Literal["best_caption_of_all", "best_caption_group"] = "best_caption_of_all"
     missing: Literal["drop", "count_as_miss"] = "drop"
     resamples: Count = 10_000
+    frame_norm: bool = False
     normalisers: list[dict[str, Any]] = Field(default_factory=list)
     bank: BankSettings = BankSettings()
 

@@ -146,7 +146,7 @@ def _npy_column(path: Path) -> list[str]:
 def _text_column(path: Path) -> list[str]:
     _require_file(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as err:
         raise SimilarityFileError(f"{path} is not UTF-8 text ({err})") from err
     while lines and not lines[-1].strip():

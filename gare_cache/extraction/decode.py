@@ -20,7 +20,7 @@ from PIL import Image
 
 from gare_cache.encoders.augmentation import Views, draw_views
 from gare_cache.encoders.preprocessing import Frames, Preprocessing
-from gare_cache.errors import DecodeError
+from gare_cache.errors import DecodeError, GareCacheError
 from gare_cache.files import file_digest
 from gare_cache.processes.workers import LostJob, in_workers
 from gare_cache.video.decoding import DecodedClip, decode_clip
@@ -134,12 +134,19 @@ def decode_video(
         )
     except MemoryError:
         reason = f"{source['path']}: its frames do not fit into memory"
-    except (DecodeError, OSError) as err:
+    except DecodeError as err:
         reason = str(err)
+    except OSError as err:
+        reason = f"{source['path']} cannot be read: {err.strerror or err}"
+    except GareCacheError:
+        raise  # of the settings, not of this file
+    except Exception as err:  # one odd file must not end an extraction
+        reason = f"{source['path']} cannot be decoded: {type(err).__name__}: {err}"
     return _failed(reason, seconds=time.perf_counter() - started)
 
 
 def _failed(reason: str, seconds: float = 0.0) -> DecodedVideo:
+    reason = " ".join(reason.splitlines())  # messages have one line each
     return DecodedVideo(None, np.empty(0, np.float32), reason=reason, seconds=seconds)
 
 

@@ -22,15 +22,46 @@ from gare_cache.encoders.encoder import Encoder
 from gare_cache.errors import EncoderError
 from gare_cache.extraction.decode import DecodedVideo
 
+FAINT_NORM = 1e-4  # below, components fall among float16's subnormal numbers (< 6.1e-5)
+
+
+@dataclass(frozen=True)
+class Faint:
+    """Features that float16 rounds more coarsely than others, because they are nearly zero.
+
+    Attributes:
+        count: number of features with a norm below ``FAINT_NORM``.
+        error: largest relative rounding error ||x - float16(x)|| / ||x|| among them.
+    """
+
+    count: int = 0
+    error: float = 0.0
+
+    def __add__(self, other: Faint) -> Faint:
+        return Faint(self.count + other.count, max(self.error, other.error))
+
+
+def faint_features(features: npt.NDArray[np.float32]) -> Faint:
+    """Find the features (..., D) whose norm is above 0 and below ``FAINT_NORM``."""
+    vectors = features.reshape(-1, features.shape[-1])
+    norms = np.linalg.norm(vectors, axis=1)
+    faint = (norms > 0) & (norms < FAINT_NORM)
+    if not faint.any():
+        return Faint()
+    rounded = vectors[faint].astype("<f2").astype(np.float32)
+    errors = np.linalg.norm(vectors[faint] - rounded, axis=1) / norms[faint]
+    return Faint(int(faint.sum()), float(errors.max()))
+
 
 @dataclass(frozen=True)
 class EncodedUnit:
-    """Arguments of a unit's commit: values by array name, outcomes, thumbnails, seconds by step."""
+    """Arguments of a unit's commit (values by array name, outcomes ...), and its faint features."""
 
     values: dict[str, npt.NDArray[Any]]
     outcomes: list[RowOutcome]
     thumbnails: dict[int, bytes] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    faint: Faint = field(default_factory=Faint)
 
 
 def encode_videos(
@@ -73,7 +104,11 @@ def encode_videos(
         on_video(1)
     seconds = {"wait": waiting.seconds, "decode": sum(video.seconds for video in videos)}
     unit = _gathered(rows, videos, frames.finish(), views.finish()[:, 0], layout)
-    return replace(unit, seconds={**seconds, "encode": frames.seconds + views.seconds})
+    return replace(
+        unit,
+        seconds={**seconds, "encode": frames.seconds + views.seconds},
+        faint=frames.faint + views.faint,
+    )
 
 
 def encode_captions(
@@ -103,16 +138,20 @@ def encode_captions(
     order = torch.argsort((tokens != 0).sum(dim=1), stable=True)
     features = np.empty((len(captions), encoder.dim), dtype="<f2")
     words: dict[int, npt.NDArray[np.float16]] = {}
+    faint = Faint()
     for start in range(0, len(order), batch_captions):
         batch = order[start : start + batch_captions]
         filled = tokens[torch.cat([batch, batch[-1:].expand(batch_captions - len(batch))])]
         if with_words:
-            encoded = encoder.encode_words(filled).numpy().astype("<f2")  # (B, W, D)
+            exact = encoder.encode_words(filled).numpy()  # (B, W, D)
             last = filled.argmax(dim=1).tolist()  # (B,); EOT is the largest id
+            faint += faint_features(exact[range(len(batch)), last[: len(batch)]])
+            encoded = exact.astype("<f2")
             words |= {int(i): encoded[k, : last[k] + 1] for k, i in enumerate(batch)}
             features[batch.numpy()] = np.stack([words[int(i)][-1] for i in batch])
         else:
             encoded = encoder.encode_tokens(filled)[: len(batch)].numpy()  # (B, D)
+            faint += faint_features(encoded)
             features[batch.numpy()] = encoded.astype("<f2")
         on_captions(len(batch))
     num_bad = int((~np.isfinite(features).all(axis=1)).sum())
@@ -129,7 +168,8 @@ def encode_captions(
         values[LENGTHS] = np.array([len(tokens) for tokens in ordered], dtype="<i4")
         values[WORDS] = np.concatenate(ordered)  # (sum W, D)
     outcomes = [RowOutcome(row) for row in rows]
-    return EncodedUnit(values, outcomes, seconds={"encode": time.perf_counter() - started})
+    seconds = {"encode": time.perf_counter() - started}
+    return EncodedUnit(values, outcomes, seconds=seconds, faint=faint)
 
 
 @contextmanager
@@ -204,6 +244,7 @@ class _FixedBatches:
         self._running: deque[Tensor] = deque()
         self._features: list[npt.NDArray[np.float16]] = []
         self.seconds = 0.0
+        self.faint = Faint()
 
     def add(self, frames: npt.NDArray[np.uint8]) -> None:
         started = time.perf_counter()
@@ -238,7 +279,8 @@ class _FixedBatches:
             self._fetch()
 
     def _fetch(self) -> None:
-        features = self._running.popleft().cpu().numpy()
+        features = self._running.popleft().cpu().numpy()  # (B, 1 + P, D)
+        self.faint += faint_features(features[:, 0])
         with np.errstate(over="ignore"):  # the caller detects and records infinity
             self._features.append(features.astype("<f2"))
 

@@ -69,6 +69,9 @@ def dry_run(
 ) -> Iterator[str]:
     """Yield lines that say what ``extract`` with the same arguments would do.
 
+    Weights that are not on this machine are not downloaded: sizes and times are those of the model
+    with random weights, and all items count as not encoded yet.
+
     Args:
         workspace: the project.
         device: where the encoder runs.
@@ -80,13 +83,19 @@ def dry_run(
     """
     set_threads(threads)
     manifest = read_manifest(workspace.manifest)
-    encoder = project_encoder(workspace, manifest, device=device)
+    encoder = project_encoder(workspace, manifest, device=device, download=False)
     identity = project_identity(workspace, encoder)
     folder = workspace.cache_root / folder_name(workspace.params.dataset.name, identity)
     layout = project_layout(workspace.params.extract, encoder)
     tables = _tables(folder, layout)
     pending = pending_sources(tables, manifest)
-    yield f"cache            {folder} ({'exists' if tables['video'].sources else 'new'})"
+    if encoder.has_weights:
+        yield f"cache            {folder} ({'exists' if tables['video'].sources else 'new'})"
+    else:
+        yield (
+            f"cache            new in {workspace.cache_root}; `extract` downloads the weights of "
+            f"{encoder.name}, until then its name is unknown"
+        )
     yield f"videos           {_amount(len(pending['video']), len(manifest.videos))}"
     yield f"captions         {_amount(len(pending['text']), len(manifest.captions))}"
     cores = os.cpu_count() or 1
@@ -108,7 +117,9 @@ def dry_run(
     configured = encoder.identity["precision"]
     for precision in dict.fromkeys((configured, *_COMPARED)):
         if precision != configured:
-            encoder = project_encoder(workspace, manifest, device=device, precision=precision)
+            encoder = project_encoder(
+                workspace, manifest, device=device, precision=precision, download=False
+            )
         rates = _Rates(
             frames=_frames_a_second(encoder, trial, workspace.params.extract.batch_frames, layout),
             captions=_captions_a_second(encoder, pending["text"].values(), layout),

@@ -9,11 +9,13 @@ from gare_cache.cache.schema import Layout
 from gare_cache.demo import demo_encoder_dir
 from gare_cache.encoders.augmentation import Views, view_identity
 from gare_cache.encoders.encoder import Encoder, load_encoder
-from gare_cache.encoders.loading import LOCAL_DIR, ModelSource
+from gare_cache.encoders.hub import LOCAL_DIR
+from gare_cache.encoders.loading import ModelSource
 from gare_cache.encoders.settings import EncoderSettings, ExtractSettings
 from gare_cache.errors import ConfigError
 from gare_cache.manifest.tables import Manifest
 from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import say
 from gare_cache.reproducibility import resolve_device
 from gare_cache.video.decoders import import_decord
 from gare_cache.video.decoding import DECODER_RULE
@@ -22,27 +24,37 @@ DEMO_MODEL = "demo"
 
 
 def project_encoder(
-    workspace: Workspace, manifest: Manifest, *, device: str, precision: str | None = None
+    workspace: Workspace,
+    manifest: Manifest,
+    *,
+    device: str,
+    precision: str | None = None,
+    download: bool = True,
 ) -> Encoder:
-    """Load the encoder that params.yaml names.
+    """Load the encoder that params.yaml names, and say what its weights needed to fit.
 
     Args:
         workspace: the project.
         manifest: the items to encode.
         device: where the encoder runs.
         precision: overrides the precision of params.yaml.
+        download: whether missing weights are downloaded; otherwise they stay random.
 
     Raises:
         ConfigError: no encoder is set, or there is nothing to encode.
     """
     settings = _encoder_settings(workspace, manifest)
-    return load_encoder(
+    encoder = load_encoder(
         _model_source(workspace, settings),
         precision=precision or settings.precision,
         device=resolve_device(device),
         context_length=settings.context_length,
         preprocess=settings.preprocess,
+        download=download,
     )
+    for note in encoder.notes if precision is None else ():
+        say(f"note: {note}")
+    return encoder
 
 
 def project_identity(workspace: Workspace, encoder: Encoder) -> dict[str, Any]:

@@ -9,12 +9,18 @@ from gare_cache.cache.writer import CacheWriter
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.encoders.settings import ExtractSettings
 from gare_cache.extraction.decode import decode_in_workers
-from gare_cache.extraction.encode import committing, encode_captions, encode_videos
+from gare_cache.extraction.encode import (
+    FAINT_NORM,
+    Faint,
+    committing,
+    encode_captions,
+    encode_videos,
+)
 from gare_cache.extraction.project_encoder import (
     project_views,
 )
 from gare_cache.manifest.tables import Manifest
-from gare_cache.project.progress import progress
+from gare_cache.project.progress import progress, say
 
 _MOST_WORKERS = 16
 
@@ -41,6 +47,7 @@ def encode_all_videos(
     source_of = dict(zip(rows, sources, strict=True))
     pending = writer.pending("video", rows)
     left = sum(len(unit.rows) for unit in pending)
+    faint = Faint()
     with (
         decode_in_workers(
             [source_of[row] for unit in pending for row in unit.rows],
@@ -64,6 +71,8 @@ def encode_all_videos(
                 on_video=advance,
             )
             commit(unit, encoded)
+            faint += encoded.faint
+    _say_faint(faint, "frames")
 
 
 def encode_all_captions(
@@ -78,6 +87,7 @@ def encode_all_captions(
     caption_of = {row: source["caption"] for row, source in zip(rows, sources, strict=True)}
     pending = writer.pending("text", rows)
     left = sum(len(unit.rows) for unit in pending)
+    faint = Faint()
     with progress("encode captions", len(rows), done=len(rows) - left) as advance:
         for unit in pending:
             encoded = encode_captions(
@@ -91,3 +101,13 @@ def encode_all_captions(
             writer.commit(
                 unit, encoded.values, encoded.outcomes, thumbnails={}, seconds=encoded.seconds
             )
+            faint += encoded.faint
+    _say_faint(faint, "captions")
+
+
+def _say_faint(faint: Faint, what: str) -> None:
+    if faint.count:
+        say(
+            f"warning: the features of {faint.count:,} {what} have norms below {FAINT_NORM:g}, "
+            f"which float16 rounds by up to {100 * faint.error:.2g} %; check the weights"
+        )

@@ -109,8 +109,10 @@ class TransformerAggregator(nn.Module):
 
     out = f + blocks(f + position), pre-LN blocks of CLIP's kind (QuickGELU, LayerNorm eps 1e-12),
     an additive -1e6 on padded keys. Source: the reference code of GARE, arXiv:2505.12499.
-    Weights start at N(0, 0.02) with biases 0; with ``init: encoder`` they are meant to be replaced
-    by the first text blocks and positions of the encoder (``initialise_from_encoder``).
+    Weights start as there: N(0, 0.02) with biases 0, but the joint projection of query, key and
+    value, a parameter of its own, by Glorot's uniform rule. With ``init: encoder`` they are meant
+    to be replaced by the first text blocks and positions of the encoder
+    (``initialise_from_encoder``).
     """
 
     def __init__(self, settings: TransformerSettings, *, dim: int, max_frames: int) -> None:
@@ -138,7 +140,9 @@ class TransformerAggregator(nn.Module):
             ResidualBlock(dim, self.heads) for _ in range(settings.layers)
         )
         for name, parameter in self.named_parameters():
-            if parameter.dim() > 1:
+            if name.endswith("in_proj_weight"):
+                nn.init.xavier_uniform_(parameter)
+            elif parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)

@@ -4,6 +4,9 @@ The score needs only products of the text with the pooled slots and with the vec
 increment's basis, and their small Gram matrices; see ``gare_cache.heads.increment_basis``. Memory
 T V C instead of T V D where the basis belongs to the videos. Where it belongs to the texts, the
 pooled videos (T, V, D) of a block stand in for the products of all words with all frames.
+
+|t + Delta|^2 = |t|^2 + 2 t . Delta + |Delta|^2 loses its digits where t + Delta nearly vanishes;
+such pairs are marked, and the caller scores them densely.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ from gare_cache.heads.pairs import Words
 from gare_cache.heads.pooling import Pooling
 from gare_cache.heads.scoring import MIN_NORM
 
+# Below this share of |t|^2 + |Delta|^2, float32 leaves |t + Delta|^2 fewer than five digits.
+_CANCELLED = 0.01
+
 
 @dataclass(frozen=True)
 class VideoBasis:
@@ -38,6 +44,8 @@ class VideoBasis:
         slots_gram: (V, P, P).
         mean: c(vbar_j), (V, D) or one row; None where the head has no gap module.
         increment: where the context of psi belongs to the videos; else None.
+        frames: (V, F, D), for pairs that are scored densely.
+        mask: (V, F) bool.
     """
 
     slots: Tensor
@@ -45,6 +53,8 @@ class VideoBasis:
     slots_gram: Tensor
     mean: Tensor | None
     increment: IncrementBasis | None
+    frames: Tensor
+    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,13 @@ class TextBasis:
 
     Attributes:
         text: (T, D).
+        words: tokens (T, W, D) and their mask (T, W), for pairs that are scored densely; None where
+            psi does not read them.
         increment: where the context of psi belongs to the texts; else None.
     """
 
     text: Tensor
+    words: Words | None
     increment: IncrementBasis | None
 
 
@@ -77,7 +90,7 @@ def video_basis(
     if gap is not None and mean is not None and gap.context_side == "video":
         context = gap.attended_frames(frames, mask)
         increment = increment_basis(gap, *context, gap_part=mean, scored=slots)
-    return VideoBasis(slots, slot_mask, gram(slots), mean, increment)
+    return VideoBasis(slots, slot_mask, gram(slots), mean, increment, frames, mask)
 
 
 def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> TextBasis:
@@ -92,12 +105,16 @@ def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> Text
         ConfigError: the words are the context of psi, and there are none.
     """
     if gap is None or gap.context_side == "video":
-        return TextBasis(text, None)
+        return TextBasis(text, None, None)
     context = gap.attended_words(words)
-    return TextBasis(text, increment_basis(gap, *context, gap_part=text, scored=text[:, None]))
+    return TextBasis(
+        text, words, increment_basis(gap, *context, gap_part=text, scored=text[:, None])
+    )
 
 
-def exact_scores(texts: TextBasis, videos: VideoBasis, pooling: Pooling, *, side: str) -> Tensor:
+def exact_scores(
+    texts: TextBasis, videos: VideoBasis, pooling: Pooling, *, side: str
+) -> tuple[Tensor, Tensor]:
     """Score every pair: cos(t_i + Delta_ij, p_ij), cos(t_i, p_ij + Delta_ij) or cos(t_i, p_ij).
 
     Squared norms are clamped at 0 and norms at 1e-8.
@@ -109,13 +126,14 @@ def exact_scores(texts: TextBasis, videos: VideoBasis, pooling: Pooling, *, side
         side: what the increment corrects, ``text`` or ``video``.
 
     Returns:
-        (T, V) cosines.
+        (T, V) cosines, and (T, V) bool, True where an item and its increment cancel.
     """
     products = _products(texts.text, videos.slots)
     weights = pooling.weights(products, videos.slot_mask)
     numerator = (weights * products).sum(dim=-1)  # (T, V)
     text_square = texts.text.square().sum(dim=-1, keepdim=True)  # (T, 1)
     video_square = quadratic(weights, videos.slots_gram, "video")  # (T, V)
+    cancelled = torch.zeros_like(numerator, dtype=torch.bool)
     basis = videos.increment or texts.increment
     if basis is not None and videos.mean is not None:
         mixture = increment_weights(basis, texts.text, videos.mean)
@@ -130,11 +148,15 @@ def exact_scores(texts: TextBasis, videos: VideoBasis, pooling: Pooling, *, side
         square = quadratic(mixture, basis.vectors_gram, basis.context_side)
         if side == "text":
             numerator = numerator + with_video
-            text_square = text_square + 2.0 * with_text + square
+            parts = text_square + square
+            text_square = parts + 2.0 * with_text
+            cancelled = text_square < _CANCELLED * parts
         else:
             numerator = numerator + with_text
-            video_square = video_square + 2.0 * with_video + square
-    return numerator / (_norm(text_square) * _norm(video_square))
+            parts = video_square + square
+            video_square = parts + 2.0 * with_video
+            cancelled = video_square < _CANCELLED * parts
+    return numerator / (_norm(text_square) * _norm(video_square)), cancelled
 
 
 def _products(text: Tensor, vectors: Tensor) -> Tensor:

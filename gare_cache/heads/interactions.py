@@ -10,7 +10,12 @@ from gare_cache.heads.custom_interaction import build_custom_interaction
 from gare_cache.heads.gap import GapModule
 from gare_cache.heads.pooled import PooledInteraction
 from gare_cache.heads.pooling import build_pooling
-from gare_cache.heads.settings import HeadSettings, PooledSettings, TokenWiseSettings
+from gare_cache.heads.settings import (
+    HeadSettings,
+    PooledSettings,
+    TextConditionedSettings,
+    TokenWiseSettings,
+)
 from gare_cache.heads.token_wise import TokenWiseInteraction
 from gare_cache.settings import CustomSettings
 
@@ -20,16 +25,23 @@ def _pooled(
 ) -> nn.Module:
     assert head.pooling is not None  # HeadSettings sees to it
     padding = head.reference_padding
-    pooling = build_pooling(head.pooling, dim=dim, reference_padding=padding)
+    # On the text side the pooled video's direction alone counts, and padding changes its length.
+    of_pooling = padding and _length_counts(head)
+    pooling = build_pooling(head.pooling, dim=dim, reference_padding=of_pooling)
     if head.gap is None:
         return PooledInteraction(pooling, None)
     return PooledInteraction(pooling, GapModule(dim, head.gap, reference_padding=padding))
 
 
+def _length_counts(head: HeadSettings) -> bool:
+    to_video = head.gap is not None and head.gap.side == "video"
+    return to_video or not isinstance(head.pooling, TextConditionedSettings)
+
+
 def _token_wise(
     settings: TokenWiseSettings, *, head: HeadSettings, dim: int, max_frames: int
 ) -> nn.Module:
-    return TokenWiseInteraction(dim)
+    return TokenWiseInteraction(dim, settings)
 
 
 # Name -> what builds it; ``settings.INTERACTIONS`` has the settings.

@@ -77,15 +77,20 @@ class PooledInteraction(nn.Module):
             return None
         if self.gap is not None and len(self.gap.layers) > 1:
             return None
-        return ExactScorer(self.pooling, self.gap)
+        return ExactScorer(self)
 
 
 class ExactScorer:
-    """Scores pairs as ``PooledInteraction`` does at evaluation, see ``gare_cache.heads.exact``."""
+    """Scores pairs as ``PooledInteraction`` does at evaluation, see ``gare_cache.heads.exact``.
 
-    def __init__(self, pooling: Pooling, gap: GapModule | None) -> None:
-        self.pooling = pooling
-        self.gap = gap
+    Pairs whose item and increment nearly cancel are scored densely.
+    """
+
+    def __init__(self, interaction: PooledInteraction) -> None:
+        assert not isinstance(interaction.pooling, CrossAttentionPooling)  # it has no exact form
+        self.interaction = interaction
+        self.pooling: Pooling = interaction.pooling
+        self.gap = interaction.gap
 
     def footprint(self, num_frames: int, num_words: int, dim: int) -> Footprint:
         """Estimate the memory; ``Scorer``."""
@@ -93,12 +98,12 @@ class ExactScorer:
         encoding = 20 * num_frames * dim
         if self.gap is None or self.gap.context_side == "video":
             rows = heads * num_frames + 2
-            video = 10 * rows * dim + 6 * rows * rows
+            video = (10 * rows + num_frames) * dim + 6 * rows * rows
             return Footprint(encoding, video, 0, 5 * num_frames + 10 * rows)
         rows = heads * num_words + 2
         return Footprint(
             encoding,
-            video=(2 * num_frames + 1) * dim + num_frames * num_frames,
+            video=(3 * num_frames + 1) * dim + num_frames * num_frames,
             text=(4 * num_words + 10 * rows) * dim + 6 * rows * rows,
             pair=2 * dim + 5 * num_frames + 10 * rows,
         )
@@ -113,5 +118,13 @@ class ExactScorer:
 
     def score(self, texts: TextBasis, videos: VideoBasis) -> Tensor:
         """Return the cosines (T, V)."""
-        side = "text" if self.gap is None else self.gap.side
-        return exact_scores(texts, videos, self.pooling, side=side)
+        scores, cancelled = exact_scores(texts, videos, self.pooling, side=self.interaction.side)
+        for video in cancelled.any(dim=0).nonzero().flatten().tolist():
+            rows = cancelled[:, video].nonzero().flatten()
+            words = None if texts.words is None else (texts.words[0][rows], texts.words[1][rows])
+            of_video = slice(video, video + 1)
+            dense = self.interaction(
+                texts.text[rows], videos.frames[of_video], videos.mask[of_video], words
+            )
+            scores[rows, video] = dense.similarity[:, 0]
+        return scores

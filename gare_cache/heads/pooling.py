@@ -8,9 +8,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gare_cache.heads.cross_attention import CrossAttentionLayer, initialise
 from gare_cache.heads.masking import masked_softmax, mean_pool
+from gare_cache.heads.scoring import MIN_NORM
 from gare_cache.heads.settings import (
     CrossAttentionSettings,
     MeanPoolingSettings,
@@ -31,12 +33,19 @@ class Pooling(Protocol):
 
 @dataclass(frozen=True)
 class MeanPooling:
-    """The mean frame: one slot a video, weight 1."""
+    """The mean frame: one slot a video, weight 1.
+
+    vbar_j = mean_k f_jk over real frames; with ``frame_norm`` of f_jk / |f_jk|, as CLIP4Clip
+    (arXiv:2104.08860) averages: a long frame weighs no more than a short one.
+    """
 
     reference_padding: bool = False
+    frame_norm: bool = False
 
     def slots(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean as the only slot (V, 1, D), and a mask (V, 1) that is True."""
+        if self.frame_norm:
+            frames = F.normalize(frames, dim=-1, eps=MIN_NORM)
         mean = mean_pool(frames, mask, self.reference_padding)
         return mean[:, None], torch.ones_like(mask[:, :1])  # (V, 1, D), (V, 1)
 
@@ -52,7 +61,9 @@ class TextConditionedPooling:
     w_ijk = softmax_k(t_i . f_jk / temperature) over real frames, temperature 3. Source: the
     reference code of GARE, arXiv:2505.12499; the paper does not mention it. With
     ``reference_padding`` the softmax runs over all slots and is then multiplied by the mask
-    without renormalising, as in the reference code: same direction, another length.
+    without renormalising, as in the reference code: same direction, another length. It is computed
+    as the softmax over real frames times their share of all slots, exp(logsumexp_real -
+    logsumexp_all), so that the direction survives where the share underflows.
     """
 
     temperature: float
@@ -65,9 +76,12 @@ class TextConditionedPooling:
     def weights(self, products: Tensor, mask: Tensor) -> Tensor:
         """Return the weights (T, V, F); 0 on padding."""
         scores = products / self.temperature
-        if self.reference_padding:
-            return scores.softmax(dim=-1) * mask
-        return masked_softmax(scores, mask)
+        weights = masked_softmax(scores, mask)
+        if not self.reference_padding:
+            return weights
+        real = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        share = (real.logsumexp(dim=-1) - scores.logsumexp(dim=-1)).exp()  # (T, V)
+        return weights * share[..., None]
 
 
 class CrossAttentionPooling(nn.Module):
@@ -102,7 +116,7 @@ class CrossAttentionPooling(nn.Module):
 
 
 def _mean(settings: MeanPoolingSettings, *, dim: int, reference_padding: bool) -> Pooling:
-    return MeanPooling(reference_padding)
+    return MeanPooling(reference_padding, settings.frame_norm)
 
 
 def _text_conditioned(

@@ -56,12 +56,14 @@ class TokenWiseSettings(NamedSettings):
     """Every word with its best frame, every frame with its best word."""
 
     name: Literal["token_wise"] = "token_wise"
+    init: Literal["normal", "torch"] = "normal"
 
 
 class MeanPoolingSettings(NamedSettings):
-    """The mean frame."""
+    """The mean frame; ``frame_norm`` scales every frame to length 1 before."""
 
     name: Literal["mean"] = "mean"
+    frame_norm: bool = False
 
 
 class TextConditionedSettings(NamedSettings):

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gare_cache.errors import ConfigError
+from gare_cache.heads.cross_attention import initialise
 from gare_cache.heads.masking import masked_softmax
 from gare_cache.heads.pairs import PairScores, Words
 from gare_cache.heads.scoring import MIN_NORM
+from gare_cache.heads.settings import TokenWiseSettings
 
 
 class TokenWiseInteraction(nn.Module):
@@ -20,18 +22,21 @@ class TokenWiseInteraction(nn.Module):
         a_i = softmax_p(MLP_t(w_ip)),  b_j = softmax_k(MLP_v(f_jk))
 
     Source: DRL, Wang et al., arXiv:2203.07111 (weighted token-wise interaction), each MLP two
-    layers with a ReLU. Different from its code: padded words and frames take no part in the
-    maxima either. The sentence feature is not used. A video or text without a real token has the
-    score 0.
+    layers with a ReLU; every Linear starts at N(0, 0.02), bias 0 (``init: normal``), as in its
+    code; ``init: torch`` keeps torch's uniform start. Different from its code: padded words and
+    frames take no part in the maxima either. The sentence feature is not used. A video or text
+    without a real token has the score 0.
     """
 
     needs_words = True
     side = "text"  # of an increment, which it has not
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, settings: TokenWiseSettings) -> None:
         super().__init__()
         self.text_weight = _mlp(dim)
         self.video_weight = _mlp(dim)
+        if settings.init == "normal":
+            initialise(self, "normal")
 
     def forward(
         self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None

@@ -25,7 +25,12 @@ VIDEO_EXTENSIONS = frozenset(
         ".mpg",
         ".mpeg",
         ".3gp",
+        ".3g2",
+        ".asf",
         ".ts",
+        ".m2ts",
+        ".mts",
+        ".vob",
         ".ogv",
         ".gif",
     ]

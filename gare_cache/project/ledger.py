@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gare_cache.errors import counted
-from gare_cache.files import fsync
+from gare_cache.files import append_line, read_lines
 
 TEST = "test"
 
@@ -86,30 +86,24 @@ def enter(
         checkpoint: SHA-256 of the head's file.
         dataset: name of the data set.
         protocol: the settings of the scoring.
+
+    Raises:
+        OSError: the line cannot be written whole.
     """
     time = datetime.now(UTC).isoformat(timespec="seconds")
     scoring = Scoring(time, run_key, checkpoint, dataset, TEST, protocol, git_revision(project))
-    line = json.dumps(asdict(scoring), sort_keys=True, ensure_ascii=False).encode() + b"\n"
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    torn = ledger.exists() and ledger.read_bytes()[-1:] not in (b"", b"\n")
-    descriptor = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, b"\n" + line if torn else line)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    fsync(ledger.parent)
+    append_line(ledger, json.dumps(asdict(scoring), sort_keys=True, ensure_ascii=False))
 
 
 def read(ledger: Path) -> list[Scoring]:
     """Return all scorings, oldest first.
 
-    A line that a crash truncated is skipped: its scoring was never shown.
+    A line that a crash truncated is left out: its scoring was never shown.
     """
     if not ledger.is_file():
         return []
     scorings = []
-    for line in ledger.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_lines(ledger):
         try:
             scorings.append(Scoring(**json.loads(line)))
         except (ValueError, TypeError):

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gare_cache.cache.identity import cache_root, original_project
-from gare_cache.config import Params, load_params, resolve
+from gare_cache.config import (
+    Params,
+    load_params,
+    parse_params,
+    read_values,
+    resolve,
+    with_changes,
+)
 from gare_cache.errors import ConfigError
-from gare_cache.own import use_project
+from gare_cache.locks import alone
+from gare_cache.own import own_names, use_project
 from gare_cache.project.progress import say
 
 PARAMS_FILE = "params.yaml"
@@ -91,6 +100,10 @@ class Workspace:
         """
         return self.project / ".gare" / "state" if self.inputs is None else self.outputs / "state"
 
+    def alone(self, doing: str, place: Path | None = None) -> AbstractContextManager[None]:
+        """Hold the outputs, or another folder, against other processes; see ``locks.alone``."""
+        return alone(self.project / ".gare" / "locks", place or self.outputs, doing)
+
     @property
     def ledger(self) -> Path:
         """Path of the test ledger, shared by all output folders and by DVC's checkouts."""
@@ -103,10 +116,11 @@ def open_workspace(
     *,
     changes: Mapping[str, Any] | None = None,
     borrow: bool = False,
+    trust: bool = False,
 ) -> Workspace:
     """Read the settings; outputs go to ``outputs/`` beside them unless another folder is given.
 
-    Modules beside the settings become importable.
+    Modules beside the settings become importable if the settings name custom parts.
 
     Args:
         params_file: the settings.
@@ -114,13 +128,16 @@ def open_workspace(
         changes: dotted setting -> value in place of the file's.
         borrow: whether a folder of outputs without manifest and features reads those of the
             project's ``outputs/``, which is said; for whoever writes neither.
+        trust: import the custom parts that a run names and the settings do not.
 
     Raises:
         ConfigError: the settings are invalid, or they are not those of the features to borrow.
     """
     project = params_file.parent
-    use_project(project)  # first, because the settings may name custom parts defined there
-    params = load_params(params_file, changes)
+    values = with_changes(read_values(params_file), changes or {})
+    # First, because checking the settings imports the custom normalisers that they name.
+    use_project(project, own_names(values), trust=trust)
+    params = parse_params(values, where=str(params_file))
     workspace = Workspace(project, params, outputs or project / "outputs")
     lender = Workspace(project, params, project / "outputs")
     if not borrow or _has_inputs(workspace) or not _has_inputs(lender):

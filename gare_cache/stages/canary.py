@@ -94,7 +94,7 @@ def canary(
             ),
             *check_permuted_ids(
                 "permuted ids, zero shot",
-                zero_shot_head(split),
+                zero_shot_head(split, frame_norm=settings.frame_norm),
                 split,
                 settings,
                 seed=seed,

@@ -83,7 +83,7 @@ def check_head(
     if role not in ROLES:
         raise ConfigError(unknown_name("role", role, ROLES))
     split_own(name)
-    use_project(folder)
+    use_project(folder, [name])
     torch.manual_seed(seed)
     head = build_head(dim=dim, max_frames=frames, **ROLES[role](name, options or {}, aggregator))
     rows = check_contract(head, build_head, seed=seed)

@@ -80,7 +80,10 @@ def evaluate(
     loaded = load_here(settings.split)
     split = apply_protocol(loaded, manifest, settings)
     plan = plan_normalisers(settings, split.features, load_here)
-    heads = {ZERO_SHOT: zero_shot_head(loaded), HEAD: checkpoint.head.to(target)}
+    heads = {
+        ZERO_SHOT: zero_shot_head(loaded, frame_norm=settings.frame_norm),
+        HEAD: checkpoint.head.to(target),
+    }
     similarities = {name: score_split(head, split.features) for name, head in heads.items()}
     if settings.split == ledger.TEST:
         enter_in_ledger(workspace, checkpoint)

@@ -82,7 +82,7 @@ def score(
         ConfigError: a normaliser, a parameter or a combination of options is invalid.
     """
     if normalisers:
-        use_project(Path.cwd())
+        use_project(Path.cwd(), normalisers)
     asked = [read_normaliser(text) for text in normalisers]
     require_options(asked, scale=scale, banks=banks or {})
     saved = read_similarity(file)

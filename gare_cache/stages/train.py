@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,22 @@ def train(
     Raises:
         ConfigError: settings do not fit the data.
         CacheError: the features are missing or have changed.
+        EnvironmentFailure: another process writes these outputs, or trains the same head.
     """
     target = resolve_device(own_device(device))
     gather = workspace.params.train.reference_gather
-    with process_group(target, reference_gather=gather) as processes:
-        return _train(workspace, target, processes, load or load_split)
+    with process_group(target, reference_gather=gather) as processes, ExitStack() as held:
+        if processes.rank == 0:
+            held.enter_context(workspace.alone("train"))
+        return _train(workspace, target, processes, load or load_split, held)
 
 
 def _train(
-    workspace: Workspace, target: torch.device, processes: Processes, load: SplitLoader
+    workspace: Workspace,
+    target: torch.device,
+    processes: Processes,
+    load: SplitLoader,
+    held: ExitStack,
 ) -> dict[str, Any]:
     params = workspace.params
     settings = params.train
@@ -83,6 +90,8 @@ def _train(
     record = processes.collect(_record(identity, target))[0]
     record |= {"scoring": "exact" if head.exact else "dense in blocks"}
     state_folder = workspace.state / canonical_digest(record)[:16]
+    if processes.rank == 0:
+        held.enter_context(workspace.alone("train", state_folder))
     steps = num_batches(len(train_split.text), settings.batch_size)
 
     first = processes.rank == 0

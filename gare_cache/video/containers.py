@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import av
+from av.codec.context import Flags
 from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from gare_cache.errors import DecodeError
+from gare_cache.errors import DecodeError, GareCacheError
 
 ISO_MEDIA = "mov,mp4,m4a,3gp,3g2,mj2"
 MATROSKA = "matroska,webm"
+MPEG_STREAMS = frozenset({"mpegts", "mpeg"})  # transport and programme streams
+GREY_START_CODECS = frozenset(
+    ["mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "h263", "flv1", "rv10", "rv20"]
+)
 ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 
-_SAMPLE_BOXES = frozenset({b"mdat", b"moov", b"moof"})
-_EBML_HEADER, _EBML_SEGMENT = 0x1A45DFA3, 0x18538067
+_H264_HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 _H264_SLICES, _H264_IDR = frozenset({1, 5}), 5
 
 
@@ -38,10 +42,11 @@ def open_video(
         The container and the stream.
 
     Raises:
-        DecodeError: not a readable file, no video stream, no decoder for it, or FFmpeg fails
-            inside the block.
+        DecodeError: not a readable file, no video stream, no decoder for it, or FFmpeg or PyAV
+            fails inside the block, whatever the exception.
     """
     checked_size(path)
+    _refuse_animated_webp(path)
     try:
         # A playlist must not make the program fetch other files.
         with av.open(
@@ -51,10 +56,24 @@ def open_video(
         ) as container:
             stream = _video_stream(path, container, stream_index)
             stream.codec_context.thread_count = 1
+            # Without it FFmpeg crops the left edge only to a multiple of its memory alignment.
+            stream.codec_context.flags |= Flags.unaligned
             yield container, stream
     except (av.error.FFmpegError, UnicodeError) as err:
         reason = getattr(err, "strerror", None) or str(err)
         raise DecodeError(f"{path} is damaged or not a video: {reason}") from err
+    except (GareCacheError, MemoryError):
+        raise
+    except Exception as err:  # one odd file must not end an extraction
+        raise DecodeError(f"{path} cannot be decoded: {type(err).__name__}: {err}") from err
+
+
+def _refuse_animated_webp(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(21)
+    # The flags of the first chunk, VP8X; bit 1 announces an animation.
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and head[20] & 2:
+        raise DecodeError(f"{path}: animated WebP is not supported; convert it to MP4 or GIF")
 
 
 def checked_size(path: Path) -> int:
@@ -91,60 +110,115 @@ def _video_stream(path: Path, container: InputContainer, index: int | None) -> V
     return chosen
 
 
-def missing_bytes(path: Path, container_name: str) -> int:
-    """Return how many of the bytes that the container declares are missing from the file.
+def decoded_packets(
+    container: InputContainer, stream: VideoStream
+) -> Iterator[tuple[Packet[VideoStream], list[VideoFrame] | None]]:
+    """Demux and decode a stream; yield each packet with the frames that it brings out.
 
-    Read from the top-level boxes of ISO media, the segment of Matroska and the RIFF chunk of AVI;
-    0 for other containers and for undeclared sizes.
+    None stands for the frames where the packet fails. Left out are the pictures before the first
+    key frame that FFmpeg predicts from grey in the codecs of ``GREY_START_CODECS``, and the last
+    picture that its MPEG-4 decoder repeats at the end where nothing is reordered.
     """
-    size = checked_size(path)
-    reader = {ISO_MEDIA: _iso_media_end, MATROSKA: _matroska_end, "avi": _riff_end}
-    if container_name not in reader:
-        return 0
-    with path.open("rb") as file:
-        return max(0, reader[container_name](file, size) - size)
+    codec = stream.codec_context
+    begun = codec.codec.canonical_name not in GREY_START_CODECS
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            yield packet, None
+            continue
+        if packet.size == 0 and begun and codec.name == "mpeg4" and not codec.has_b_frames:
+            frames = []
+        kept = [frame for frame in frames if (begun := begun or bool(frame.key_frame))]
+        yield packet, kept
 
 
-def _iso_media_end(file: BinaryIO, file_size: int) -> int:
-    position = 0
-    while position + 16 <= file_size:
-        file.seek(position)
-        size, kind, long_size = struct.unpack(">I4sQ", file.read(16))
-        size = long_size if size == 1 else size
-        if size < 8:  # 0: the box extends to the end of the file; otherwise not a box
-            break
-        if position + size > file_size and kind not in _SAMPLE_BOXES:
-            break
-        position += size
-    return position
+def may_hold_fields(extradata: bytes | None) -> bool:
+    """Return whether an H.264 stream may store the two fields of a frame in two packets.
+
+    Read from ``frame_mbs_only_flag`` of every sequence parameter set (ITU-T H.264, 7.3.2.1.1).
+
+    Args:
+        extradata: the AVCDecoderConfigurationRecord; True for other layouts.
+    """
+    if not extradata or len(extradata) < 6 or extradata[0] != 1:
+        return True
+    position = 6
+    if not (num_sets := extradata[5] & 31):  # avc3: the sets lie among the packets
+        return True
+    for _ in range(num_sets):
+        size = int.from_bytes(extradata[position : position + 2], "big")
+        unit = extradata[position + 2 : position + 2 + size]
+        try:
+            if not _frames_only(unit.replace(b"\0\0\3", b"\0\0")):
+                return True
+        except IndexError:
+            return True
+        position += 2 + size
+    return False
 
 
-def _matroska_end(file: BinaryIO, file_size: int) -> int:
-    position = 0
-    while position < file_size:
-        file.seek(position)
-        head = file.read(12)
-        if len(head) < 12:
-            break
-        element = int.from_bytes(head[:4], "big")
-        length = 9 - head[4].bit_length()
-        if element not in (_EBML_HEADER, _EBML_SEGMENT) or length > 8:
-            break
-        mask = (1 << 7 * length) - 1
-        size = int.from_bytes(head[4 : 4 + length], "big") & mask
-        if size == mask:  # written live, size unknown
-            break
-        position += 4 + length + size
-        if element == _EBML_SEGMENT:
-            break
-    return position
+class _Bits:
+    """Bits of an H.264 parameter set, the highest of each byte first."""
+
+    def __init__(self, data: bytes) -> None:
+        self._bits = "".join(f"{byte:08b}" for byte in data)
+        self._position = 0
+
+    def take(self, count: int = 1) -> int:
+        if self._position + count > len(self._bits):
+            raise IndexError("the parameter set ends early")
+        self._position += count
+        return int(self._bits[self._position - count : self._position] or "0", 2)
+
+    def golomb(self) -> int:
+        """Return an unsigned Exp-Golomb code number."""
+        zeros = 0
+        while not self.take():
+            zeros += 1
+        return (1 << zeros) - 1 + self.take(zeros)
+
+    def signed_golomb(self) -> int:
+        code = self.golomb()
+        return (code + 1) // 2 if code % 2 else -(code // 2)
 
 
-def _riff_end(file: BinaryIO, file_size: int) -> int:
-    del file_size
-    head = file.read(8)
-    size = int.from_bytes(head[4:8], "little")
-    return 0 if head[:4] != b"RIFF" or size == 0xFFFFFFFF else 8 + size
+def _frames_only(sps: bytes) -> bool:
+    bits = _Bits(sps[4:])  # after the NAL header, profile, constraints and level
+    bits.golomb()
+    if sps[1] in _H264_HIGH_PROFILES:
+        chroma = bits.golomb()
+        bits.take(chroma == 3)
+        bits.golomb()
+        bits.golomb()
+        bits.take()
+        if bits.take():
+            for number in range(12 if chroma == 3 else 8):
+                if bits.take():
+                    _skip_scaling_list(bits, 16 if number < 6 else 64)
+    bits.golomb()
+    order = bits.golomb()
+    if order == 0:
+        bits.golomb()
+    elif order == 1:
+        bits.take()
+        bits.golomb()
+        bits.golomb()
+        for _ in range(bits.golomb()):
+            bits.golomb()
+    bits.golomb()
+    bits.take()
+    bits.golomb()
+    bits.golomb()
+    return bits.take() == 1
+
+
+def _skip_scaling_list(bits: _Bits, size: int) -> None:
+    last = following = 8
+    for _ in range(size):
+        if following:
+            following = (last + bits.signed_golomb()) % 256
+        last = following or last
 
 
 def starts_with_idr(packet: bytes, extradata: bytes | None) -> bool:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
-import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
@@ -19,14 +18,15 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from gare_cache.errors import DecodeError
-from gare_cache.video.containers import ISO_MEDIA, MATROSKA, open_video
+from gare_cache.video.containers import ISO_MEDIA, MATROSKA, decoded_packets, open_video
 from gare_cache.video.probing import VideoProbe
 
 Frames = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 Decoder = Callable[[Path, VideoProbe, Indices], Frames]
 
-DECORD_CODECS = frozenset({"h264", "hevc", "vp9", "mpeg4"})
+DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
+MOST_DIFFERENCE = 2.0  # mean grey levels between the decoders; their own rounding gives below 1
 DECORD_CONTAINERS = frozenset({ISO_MEDIA, MATROSKA})
 
 
@@ -48,8 +48,7 @@ def decord_objection(probe: VideoProbe) -> str | None:
 
     decord fails on AV1, reports hidden frames, and its colours of 10-bit samples are 3 grey levels
     off. It silently returns wrong frames from MPEG-TS, and after keyframes at which decoding must
-    not begin: open groups of pictures, as written by x265 and MPEG-4 with B-frames, and intra
-    refresh.
+    not begin: open groups of pictures, as written by x265, and intra refresh.
     """
     objections = {
         f"its codec is {probe.codec}": probe.codec not in DECORD_CODECS,
@@ -77,7 +76,10 @@ def import_decord() -> ModuleType | None:
 
 
 def decode_with_decord(path: Path, probe: VideoProbe, indices: Indices) -> Frames:
-    """Decode frames with decord, on one thread.
+    """Decode frames with decord, on one thread, where PyAV agrees on the file.
+
+    Both must give the same count and times, and the same pictures for the first and last frames
+    of the file's first second and of its last second.
 
     Args:
         path: a local file.
@@ -88,24 +90,47 @@ def decode_with_decord(path: Path, probe: VideoProbe, indices: Indices) -> Frame
         (F, H, W, 3) uint8 RGB.
 
     Raises:
-        DecodeError: decord is absent, or counts or times the frames differently.
+        DecodeError: decord is absent, or its count, times or pictures differ.
         Exception: whatever decord raises.
     """
     decord = import_decord()
     if decord is None:
         raise DecodeError("decord is not installed")
+    checked = _ends(probe)
+    union = np.union1d(indices, checked)
     reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1)
     try:
         if len(reader) != len(probe.times):
             raise DecodeError(f"decord counts {len(reader)} frames, not {len(probe.times)}")
         # decord counts from the first frame, in float32.
-        stamps = np.asarray(reader.get_frame_timestamp(indices), np.float64)[:, 0]
-        if np.abs(stamps - (probe.times[indices] - probe.times[0])).max() > 0.5 / probe.fps:
+        stamps = np.asarray(reader.get_frame_timestamp(union), np.float64)[:, 0]
+        if np.abs(stamps - (probe.times[union] - probe.times[0])).max() > 0.5 / probe.fps:
             raise DecodeError("decord gives other times to the frames")
-        frames = reader.get_batch(indices.tolist()).asnumpy().copy()
+        frames = reader.get_batch(union.tolist()).asnumpy().copy()
     finally:
         del reader  # an open reader keeps decoding into memory in the background
-    return np.ascontiguousarray(frames, np.uint8)
+    _check_pictures(frames[np.searchsorted(union, checked)], path, probe, checked)
+    return np.ascontiguousarray(frames[np.searchsorted(union, indices)], np.uint8)
+
+
+def _ends(probe: VideoProbe) -> Indices:
+    """Return the first and last frame of the first second of a file and of its last second."""
+    first, last = probe.times[0], probe.times[-1]
+    inner = [np.searchsorted(probe.times, first + 1) - 1, np.searchsorted(probe.times, last - 1)]
+    return np.unique(np.clip([0, *inner, len(probe.times) - 1], 0, None)).astype(np.int64)
+
+
+def _check_pictures(frames: Frames, path: Path, probe: VideoProbe, checked: Indices) -> None:
+    expected = decode_with_pyav(path, probe, checked)
+    if frames.shape != expected.shape:
+        raise DecodeError(f"decord gives frames {frames.shape[1:3]}, PyAV {expected.shape[1:3]}")
+    for index, ours, theirs in zip(checked, expected, frames, strict=True):
+        difference = float(np.abs(ours.astype(np.int16) - theirs).mean())
+        if difference > MOST_DIFFERENCE:
+            raise DecodeError(
+                f"decord and PyAV differ by {difference:.1f} grey levels "
+                f"at {probe.times[index]:.3f} s"
+            )
 
 
 def decode_with_pyav(path: Path, probe: VideoProbe, indices: Indices) -> Frames:
@@ -198,18 +223,15 @@ def _intact_frames(
     count = 0
     damaged = False
     intact: set[int | None] = set()
-    for position, packet in enumerate(container.demux(stream)):
+    for position, (packet, decoded) in enumerate(decoded_packets(container, stream)):
         if position == 0 and begin is not None and packet.pts != begin:
             return
         if packet.is_keyframe and probe.clean_keyframes:
             damaged = False
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError:
-            damaged, frames = True, []
+        damaged = damaged or decoded is None
         if not damaged:
             intact.add(packet.pts)
-        for frame in frames:
+        for frame in decoded or []:
             key = count if probe.pts is None else frame.pts
             sound = not damaged if probe.pts is None else frame.pts in intact
             count += 1

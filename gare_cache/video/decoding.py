@@ -23,7 +23,7 @@ from gare_cache.video.decoders import (
 from gare_cache.video.probing import VideoProbe, probe
 from gare_cache.video.sampling import select_frames
 
-DECODER_RULE = "1"  # raised with every change of frames, times or pixels for the same file
+DECODER_RULE = "2"  # raised with every change of frames, times or pixels for the same file
 DECODER_CHOICES = ("auto", *sorted(DECODERS))
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 import struct
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
+from av.filter import Graph
 from av.packet import Packet
+from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -21,21 +24,28 @@ from gare_cache.errors import DecodeError
 from gare_cache.video.containers import (
     ISO_MEDIA,
     MATROSKA,
-    missing_bytes,
+    MPEG_STREAMS,
+    decoded_packets,
+    may_hold_fields,
     moving_streams,
     open_video,
     starts_with_idr,
 )
+from gare_cache.video.truncation import looks_like_iso_media, missing_bytes
 
 Ticks = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-# Here every packet is one shown frame with its own time. VP8 and old MPEG-4 have packets with
-# hidden frames, and AVI stores no presentation times: such files are counted by decoding.
-FRAME_PER_PACKET_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4"})
+# Here every packet is one shown frame with its own time. VP8 has packets with hidden frames, MPEG-4
+# Part 2 has packets without a picture and wrongly marked keyframes, and AVI stores no presentation
+# times: such files are counted by decoding.
+FRAME_PER_PACKET_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
 TIMED_CONTAINERS = frozenset({ISO_MEDIA, MATROSKA})
 # AVI numbers stored frames: reordering delays the first one, which players undo.
 UNTIMED_CONTAINERS = frozenset({"avi"})
+# Matrices that FFmpeg's swscale takes for BT.601, by their number in ITU-T H.273.
+UNSUPPORTED_MATRICES = {8: "YCgCo", 14: "ICtCp", 15: "IPT-C2", 16: "YCgCo-Re", 17: "YCgCo-Ro"}
+_MOST_SIDE_DATA_KINDS = 64
 EVEN_SPACING_TOLERANCE = 0.25  # frame periods; half a period would reach another frame
 
 
@@ -122,8 +132,9 @@ def probe(path: Path | str) -> VideoProbe:
     """Read the properties and presentation times of a video.
 
     The packets are demuxed and one frame is decoded, for its orientation. If packets do not
-    determine the shown frames (AVI, GIF, VP8, no timestamps), the whole stream is decoded. Frames
-    with a negative timestamp and those that the container marks as hidden are left out.
+    determine the shown frames (AVI, GIF, VP8, MPEG-4 Part 2, interlaced H.264, no timestamps), the
+    whole stream is decoded. Frames with a negative timestamp and those that the container marks as
+    hidden are left out, but not in MPEG-TS and MPEG-PS, where a wrapped clock makes times negative.
 
     Args:
         path: a local file.
@@ -132,16 +143,29 @@ def probe(path: Path | str) -> VideoProbe:
         The probe of the default video stream.
 
     Raises:
-        DecodeError: the file is missing, empty, truncated or not a video, or no frame decodes.
+        DecodeError: the file is missing, empty, truncated or not a video, no frame decodes, or its
+            colours are unsupported.
     """
     path = Path(path)
+    try:
+        return _probe(path)
+    except DecodeError:  # often because the file ends before what is read first
+        if looks_like_iso_media(path):
+            _check_length(path, ISO_MEDIA)
+        raise
+
+
+def _probe(path: Path) -> VideoProbe:
     with open_video(path) as (container, stream):
         codec = stream.codec_context.codec.canonical_name
         scan = _scan_packets(stream, container, codec)
         name = container.format.name
         frame = _first_frame(path, name, stream, scan)
+        if matrix := UNSUPPORTED_MATRICES.get(int(frame.colorspace)):
+            raise DecodeError(f"{path}: the colour matrix {matrix} is not supported; convert it")
         rotation, mirrored = _orientation(path, frame)
-        one_each = _packets_are_frames(scan, name, codec)
+        fields = codec == "h264" and may_hold_fields(stream.codec_context.extradata)
+        one_each = _packets_are_frames(scan, name, codec) and not fields
         pts, times = _presented(path, container, stream, scan.pts if one_each else None)
         fps, constant_rate = _rate(times, _declared_fps(stream))
         trimmed = name == ISO_MEDIA and stream.frames > scan.num_packets
@@ -183,8 +207,7 @@ def _scan_packets(stream: VideoStream, container: InputContainer, codec: str) ->
 
 def _first_frame(path: Path, container: str, stream: VideoStream, scan: _Scan) -> VideoFrame:
     """Return the first frame; check that the file is not truncated."""
-    if missing := missing_bytes(path, container):
-        raise DecodeError(f"{path} is truncated: its last {missing} bytes are missing")
+    _check_length(path, container)
     if scan.num_packets == 0:
         raise DecodeError(
             f"{path} is truncated: its header declares {stream.frames} video frames, "
@@ -193,6 +216,12 @@ def _first_frame(path: Path, container: str, stream: VideoStream, scan: _Scan) -
     if scan.first_frame is None:
         raise DecodeError(f"{path} is damaged: none of its {scan.num_packets} packets decodes")
     return scan.first_frame
+
+
+def _check_length(path: Path, container: str) -> None:
+    if missing := missing_bytes(path, container):
+        lost = f"its last {missing} bytes are" if missing > 1 else "its end is"
+        raise DecodeError(f"{path} is truncated: {lost} missing")
 
 
 def _packets_are_frames(scan: _Scan, container: str, codec: str) -> bool:
@@ -205,8 +234,11 @@ def _packets_are_frames(scan: _Scan, container: str, codec: str) -> bool:
     )
 
 
-def _decoded(path: Path) -> tuple[Ticks | None, int]:
+def _decoded(path: Path) -> tuple[Ticks | None, int, Ticks | None]:
     """Decode the stream; return the ticks of its frames, None if unreliable, and their number.
+
+    Third come the sorted ticks if they belong to the frames but in another order, as where packed
+    B-frames were copied to MP4: a picture then has the place in which it is decoded.
 
     A packet that fails counts as a frame, so that a clip that needs it fails instead of getting a
     neighbour.
@@ -214,21 +246,25 @@ def _decoded(path: Path) -> tuple[Ticks | None, int]:
     frame_pts: list[int | None] = []
     failed: list[int | None] = []
     with open_video(path) as (container, stream):
-        for packet in container.demux(stream):
-            try:
-                frame_pts += [frame.pts for frame in packet.decode()]
-            except av.error.FFmpegError:
+        wraps = container.format.name in MPEG_STREAMS
+        for packet, frames in decoded_packets(container, stream):
+            if frames is None:
                 failed += [packet.pts] if frame_pts else []
+            else:
+                frame_pts += [frame.pts for frame in frames]
+    if not frame_pts:
+        raise DecodeError(f"{path} is damaged: no key frame of it decodes")
     ticks = [pts for pts in frame_pts if pts is not None]
     ascending = all(a < b for a, b in itertools.pairwise(ticks))
     if len(ticks) < len(frame_pts) or not ascending:
         if failed:
             raise DecodeError(f"{path} is damaged: {len(failed)} packets cannot be decoded")
-        return None, len(frame_pts)
-    shown = sorted({p for p in [*ticks, *failed] if p is not None and p >= 0})
+        complete = len(set(ticks)) == len(frame_pts)
+        return None, len(frame_pts), np.array(sorted(ticks), np.int64) if complete else None
+    shown = sorted({p for p in [*ticks, *failed] if p is not None and (wraps or p >= 0)})
     if not shown:
         raise DecodeError(f"{path} shows no frame: all timestamps are negative")
-    return np.array(shown, np.int64), len(shown)
+    return np.array(shown, np.int64), len(shown), None
 
 
 def _presented(
@@ -242,7 +278,13 @@ def _presented(
     if packet_pts is not None:
         pts = np.array(sorted(packet_pts), np.int64)
     else:
-        decoded, num_frames = _decoded(path)
+        decoded, num_frames, in_order = _decoded(path)
+        if in_order is not None and stream.time_base is not None:
+            seconds = in_order * float(stream.time_base)
+            if container.format.name in UNTIMED_CONTAINERS:
+                return None, seconds - seconds[0]
+            if seconds[0] >= 0:
+                return None, np.asarray(seconds, np.float64)
         if decoded is None:
             if _declared_fps(stream) <= 0:
                 raise DecodeError(f"{path} has neither timestamps nor a frame rate")
@@ -253,7 +295,8 @@ def _presented(
     times = pts * stream.time_base.numerator / stream.time_base.denominator
     if container.format.name in UNTIMED_CONTAINERS:
         return pts, times - times[0]
-    return pts, times - max(0.0, (container.start_time or 0) / av.time_base)
+    start = (container.start_time or 0) / av.time_base
+    return pts, times - (start if container.format.name in MPEG_STREAMS else max(0.0, start))
 
 
 def _declared_fps(stream: VideoStream) -> float:
@@ -276,13 +319,41 @@ def _rate(times: Floats, declared_fps: float) -> tuple[float, bool]:
     return fps, bool(deviation <= EVEN_SPACING_TOLERANCE * period)
 
 
+def _known_side_data(frame: VideoFrame) -> Any:
+    """Return the side data of a frame without kinds that PyAV cannot read, such as EXIF."""
+    try:
+        return frame.side_data
+    except ValueError:
+        known: set[Any] = {kind.value for kind in Type}
+        graph = Graph()
+        nodes = [
+            graph.add_buffer(
+                width=frame.width,
+                height=frame.height,
+                format=frame.format,
+                time_base=frame.time_base or Fraction(1),
+            )
+        ]
+        nodes += [
+            graph.add("sidedata", f"mode=delete:type={kind}")
+            for kind in range(_MOST_SIDE_DATA_KINDS)
+            if kind not in known
+        ]
+        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+        graph.push(frame)
+        cleaned = graph.pull()
+        if not isinstance(cleaned, VideoFrame):
+            raise
+        return cleaned.side_data
+
+
 def _orientation(path: Path, frame: VideoFrame) -> tuple[int, bool]:
     """Return the clockwise rotation and the mirroring that make a frame stand upright.
 
     The display matrix maps x' = a x + c y, y' = b x + d y with y downwards; after a mirroring of x
     only a and b change sign, so that the angle follows from c and d.
     """
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = _known_side_data(frame).get("DISPLAYMATRIX")
     if matrix is None:
         return 0, False
     a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])

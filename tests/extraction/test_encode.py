@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gare_cache.cache.reader import open_cache
 from gare_cache.cache.schema import Layout
@@ -16,7 +17,13 @@ from gare_cache.encoders.encoder import Encoder, load_encoder
 from gare_cache.encoders.loading import ModelSource
 from gare_cache.extraction import decode as decode_videos
 from gare_cache.extraction.decode import DecodedVideo, decode_in_workers, decode_video
-from gare_cache.extraction.encode import EncodedUnit, committing, encode_videos
+from gare_cache.extraction.encode import (
+    EncodedUnit,
+    Faint,
+    committing,
+    encode_videos,
+    faint_features,
+)
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from tests.processes import jobs
@@ -260,3 +267,36 @@ def test_an_interruption_waits_for_the_write_that_runs() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert writer.done == [0]
+
+
+def test_features_near_zero_are_counted_with_their_rounding() -> None:
+    """1e-5 is 167.77 of float16's smallest steps (2^-24) and becomes 168 of them."""
+    features = np.zeros((5, 1, 4), dtype=np.float32)
+    features[0, 0, 0] = 1.0  # large
+    features[1, 0, 0] = 1e-5
+    features[2, 0, 0] = 9e-9  # less than half a step: rounded to 0
+    features[3, 0, :] = 0.6e-4  # its norm is 1.2e-4
+    faint = faint_features(features)
+    assert faint.count == 2
+    assert faint.error == pytest.approx(1.0)
+    assert faint_features(features[1:2]).error == pytest.approx(168 / 167.77 - 1, rel=0.01)
+    assert faint_features(features[3:]) == Faint()
+
+
+@pytest.mark.parametrize("side", ["captions", "frames"])
+def test_a_warning_where_float16_rounds_nearly_everything_off(
+    side: str, project: Path, tiny_encoder_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = project / "faint"
+    folder.mkdir()
+    for path in tiny_encoder_dir.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    weights = load_file(folder / "open_clip_model.safetensors")
+    weights["visual.proj" if side == "frames" else "text_projection"] *= 1e-6
+    save_file(weights, folder / "open_clip_model.safetensors")
+    change_params(project, encoder__model=f"local-dir:{folder}")
+    prepare(workspace(project))
+    extract(workspace(project))
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if "norms below" in line)
+    amount = 56 if side == "frames" else 28
+    assert line.startswith(f"warning: the features of {amount} {side} have norms below 0.0001")

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from gare_cache.errors import ConfigError
-from gare_cache.heads.aggregators import AGGREGATORS
+from gare_cache.heads.aggregators import AGGREGATORS, TransformerAggregator
 from gare_cache.heads.retrieval import build_head
+from gare_cache.heads.settings import TransformerSettings
 from tests.plain_head import plain_head
 
 SETTINGS = [{"name": name} for name in AGGREGATORS]
@@ -124,3 +125,14 @@ def test_more_frames_than_positions_is_an_error(inputs):
     aggregator = build_aggregator({"name": "transformer"}, dim=16, max_frames=5)
     with pytest.raises(ConfigError, match=r"6 frame slots.*max_frames = 5"):
         aggregator(frames.float(), mask)
+
+
+def test_a_random_transformer_starts_as_published():
+    torch.manual_seed(0)
+    module = TransformerAggregator(TransformerSettings(init="random"), dim=128, max_frames=4)
+    block = module.resblocks[0]
+    bound = (6 / (128 + 3 * 128)) ** 0.5  # Glorot's uniform rule for (3 D, D)
+    assert bound * 0.99 < block.attn.in_proj_weight.abs().max() <= bound
+    for weight in (block.attn.out_proj.weight, block.mlp.c_fc.weight, module.positional_embedding):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not block.attn.in_proj_bias.any()

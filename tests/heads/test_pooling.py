@@ -16,6 +16,7 @@ from gare_cache.heads.settings import (
     TextConditionedSettings,
 )
 from tests.heads import slow
+from tests.plain_head import plain_head
 
 
 def text_conditioned_pool(text, frames, mask, reference_padding=False, **settings):
@@ -147,7 +148,7 @@ def test_gradcheck_of_cross_attention(inputs):
         ),
         (
             {"name": "text_conditioned", "temp": 1.0},
-            "unknown setting of head.pooling 'temp'; known: dropout, heads, name, temperature",
+            "unknown setting of head.pooling 'temp'; known: dropout, frame_norm, heads, name, ",
         ),
         ({"temperature": 0.0}, "head.pooling.temperature is 0.0: input should be greater than 0"),
         ({"temperature": float("nan")}, "head.pooling.temperature is nan"),
@@ -162,3 +163,41 @@ def test_gradcheck_of_cross_attention(inputs):
 def test_errors(settings, message):
     with pytest.raises(ConfigError, match=message):
         build_head(dim=16, max_frames=2, pooling=settings)
+
+
+def test_frame_norm_averages_unit_frames():
+    frames = torch.tensor([[[3.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])
+    mask = torch.tensor([[True, True, False]])
+    plain, normed = (
+        build_pooling(MeanPoolingSettings(frame_norm=norm), dim=2).slots(frames, mask)[0]
+        for norm in (False, True)
+    )
+    assert plain.tolist() == [[[1.5, 0.5]]]
+    assert normed.tolist() == [[[0.5, 0.5]]]
+
+
+@pytest.mark.parametrize("lead", [1.0, 40.0, 200.0])
+def test_padding_that_leads_leaves_the_direction(lead):
+    """A padded slot's logit leads by 40 and more: the reference in float64, ours in float32."""
+    text = torch.tensor([[1.0, 0.0]])
+    frames = torch.tensor([[[0.0, 1.0], [0.5, 0.2], [lead, 0.0]]])
+    mask = torch.tensor([[True, True, False]])
+    pooling = TextConditionedPooling(1.0, reference_padding=True)
+    products = (text @ frames[0].T)[:, None]
+    weights = pooling.weights(products, mask)
+    reference = products.double().softmax(dim=-1) * mask
+    assert torch.allclose(weights.double(), reference, rtol=1e-4, atol=1e-30)
+    alone = {"name": "mean"}
+    head = plain_head(dim=2, max_frames=3, gap=None, aggregator=alone, pooling={"temperature": 1.0})
+    padded = plain_head(
+        dim=2,
+        max_frames=3,
+        aggregator=alone,
+        pooling={"temperature": 1.0},
+        gap={"context": "frames"},
+        reference_padding=True,
+    )
+    for parameter in padded.interaction.gap.parameters():
+        parameter.data.zero_()  # no increment: the pooled video alone is compared
+    for module in (padded.similarity, lambda *given: padded.eval()(*given).similarity):
+        assert torch.allclose(module(text, frames, mask), head.similarity(text, frames, mask))

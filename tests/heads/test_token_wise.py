@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from gare_cache.errors import ConfigError
+from gare_cache.heads.settings import TokenWiseSettings
 from gare_cache.heads.token_wise import TokenWiseInteraction
 from tests.heads import slow
 
 
 def _interaction(dim=16):
     torch.manual_seed(0)
-    return TokenWiseInteraction(dim).double()
+    return TokenWiseInteraction(dim, TokenWiseSettings()).double()
 
 
 def test_matches_the_loop(inputs, random_words):
@@ -61,3 +62,15 @@ def test_gradcheck(inputs, random_words):
 def test_words_are_asked_for(inputs):
     with pytest.raises(ConfigError, match="compares words, and none were given"):
         _interaction()(*inputs())
+
+
+def test_weights_start_as_published_unless_asked_otherwise():
+    torch.manual_seed(0)
+    published = TokenWiseInteraction(256, TokenWiseSettings())
+    for linear in (published.text_weight[0], published.video_weight[0]):
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.02)
+        assert linear.weight.abs().max() > 0.07  # normal, not uniform
+        assert not linear.bias.any()
+    plain = TokenWiseInteraction(256, TokenWiseSettings(init="torch"))
+    assert plain.text_weight[0].weight.abs().max() <= 1 / 16  # uniform up to 1 / sqrt(D)
+    assert plain.text_weight[0].bias.any()

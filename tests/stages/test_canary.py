@@ -137,6 +137,17 @@ def test_a_head_that_looks_at_the_row_is_caught() -> None:
     assert found == {("listed", "t2v"), ("listed", "v2t")}
 
 
+def test_a_small_bonus_for_the_row_is_caught_by_the_scores_of_the_true_pairs() -> None:
+    """0.02 moves few pairs to the first place: hits alone stayed at chance."""
+
+    def bonus(similarity: Tensor, text: Tensor, frames: Tensor) -> Tensor:
+        return similarity + 0.02 * torch.eye(*similarity.shape)
+
+    rows = random_rows(LeakyHead(bonus), galleries=canary.GALLERIES)
+    assert ("listed", "t2v") in failures(rows)
+    assert ("shuffled", "t2v") not in failures(rows)
+
+
 def test_a_head_that_mixes_texts_into_frames_of_the_same_row_is_caught() -> None:
     class Mixing(LeakyHead):
         def similarity(self, text: Tensor, frames: Tensor, mask: Tensor) -> Tensor:

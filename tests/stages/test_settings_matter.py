@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from gare_cache.files import read_json
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
@@ -38,7 +39,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         "head.aggregator.heads": 2,
         "head.aggregator.init": "random",
         "head.interaction.name": "token_wise",
+        "head.interaction.init": "torch",
         "head.pooling.name": "mean",
+        "head.pooling.frame_norm": True,
         "head.pooling.temperature": 1.0,
         "head.pooling.heads": 2,
         "head.pooling.dropout": 0.0,
@@ -86,6 +89,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "evaluate.captions": "first",
         "evaluate.v2t_convention": "best_caption_group",
         "evaluate.missing": "count_as_miss",
+        "evaluate.frame_norm": True,
         "evaluate.resamples": 2,
     },
     "normalisers": {
@@ -102,6 +106,16 @@ NEEDS: dict[str, dict[str, Any]] = {
     "train.loss.trust_region.radius": {"train.loss.trust_region.weight": 0.1},
     "train.loss.trust_region.learned": {"train.loss.trust_region.weight": 0.1},
     "head.interaction.name": {"extract.word_tokens": True},
+    "head.pooling.frame_norm": {"head.pooling.name": "mean"},
+    "head.interaction.init": {
+        "extract.word_tokens": True,
+        "head.interaction.name": "token_wise",
+        "head.pooling": None,
+        "head.gap": None,
+        "train.loss.ib.weight": 0.0,
+        "train.loss.eps.weight": 0.0,
+        "train.loss.dir.weight": 0.0,
+    },
     "head.gap.context": {"extract.word_tokens": True},
     "head.pooling.heads": {"head.pooling.name": "cross_attention"},
     "head.pooling.dropout": {"head.pooling.name": "cross_attention"},
@@ -179,10 +193,11 @@ def test_training(finished: Path, key: str) -> None:
 
 def test_evaluation_and_report(finished: Path) -> None:
     _weights(finished, {})
-    before = evaluate(workspace(finished))
+    analysis = workspace(finished).evaluation / "analysis.json"
+    before = evaluate(workspace(finished))["methods"], read_json(analysis)["modality_gap"]
     for key, value in CHANGES["evaluate"].items():
-        after = evaluate(_changed(finished, {key: value}))
-        assert after["methods"] != before["methods"], key
+        after = evaluate(_changed(finished, {key: value}))["methods"]
+        assert (after, read_json(analysis)["modality_gap"]) != before, key
     evaluate(workspace(finished))
     report(workspace(finished))
     page = workspace(finished).report / "report.md"

@@ -20,8 +20,10 @@ from gare_cache import cli
 from gare_cache.cache import schema
 from gare_cache.cache.loading import load_cache
 from gare_cache.cache.reader import open_cache
+from gare_cache.cache.schema import KINDS, Layout
 from gare_cache.cache.verify import verify_cache
 from gare_cache.encoders.encoder import Encoder
+from gare_cache.encoders.open_clip_import import import_open_clip
 from gare_cache.errors import AnnotationError, CacheError, ConfigError, DecodeError
 from gare_cache.project.features import open_features
 from gare_cache.stages.extract import extract
@@ -525,3 +527,27 @@ def test_too_many_failures_are_told_by_every_command_that_needs_the_features(
     extract(workspace(project))
     assert not space.stopped.exists()
     open_features(space)
+
+
+def test_a_dry_run_needs_no_weights(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes are those of the architecture; nothing is downloaded, even where there is a network."""
+    prepare(workspace(project))
+    monkeypatch.setattr("gare_cache.encoders.hub._is_reachable", lambda endpoint: 1 / 0)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(project / "hub"))
+    change_params(project, encoder__model="ViT-S-32-alt", encoder__pretrained="mine")
+    tags = import_open_clip().pretrained._PRETRAINED
+    monkeypatch.setitem(tags, "ViT-S-32-alt", {"mine": {"hf_hub": "nobody/nothing/"}})
+    code, out, _ = command(project, "extract", "--dry-run")
+    assert code == 0
+    assert "`extract` downloads the weights of ViT-S-32-alt" in out
+    assert "14 of 14 to encode" in out
+    assert "28 of 28 to encode" in out
+    told = float(re.search(r"^to be written +([\d.]+) MB", out, re.M)[1])  # type: ignore[index]
+    layout = Layout(max_frames=4, dim=256)
+    rows = dict(zip(KINDS, (14, 28), strict=True))
+    expected = 0.0
+    for kind in KINDS:
+        units = -(-rows[kind] // layout.unit_rows(kind)) * layout.unit_rows(kind)
+        expected += units * sum(spec.row_bytes for spec in layout.arrays(kind))
+    assert told == pytest.approx(expected / 2**20, abs=0.1)
+    assert re.search(r"^fp32 +[\d,]+ frames/s, [\d,]+ captions/s", out, re.M)

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import gare_cache
 from gare_cache import cli
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, EnvironmentFailure
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
@@ -122,3 +122,11 @@ def test_training_writes_the_metrics_that_experiments_are_ranked_by(extracted: P
     assert selection["score"] == record["validation_score"]
     assert selection["epoch"] == record["best_epoch"]
     assert selection["score"] == (selection["t2v R@1"] + selection["v2t R@1"]) / 2
+
+
+def test_a_second_training_of_the_same_outputs_is_refused(extracted: Path) -> None:
+    space = workspace(extracted)
+    message = r"outputs is being written by process \d+ \(gare-cache train\)"
+    with space.alone("train"), pytest.raises(EnvironmentFailure, match=message):
+        train(space)
+    train(space)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from gare_cache.errors import DecodeError
-from gare_cache.video.containers import missing_bytes
 from gare_cache.video.probing import probe
+from gare_cache.video.truncation import missing_bytes
 from tests.video.clips import copy_from, write_clip
 
 # File, presented frames, whether the rate is constant.

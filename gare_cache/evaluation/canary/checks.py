@@ -13,7 +13,9 @@ from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.canary.judgement import (
     CanaryRow,
+    Shift,
     judge,
+    score_shift,
     text_to_video_chances,
     video_to_text_chances,
 )
@@ -206,6 +208,7 @@ def run_trials(
     """
     hits: dict[str, list[npt.NDArray[np.float64]]] = {d: [] for d in DIRECTIONS}
     chances: dict[str, list[npt.NDArray[np.float64]]] = {d: [] for d in DIRECTIONS}
+    shifts: list[Shift] = []  # one score a pair: the same in both directions
     for trial in trials:
         similarity = score(trial.split)
         ranks = _rank(similarity, trial.split, settings)
@@ -222,8 +225,18 @@ def run_trials(
             whole = len(all_hits) == len(chance[direction])
             hits[direction].append(all_hits[counted] if whole else all_hits)
             chances[direction].append(chance[direction][counted] if whole else chance[direction])
+        shifts.append(
+            score_shift(
+                similarity[trial.texts],
+                trial.split.video_of_text.cpu().numpy()[trial.texts],
+                independent=trial.independent,
+            )
+        )
         on_trial(1)
-    return [judge(test, d, hits[d], chances[d], generator) for d in DIRECTIONS]
+    return [
+        judge(test, d, hits[d], chances[d], generator, shifts if d == "t2v" else ())
+        for d in DIRECTIONS
+    ]
 
 
 def _refusals(split: FeatureSplit, settings: EvaluateSettings) -> list[CanaryRow]:

@@ -29,11 +29,14 @@ class Trial:
         split: the features, and which caption belongs to which video.
         texts: rows of the captions that count as queries.
         videos: positions, among the videos with captions, of those that count as queries.
+        independent: whether each text's video was drawn independently; else the texts that count
+            have different videos.
     """
 
     split: FeatureSplit
     texts: npt.NDArray[np.int64]
     videos: npt.NDArray[np.int64]
+    independent: bool
 
 
 def random_trial(
@@ -82,7 +85,8 @@ def random_trial(
         num_captions_listed=num_texts,
         words=_random_words(generator, num_texts, dim, device) if words else None,
     )
-    return Trial(split, np.arange(num_texts), np.arange(len(np.unique(video_of_text))))
+    videos = np.arange(len(np.unique(video_of_text)))
+    return Trial(split, np.arange(num_texts), videos, independent=order == "shuffled")
 
 
 def _random_words(
@@ -115,7 +119,7 @@ def permuted_trials(split: FeatureSplit, generator: np.random.Generator) -> Iter
         shuffled = generator.permutation(len(video_of_text))
         one_a_video = shuffled[np.unique(video_of_text[shuffled], return_index=True)[1]]
         permuted = replace(split, frames=split.frames[order], mask=split.mask[order])
-        yield Trial(permuted, one_a_video[videos], videos)
+        yield Trial(permuted, one_a_video[videos], videos, independent=False)
 
 
 def num_permutations(split: FeatureSplit) -> int:

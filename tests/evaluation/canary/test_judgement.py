@@ -1,5 +1,5 @@
 from fractions import Fraction
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -11,6 +11,8 @@ from gare_cache.evaluation.canary.judgement import (
     explain_failure,
     hits_distribution,
     judge,
+    score_shift,
+    shift_p,
     text_to_video_chances,
     two_sided_p,
     video_to_text_chances,
@@ -137,3 +139,32 @@ def test_another_number_of_ranks_than_queries_fails() -> None:
     assert (row.passed, row.p, row.note) == (False, None, "7 ranks for 8 queries")
     assert str(row).endswith("7 ranks for 8 queries  FAIL")
     assert "dropped, t2v: 7 ranks for 8 queries" in str(explain_failure([row]))
+
+
+def test_shift_against_all_assignments() -> None:
+    similarity = np.random.default_rng(1).normal(size=(3, 4))
+    scores = similarity - similarity.mean(axis=1, keepdims=True)
+    scores /= scores.std(axis=1, keepdims=True)
+    apart = [sum(scores[i, v[i]] for i in range(3)) for v in permutations(range(4), 3)]
+    shift = score_shift(similarity, np.array([2, 0, 3]), independent=False)
+    assert shift.total == pytest.approx(scores[0, 2] + scores[1, 0] + scores[2, 3])
+    assert np.mean(apart) == pytest.approx(0)
+    assert shift.variance == pytest.approx(np.var(apart))
+    drawn = [sum(scores[i, v[i]] for i in range(3)) for v in product(range(4), repeat=3)]
+    alone = score_shift(similarity, np.array([2, 0, 3]), independent=True)
+    assert alone.variance == pytest.approx(np.var(drawn)) == pytest.approx(3)
+    tied = score_shift(np.ones((3, 4)), np.array([2, 0, 3]), independent=True)
+    assert shift_p([tied]) == 1
+
+
+def test_a_shift_is_seldom_by_chance_and_often_by_a_leak() -> None:
+    generator = np.random.default_rng(2)
+    p_of = {0.0: [], 0.1: []}
+    for bonus, values in p_of.items():
+        for _ in range(300):
+            similarity = generator.normal(size=(40, 60))
+            similarity[np.arange(40), np.arange(40)] += bonus
+            shifts = [score_shift(similarity, np.arange(40), independent=False)] * 1
+            values.append(shift_p(shifts))
+    assert 0.02 < np.mean(np.array(p_of[0.0]) < 0.05) < 0.09
+    assert np.mean(np.array(p_of[0.1]) < 0.05) > 0.08
