@@ -164,7 +164,8 @@ class Run:
         if empty:
             reason = self.cache.failures().get(empty[0], "no frames")
             raise CacheError(
-                f"{len(empty)} of {len(ids)} videos have no features (first: {empty[0]!r}: "
+                f"{len(empty)} of {len(ids):,} videos have no features (first: "
+                f"{empty[0]!r}: "
                 f"{reason}); leave them out: Run.video_ids() lists those that have"
             )
         counts = torch.from_numpy(stored.num_frames)

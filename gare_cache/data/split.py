@@ -17,7 +17,7 @@ from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.data.words import Words, WordTokens
-from gare_cache.errors import CacheError, ConfigError
+from gare_cache.errors import CacheError, ConfigError, counted
 from gare_cache.manifest.tables import Manifest
 
 
@@ -129,7 +129,9 @@ def load_split(
         raise ConfigError(f"the manifest has no {name} videos; see dataset in params.yaml")
     video_ids = videos_with_features(cache, manifest, name)
     if not video_ids:
-        raise CacheError(f"none of the {len(videos)} {name} videos has features in {cache.folder}")
+        raise CacheError(
+            f"none of the {counted(len(videos), f'{name} video')} has features in {cache.folder}"
+        )
     video_row = {id_: row for row, id_ in enumerate(video_ids)}
     failed = captions_without_features(cache)
     captions = [
@@ -139,7 +141,8 @@ def load_split(
     ]
     if not captions:
         raise CacheError(
-            f"none of the {captions_listed} {name} captions has features in {cache.folder}"
+            f"none of the {counted(captions_listed, f'{name} caption')} has features in "
+            f"{cache.folder}"
         )
     caption_ids = [row["caption_id"] for row in captions]
     frames, mask = load_frames(cache, video_ids, None)

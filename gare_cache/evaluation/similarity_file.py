@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.errors import GareCacheError
+from gare_cache.errors import GareCacheError, counted
 from gare_cache.evaluation.metrics import Scores
 
 _SHOWN = 3
@@ -115,7 +115,7 @@ def read_column(path: Path, expected: int, kind: str) -> list[str]:
     if len(values) != expected:
         hint = "; is the first line a heading?" if len(values) == expected + 1 else ""
         raise SimilarityFileError(
-            f"{path} has {len(values):,} values, the matrix has {expected:,} {kind}{hint}"
+            f"{path} has {counted(len(values), 'value')}, the matrix has {expected:,} {kind}{hint}"
         )
     _refuse(path, values, [not value for value in values], "empty")
     return values

@@ -3,8 +3,8 @@
 It is ``.gare/ledger.jsonl`` beside ``params.yaml``, outside the outputs, so that neither DVC
 nor another folder of outputs resets it. In a git repository a second copy lies in the repository's
 own folder, below ``.git/gare-cache``, which no checkout, ``dvc exp apply`` or stash changes; each
-copy gets the lines that only the other has. Selection on test data cannot be prevented by a file, but
-the ledger makes it visible: ten heads scored on test leave ten lines.
+copy gets the lines that only the other has. Selection on test data cannot be prevented by a file,
+but the ledger makes it visible: ten heads scored on test leave ten lines.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gare_cache.errors import counted
 from gare_cache.files import append_line, read_lines
 
 TEST = "test"
@@ -64,9 +65,9 @@ class LedgerCount:
     num_runs: int
 
     def __str__(self) -> str:
-        by_run = f"test scored {_times(self.by_run)} by this run"
-        heads = f"{self.num_runs:,} run{'' if self.num_runs == 1 else 's'}"
-        return f"{by_run}, {_times(self.in_project)} by {heads} of this project"
+        by_run = f"test scored {counted(self.by_run, 'time')} by this run"
+        heads = counted(self.num_runs, "run")
+        return f"{by_run}, {counted(self.in_project, 'time')} by {heads} of this project"
 
 
 def enter(
@@ -175,7 +176,3 @@ def _merged(ledger: Path) -> list[Path]:
 
 def _lines(ledger: Path) -> Counter[str]:
     return Counter(filter(None, read_lines(ledger))) if ledger.is_file() else Counter()
-
-
-def _times(number: int) -> str:
-    return f"{number:,} time{'' if number == 1 else 's'}"

@@ -68,7 +68,8 @@ def _lines(workspace: Workspace, summary: dict[str, Any]) -> Iterator[str]:
     if settings.captions == PARAGRAPH:
         paragraphs = sum(counts["captions"] for counts in summary["splits"].values())
         if summary["sentences"] > paragraphs:
-            yield f"{summary['sentences']:,} sentences are joined to {paragraphs:,} paragraphs"
+            sentences = counted(summary["sentences"], "sentence", "are")
+            yield f"{sentences} joined to {counted(paragraphs, 'paragraph')}"
         else:
             yield (
                 "warning: dataset.captions: paragraph joins nothing, every video has one sentence "

@@ -74,7 +74,8 @@ def ablate(
     left = [t for t, run in zip(opened.tasks, planned, strict=True) if run.is_left]
     if final and left:
         raise ConfigError(
-            f"{study_file} is not finished: {len(left)} of {len(planned)} runs are left; run it "
+            f"{study_file} is not finished: {len(left)} of {len(planned):,} runs are "
+            "left; run it "
             "without --final first. Test is scored once, when no choice is left to make"
         )
     if dry_run:
