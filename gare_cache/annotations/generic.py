@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,15 @@ def _read_jsonl(path: Path) -> Table:
         if not line.strip():
             continue
         origin = f"{path.name}:{number}"
-        row = parse_json(origin, line)
+        try:
+            row = parse_json(origin, line)
+        except AnnotationError as err:
+            raise AnnotationError(f"{err}; every line of .jsonl holds one object") from err
         if not isinstance(row, dict):
-            raise AnnotationError(f"{origin}: not a JSON object: {shorten(line.strip())}")
+            raise AnnotationError(
+                f"{origin}: not a JSON object: {shorten(line.strip())}; every line of .jsonl holds "
+                "one object"
+            )
         names, renamed = match_columns(origin, list(row), REQUIRED_COLUMNS, OPTIONAL_COLUMNS)
         rows.append((origin, dict(zip(names, row.values(), strict=True))))
         if renamed:
@@ -81,13 +88,18 @@ def _read_jsonl(path: Path) -> Table:
 
 
 def _read_parquet(path: Path) -> Table:
+    known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
     try:
-        table = pq.read_table(path)
-        names, renamed = match_columns(
-            path.name, table.column_names, REQUIRED_COLUMNS, OPTIONAL_COLUMNS
-        )
-        rows = table.rename_columns(names).to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as err:
+        raise AnnotationError(f"{path} cannot be read as parquet: {err}") from err
+    names, renamed = match_columns(
+        path.name, table.column_names, REQUIRED_COLUMNS, OPTIONAL_COLUMNS
+    )
+    table = table.rename_columns(names).select([name for name in known if name in names])
+    try:
+        rows = table.to_pylist()
+    except (pa.ArrowException, ValueError) as err:  # not UTF-8, or times finer than Python's
         raise AnnotationError(f"{path} cannot be read as parquet: {err}") from err
     return Table(
         [(f"{path.name}: row {number}", row) for number, row in enumerate(rows, 1)],
@@ -120,8 +132,12 @@ def _record(origin: str, row: Any) -> AnnotationRecord:
     )
 
 
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _split(origin: str, value: Any) -> str | None:
-    if value is None or value == "":
+    if _is_blank(value):
         return None
     name = str(value).strip().lower()
     if name not in SPLIT_NAMES:
@@ -130,9 +146,9 @@ def _split(origin: str, value: Any) -> str | None:
 
 
 def _seconds(origin: str, column: str, value: Any) -> float | None:
-    if value is None or value == "":
+    if _is_blank(value):
         return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     if not number and not (isinstance(value, str) and _NUMBER.fullmatch(value)):
         raise AnnotationError(
             f"{origin}: column {column!r} is {shorten(value)}; it must be a time in seconds"

@@ -23,6 +23,7 @@ _OTHER_ENCODINGS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_FIRST_BYTES = 8  # of a header, which has no NUL among them
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -44,6 +45,10 @@ def read_text(path: Path) -> str:
     for mark, name in _OTHER_ENCODINGS.items():
         if content.startswith(mark):
             raise AnnotationError(f"{path} is {name} text; save as UTF-8")
+    if b"\0" in content[:_FIRST_BYTES]:
+        raise AnnotationError(
+            f"{path}:1: begins with NUL bytes, as UTF-16 text without its mark; save as UTF-8"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as err:
@@ -93,12 +98,12 @@ def read_csv(
     notes = (
         [] if separator == "," else [f"{source}: cells are separated by {SEPARATORS[separator]}"]
     )
-    lines = _csv_lines(source, text, separator)
+    lines = (row for row in _csv_lines(source, text, separator) if any(map(str.strip, row[1])))
     _, header = next(lines, ("", []))
     names, renamed = match_columns(source, header, required, optional)
     if renamed:
         notes.append(renamed)
-    rows = [(origin, _row(origin, cells, names)) for origin, cells in lines if cells]
+    rows = [(origin, _row(origin, cells, names)) for origin, cells in lines]
     return Table(rows, tuple(notes))
 
 
@@ -161,16 +166,19 @@ def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _separator(text: str, required: Sequence[str]) -> str:
-    header = text.lstrip("\r\n").splitlines()[:1]
+    header = text.lstrip().splitlines()[:1]
     for separator in SEPARATORS:
-        cells = next(csv.reader(header, delimiter=separator), [])
+        cells = next(csv.reader(header, delimiter=separator, skipinitialspace=True), [])
         if {name.casefold() for name in required} <= {cell.strip().casefold() for cell in cells}:
             return separator
     return ","
 
 
 def _csv_lines(source: str, text: str, separator: str) -> Iterator[tuple[str, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    # A quote after the separator and a space opens a cell, too.
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
+    )
     while True:
         origin = f"{source}:{reader.line_num + 1}"
         try:
@@ -186,8 +194,8 @@ def _row(origin: str, cells: Sequence[str], names: Sequence[str]) -> dict[str, s
     if len(cells) != len(names):
         more = len(cells) > len(names)
         raise AnnotationError(
-            f"{origin}: {len(cells)} cells, but the header names {counted(len(names), 'column')} "
-            f"({', '.join(names)}): "
+            f"{origin}: {counted(len(cells), 'cell')}, but the header names "
+            f"{counted(len(names), 'column')} ({', '.join(names)}): "
             + (
                 'a cell that holds the separator must stand in quotes, "a man, a dog"'
                 if more

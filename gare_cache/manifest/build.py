@@ -127,7 +127,11 @@ def build_manifest(
 
 def _items(records: Sequence[AnnotationRecord], files: VideoFiles) -> list[_Item]:
     names = [files.normalise(record.video) for record in records]
-    paths = [files.find(record) for record in records]
+    first: dict[str, Path] = {}  # links to one file are that file
+    paths = [
+        path and first.setdefault(os.path.realpath(path), path)
+        for path in (files.find(record) for record in records)
+    ]
     names_of: dict[Path, set[str]] = defaultdict(set)
     for name, path in zip(names, paths, strict=True):
         if path:
@@ -159,6 +163,8 @@ def _check_ids(items: Sequence[_Item], records: Sequence[AnnotationRecord]) -> N
     for item, record in zip(items, records, strict=True):
         for id_ in (item.video_id, item.item_id):
             other, earlier = first.setdefault(id_, (item, record))
+            if item.extension and not other.extension:
+                first[id_] = (item, record)
             if _differ(item, other, whole=id_ == item.video_id):
                 raise AnnotationError(
                     f"{record.origin}: {_typed(record)}: its id would be {id_!r}, which is that of "
@@ -186,8 +192,7 @@ def _annotated_splits(
     """Return video id -> annotated split; a file, under whatever name, has one."""
     first: dict[str, AnnotationRecord] = {}
     for item, record in zip(items, records, strict=True):
-        file = os.path.realpath(item.path) if item.path else item.video_id
-        earlier = first.setdefault(file, record)
+        earlier = first.setdefault(item.video_id, record)
         if earlier.split != record.split:
             places = " and ".join(
                 f"{row.split or 'none'} ({row.origin}: {row.video})" for row in (earlier, record)

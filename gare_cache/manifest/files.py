@@ -42,8 +42,9 @@ class VideoFiles:
     """Index of the video files below the roots by path and name, with and without extension."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
-        self._roots = roots
+        self._prefixes = [prefix for root in roots for prefix in _prefixes(root)]
         self._files: dict[str, list[Path]] = defaultdict(list)
+        self._places: dict[str, list[Path]] = defaultdict(list)  # by relative and absolute path
         self._alike: dict[str, Path] = {}  # stem in lower case -> first file, relative to its root
         self.count = 0
         for root in roots:
@@ -55,32 +56,42 @@ class VideoFiles:
 
     def _add(self, root: Path, path: Path) -> None:
         relative = path.relative_to(root)
-        keys = (relative, relative.with_suffix(""), path.name, path.stem)
-        for key in dict.fromkeys(_composed(str(key)) for key in keys):
+        stem = relative.with_suffix("")
+        for key in dict.fromkeys(_composed(str(k)) for k in (relative, stem, path.name, path.stem)):
             self._files[key].append(path)
-        for stem in (str(relative.with_suffix("")), path.stem):
-            self._alike.setdefault(_composed(stem).casefold(), relative)
+        places = [prefix + str(name) for prefix in _prefixes(root) for name in (relative, stem)]
+        for place in (str(relative), *places):
+            self._places[_composed(place)].append(path)
+        for key in (str(stem), path.stem):
+            self._alike.setdefault(_composed(key).casefold(), relative)
         self.count += 1
 
     def normalise(self, name: str) -> str:
         """Return one spelling of a name: ``./sub//a.mp4`` and ``sub/a.mp4`` are the same file."""
-        composed = _composed(posixpath.normpath(name))
-        for root in map(str, self._roots):
-            if composed.startswith(root + "/"):
-                return composed.removeprefix(root + "/")
-        return composed
+        spelling = _spelling(name)
+        for prefix in self._prefixes:
+            if spelling.startswith(prefix):
+                return spelling.removeprefix(prefix)
+        return spelling
 
     def find(self, record: AnnotationRecord) -> Path | None:
         """Return the file of a record, or None.
 
+        An absolute path is that file alone, and a path relative to a root, with its extension,
+        comes before files of that name in subfolders.
+
         Raises:
             AnnotationError: several files match.
         """
-        matches = self._files.get(self.normalise(record.video), [])
+        spelling = _spelling(record.video)
+        matches = self._places.get(spelling, [])
+        if not matches and not spelling.startswith("/"):
+            matches = self._files.get(spelling, [])
         if len({path.resolve() for path in matches}) > 1:
             raise AnnotationError(
                 f"{record.origin}: video {record.video!r} matches {counted(len(matches), 'file')}: "
-                f"{', '.join(map(str, matches[:_SHOWN]))}; annotate the path relative to its root"
+                f"{', '.join(map(str, matches[:_SHOWN]))}; annotate the path relative to its root, "
+                "with its extension, or the absolute path"
             )
         return matches[0] if matches else None
 
@@ -89,7 +100,7 @@ class VideoFiles:
         place = f"{record.origin}: {record.video}"
         if self.find(record):
             return place
-        stem = video_stem(self.normalise(record.video)).casefold()
+        stem = video_stem(self.normalise(record.video).replace("\\", "/")).casefold()
         alike = self._alike.get(stem) or self._alike.get(posixpath.basename(stem))
         return place + (f"; {alike} exists" if alike else "")
 
@@ -110,8 +121,20 @@ def _walk(root: Path) -> Iterator[Path]:
         seen.add(real)
         subfolders.sort()
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS:
-                yield Path(folder) / name
+            path = Path(folder) / name
+            if path.suffix.lower() in VIDEO_EXTENSIONS and path.is_file():  # no dangling link
+                yield path
+
+
+def _prefixes(root: Path) -> list[str]:
+    """Return what absolute paths of files below a root begin with, as given and with links read."""
+    folders = dict.fromkeys([os.path.abspath(root), os.path.realpath(root)])
+    return [_composed(folder.rstrip("/")) + "/" for folder in folders]
+
+
+def _spelling(name: str) -> str:
+    spelling = _composed(posixpath.normpath(name))
+    return "/" + spelling.lstrip("/") if spelling.startswith("/") else spelling
 
 
 def _composed(name: str) -> str:

@@ -1,5 +1,7 @@
 import json
 import re
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,7 +48,7 @@ def test_three_kinds_of_file_give_the_same_records(tmp_path: Path, kind: str) ->
         ("video,text\na,b\n", r"no column 'caption' \(found: video, text\)"),
         ("video,caption\n", "holds no captions"),
         ("", "no column 'video'"),
-        ("video,caption\na,  \n", r":2: 'caption' is '  '; it must be a non-empty string"),
+        ("video,caption\na,  \n", r":2: 'caption' is ''; it must be a non-empty string"),
         ("video,caption,split\na,b,tets\n", "unknown split 'tets'; did you mean 'test'"),
         (
             "video,caption,start\na,b,soon\n",
@@ -141,7 +143,7 @@ def test_other_separators_and_spellings_of_columns_are_read_and_said(
     assert [record.caption for record in found.records] == ["b, c"]
     assert found.notes == (
         f"captions.csv: cells are separated by {name}",
-        "captions.csv: column 'Video' as 'video', ' CAPTION' as 'caption'",
+        "captions.csv: column 'Video' as 'video', 'CAPTION' as 'caption'",
     )
 
 
@@ -186,3 +188,68 @@ def test_seen_files(name: str, message: str) -> None:
     else:
         (note,) = read_annotations("generic", path).notes
         assert "1 of 4 captions hold a line break; the first is merged_rows.csv:2" in note
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '\n\nvideo,caption\na,"x, y"\n',
+        'video,caption\n  \na,"x, y"\n,\n',
+        'video, "caption"\na, "x, y"\n',
+        'video,caption,split,start,end\na,"x, y", , , \n',
+        'video,caption,\na,"x, y",\n',
+    ],
+)
+def test_blank_rows_blank_cells_and_spaces_before_quotes(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text(text)
+    (found,) = read_annotations("generic", path).records
+    assert (found.video, found.caption, found.split, found.end_seconds) == ("a", "x, y", None, None)
+
+
+def test_utf_16_without_its_mark(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_bytes("video,caption\na,b\n".encode("utf-16-le"))
+    with pytest.raises(AnnotationError, match=r"csv:1: begins with NUL bytes, .*save as UTF-8"):
+        read_annotations("generic", path)
+
+
+@pytest.mark.parametrize("text", ['[{"video": "a"}]', "[\n", '{"video": "a"},', "{"])
+def test_json_that_is_not_one_object_a_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "captions.jsonl"
+    path.write_text(text)
+    with pytest.raises(AnnotationError, match=r"jsonl:1: not .*every line of .jsonl holds one obj"):
+        read_annotations("generic", path)
+
+
+def test_types_of_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "captions.parquet"
+    text = pa.array(["a"])
+    columns = {
+        "video": text.dictionary_encode(),
+        "caption": text.cast(pa.large_string()),
+        "start": pa.array([Decimal("1.5")]),
+        "end": pa.array([2], pa.int8()),
+        "when": pa.array([1001], pa.timestamp("ns")),  # finer than Python's; not read
+    }
+    pq.write_table(pa.table(columns), path)
+    (found,) = read_annotations("generic", path).records
+    assert (found.video, found.caption, found.start_seconds, found.end_seconds) == (
+        "a",
+        "a",
+        1.5,
+        2,
+    )
+    for name, values in {
+        "start": pa.array([1001], pa.duration("ns")),
+        "end": pa.array([datetime(2020, 1, 1)]),
+        "caption": pa.array([["a", "b"]]),
+        "video": pa.array([5]),
+    }.items():
+        pq.write_table(pa.table({**columns, name: values}), path)
+        with pytest.raises(AnnotationError, match="parquet") as raised:
+            read_annotations("generic", path)
+        assert "\n" not in str(raised.value)
+    pq.write_table(pa.table([text, text, text], names=["video", "caption", "caption"]), path)
+    with pytest.raises(AnnotationError, match=r"^captions.parquet: column 'caption' occurs twice$"):
+        read_annotations("generic", path)

@@ -142,7 +142,9 @@ def test_names_of_one_file_are_one_video_in_one_split(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"test \(file:again.mp4: again.mp4\)"):
         build(tmp_path, splits)
     kept = build(tmp_path, [record("b", split="test"), record("again", split="test")])
-    assert column(kept, "video_id") == ["b", "again"]
+    assert column(kept, "video_id") == ["b"]
+    hashed = [record(name) for name in ("b", "again", *(f"v{i}" for i in range(50)))]
+    assert len(build(tmp_path, hashed, val=0.4, test=0.4).videos) == 51
 
 
 def test_an_accent_may_be_stored_in_two_ways(tmp_path: Path) -> None:
@@ -240,3 +242,52 @@ def test_round_trip(tmp_path: Path) -> None:
     found = read_manifest(tmp_path / "manifest")
     assert found.videos.equals(manifest.videos)
     assert found.captions.equals(manifest.captions)
+
+
+def test_a_path_with_its_extension_comes_before_files_in_subfolders(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "sub/a.mp4")
+    for name in ("./a.mp4", "a.mp4", str(tmp_path / "a.mp4"), str(tmp_path / "a")):
+        assert column(build(tmp_path, [record(name)]), "path") == [str(tmp_path / "a.mp4")]
+    with pytest.raises(AnnotationError, match=r"relative to its root, with its extension, or the"):
+        build(tmp_path, [record("a")])
+
+
+def test_an_absolute_path_is_that_file_alone(tmp_path: Path, monkeypatch: Any) -> None:
+    touch(tmp_path, "one/a.mp4", "two/a.mp4", "two/sub/b.mp4")
+    roots = [tmp_path / "one", tmp_path / "two"]
+
+    def paths(*names: str, below: list[Path] = roots) -> list[Any]:
+        rows = [record("sub/b"), *map(record, names)]
+        return column(build_manifest(rows, below, val_fraction=0, test_fraction=0), "path")[1:]
+
+    named = str(tmp_path / "one/a.mp4")
+    assert paths(named) == [named]
+    assert paths(str(tmp_path / "two/b.mp4")) == [None]
+    with pytest.raises(AnnotationError, match=r"two/a.mp4: its id would be 'a', which is that of"):
+        paths(named, str(tmp_path / "two/a.mp4"))
+    monkeypatch.chdir(tmp_path)
+    assert paths(str(tmp_path / "two/a.mp4"), below=[Path("two")]) == ["two/a.mp4"]
+    (tmp_path / "link").symlink_to(tmp_path / "two")
+    for name in (tmp_path / "two/a.mp4", tmp_path / "link/a.mp4"):
+        assert paths(f"/{name}", below=[tmp_path / "link"]) == [str(tmp_path / "link/a.mp4")]
+
+
+def test_a_dangling_link_is_a_missing_video(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "b.mp4").symlink_to(tmp_path / "gone.mp4")
+    assert column(build(tmp_path, [record("a"), record("b")]), "path")[1] is None
+
+
+def test_absent_files_of_one_stem_in_any_order(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    names = ["a", "b", "b.mp4", "b.avi"]
+    with pytest.raises(
+        AnnotationError, match=r"b.avi: its id would be 'b', which is that of b.mp4"
+    ):
+        build(tmp_path, [record(name) for name in names])
+
+
+def test_backslashes_of_another_system_are_recognised_in_the_message(tmp_path: Path) -> None:
+    touch(tmp_path, "sub/a.mp4")
+    with pytest.raises(AnnotationError, match=r"; sub/a.mp4 exists"):
+        build(tmp_path, [record("sub\\a.mp4")])
