@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from gare_cache.cache.rows import ID, RowTable
+from gare_cache.errors import counted
 from gare_cache.manifest.tables import Manifest
 
 _SHOWN = 5
@@ -32,7 +33,7 @@ def copies_across_splits(videos: RowTable, manifest: Manifest) -> Iterator[str]:
     if not groups:
         return
     yield (
-        f"warning: {len(groups):,} video files stand in several splits under different names "
+        f"warning: {counted(len(groups), 'video file')} in several splits under different names "
         "(the same bytes): training sees what is scored"
     )
     for rows in groups[:_SHOWN]:

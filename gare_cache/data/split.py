@@ -17,7 +17,7 @@ from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.data.words import Words, WordTokens
-from gare_cache.errors import CacheError, ConfigError
+from gare_cache.errors import CacheError, ConfigError, counted
 from gare_cache.manifest.tables import Manifest
 
 
@@ -129,7 +129,10 @@ def load_split(
         raise ConfigError(f"the manifest has no {name} videos; see dataset in params.yaml")
     video_ids = videos_with_features(cache, manifest, name)
     if not video_ids:
-        raise CacheError(f"none of the {len(videos)} {name} videos has features in {cache.folder}")
+        raise CacheError(
+            f"none of the {counted(len(videos), f'{name} video')} has features in {cache.folder}; "
+            "`gare-cache info` lists those that failed, `gare-cache prepare` those without a file"
+        )
     video_row = {id_: row for row, id_ in enumerate(video_ids)}
     failed = captions_without_features(cache)
     captions = [

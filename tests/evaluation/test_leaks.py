@@ -35,7 +35,7 @@ def test_a_copy_in_another_split_is_named_by_every_stage(
     prepare(space)
     extract(space, device="cpu")
     said = capsys.readouterr().err
-    assert "warning: 1 video files stand in several splits under different names" in said
+    assert "warning: 1 video file in several splits under different names" in said
     assert "train (captions.csv:4: train1) = test (captions.csv:28: test2)" in said
     assert any("stand in several splits" in line for line in verify(space))
     train(space, device="cpu")
