@@ -130,7 +130,8 @@ def load_split(
     video_ids = videos_with_features(cache, manifest, name)
     if not video_ids:
         raise CacheError(
-            f"none of the {counted(len(videos), f'{name} video')} has features in {cache.folder}"
+            f"none of the {counted(len(videos), f'{name} video')} has features in {cache.folder}; "
+            "`gare-cache info` lists those that failed, `gare-cache prepare` those without a file"
         )
     video_row = {id_: row for row, id_ in enumerate(video_ids)}
     failed = captions_without_features(cache)

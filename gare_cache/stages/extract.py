@@ -31,6 +31,7 @@ from gare_cache.project.progress import say
 from gare_cache.reproducibility import set_threads
 
 _REASONS_SHOWN = 3
+_PURPOSES = {"train": "training", "val": "training, which selects on it,", "test": "scoring it"}
 
 
 def extract(
@@ -166,10 +167,15 @@ def _publish(
 
 def _coverage(cache: FeatureCache, manifest: Manifest) -> Iterator[str]:
     counts: dict[str, list[str]] = defaultdict(list)
+    bare: dict[str, None] = {}
     for kind, split, encoded, listed in coverage(cache, manifest):
         counts[split].append(f"{encoded:,} of {counted(listed, NOUNS[kind])}")
+        if listed and not encoded:
+            bare[split] = None
     for split, parts in counts.items():
         yield f"{split}: {', '.join(parts)} encoded"
+    for split in bare:
+        yield f"warning: {split} has no features; {_PURPOSES[split]} will be refused"
 
 
 def _require_train_videos(manifest: Manifest) -> None:

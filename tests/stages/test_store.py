@@ -29,6 +29,7 @@ from gare_cache.project.features import open_features
 from gare_cache.stages.extract import extract
 from gare_cache.stages.info import describe
 from gare_cache.stages.prepare import prepare
+from gare_cache.stages.train import train
 from gare_cache.stages.verify import verify
 from tests.stages.extraction import (
     PAUSE_SECONDS,
@@ -504,6 +505,21 @@ def test_extract_says_coverage_and_refuses_a_train_split_without_files(
     message = r"none of the 8 train videos has a file \(the first: captions.csv:2: train0\)"
     with pytest.raises(ConfigError, match=message):
         extract(space)
+
+
+def test_a_split_without_any_features_is_said(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (project / "videos/val").iterdir():
+        path.unlink()
+    space = workspace(project)
+    prepare(space)
+    extract(space)
+    said = capsys.readouterr().err
+    assert "warning: val has no features; training, which selects on it, will be refused" in said
+    assert "train has no features" not in said
+    with pytest.raises(CacheError, match=r"none of the 3 val videos has features .*prepare` those"):
+        train(space)
 
 
 def test_too_many_failures_are_told_by_every_command_that_needs_the_features(
