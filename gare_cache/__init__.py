@@ -28,6 +28,10 @@ _MODULES = {
 _FORMER_NAMES = {"Found": "SearchHit"}
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     name = _FORMER_NAMES.get(name, name)
     if name not in _MODULES:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.schema import LENGTHS, WORDS
+from gare_cache.config import read_values
 from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.data.words import Words, WordTokens
 from gare_cache.encoders.encoder import Encoder
@@ -28,7 +29,7 @@ from gare_cache.extraction.project_encoder import project_encoder
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import blocks
 from gare_cache.manifest.tables import read_manifest
-from gare_cache.own import use_project
+from gare_cache.own import own_names, use_project
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace, open_workspace
 from gare_cache.reproducibility import resolve_device
@@ -58,7 +59,7 @@ Found = SearchHit
 """Former name of ``SearchHit``."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A trained head with its settings, features and encoder; made by ``load_run``.
 
@@ -79,6 +80,14 @@ class Run:
     device: torch.device
     _checkpoint: Checkpoint
     _params: Path
+    _trust: bool
+
+    def __repr__(self) -> str:
+        score, epoch = self.record["validation_score"], self.record["best_epoch"]
+        return (
+            f"Run({str(self.outputs)!r}, {self.record['run_key'][:12]}, epoch {epoch}, selection "
+            f"score {score:.1f}, device {self.device})"
+        )
 
     @cached_property
     def cache(self) -> FeatureCache:
@@ -155,7 +164,8 @@ class Run:
         if empty:
             reason = self.cache.failures().get(empty[0], "no frames")
             raise CacheError(
-                f"{len(empty)} of {len(ids)} videos have no features (first: {empty[0]!r}: "
+                f"{len(empty)} of {len(ids):,} videos have no features (first: "
+                f"{empty[0]!r}: "
                 f"{reason}); leave them out: Run.video_ids() lists those that have"
             )
         counts = torch.from_numpy(stored.num_frames)
@@ -269,7 +279,8 @@ class Run:
                 "encoder made them; give it with load_run(outputs, params=...), or score your own "
                 "features and frames"
             )
-        return open_workspace(self._params, self.outputs)
+        beside = self.outputs.absolute().parent == self._params.absolute().parent
+        return open_workspace(self._params, self.outputs, borrow=beside, trust=self._trust)
 
     def _texts(
         self, texts: Sequence[str] | Tensor | Array, words: tuple[Any, Any] | None
@@ -298,21 +309,29 @@ class Run:
         return scores
 
 
-def load_run(outputs: Path | str, *, params: Path | str | None = None, device: str = "auto") -> Run:
+def load_run(
+    outputs: Path | str,
+    *,
+    params: Path | str | None = None,
+    device: str = "auto",
+    trust: bool = False,
+) -> Run:
     """Load a head trained by ``gare-cache train``.
 
     Args:
         outputs: folder of outputs that contains ``run/head.safetensors``.
         params: the project's params.yaml; None looks beside the folder of outputs. Custom modules
-            are imported from its folder.
+            that it names are imported from its folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        trust: also import what the run names and params.yaml does not: its code runs.
 
     Raises:
-        ConfigError: nothing was trained there, or a custom part cannot be imported or has changed.
+        ConfigError: nothing was trained there, or a custom part is not named in params.yaml, cannot
+            be imported or has changed.
     """
     folder = Path(outputs)
     file = folder.absolute().parent / "params.yaml" if params is None else Path(params)
-    use_project(file.parent)
+    use_project(file.parent, own_names(read_values(file)) if file.is_file() else (), trust=trust)
     if folder.name == "run" and (folder / "head.safetensors").is_file():
         raise ConfigError(f"{folder} is the run itself; give the folder of outputs that holds it")
     checkpoint = load_checkpoint(folder / "run" / "head.safetensors")
@@ -326,6 +345,7 @@ def load_run(outputs: Path | str, *, params: Path | str | None = None, device: s
         device=target,
         _checkpoint=checkpoint,
         _params=file,
+        _trust=trust,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,22 +68,39 @@ def _of_a_text(side: str, anchor: str) -> tuple[str, ...]:
     return (*at_item, "ib") if anchor == "text" else at_item
 
 
-def load_params(path: Path) -> Params:
+def load_params(path: Path, changes: Mapping[str, Any] | None = None) -> Params:
     """Read and check a params file.
+
+    Args:
+        path: of the file.
+        changes: dotted setting -> value in place of the file's.
 
     Raises:
         ConfigError: the file is missing, no YAML, or a setting is unknown, of a wrong type or out
             of range; every fault is named with its place.
     """
+    values = read_values(path)
+    return parse_params(with_changes(values, changes or {}), where=str(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Read the settings of a file as plain values, unchecked.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping.
+    """
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist; give the settings with --params FILE")
+        raise ConfigError(
+            f"{path} does not exist; give the settings with --params FILE, or start a project with "
+            f"`gare-cache init FOLDER --preset NAME` ({path.absolute().parent} is no project)"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(err).split())}") from err
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no settings")
-    return parse_params(values, where=str(path))
+    return values
 
 
 def parse_params(values: dict[str, Any], *, where: str) -> Params:
@@ -92,6 +110,29 @@ def parse_params(values: dict[str, Any], *, where: str) -> Params:
         ConfigError: as ``load_params``.
     """
     return parse_settings(Params, values, where=where)
+
+
+def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of settings with dotted keys changed, in their order.
+
+    A section that is null is created. ``{"head.gap.heads": 2}`` on ``{"head": {"gap": None}}``
+    gives ``{"head": {"gap": {"heads": 2}}}``.
+
+    Raises:
+        ConfigError: a key is below a setting that is not a section.
+    """
+    changed = copy.deepcopy(dict(values))
+    for key, value in changes.items():
+        *parents, name = key.split(".")
+        section = changed
+        for parent in parents:
+            if section.get(parent) is None:
+                section[parent] = {}
+            section = section[parent]
+            if not isinstance(section, dict):
+                raise ConfigError(f"{key} cannot be set: {parent} is {section!r}, not a section")
+        section[name] = copy.deepcopy(value)
+    return changed
 
 
 def resolve(project: Path, path: str) -> Path:

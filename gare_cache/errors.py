@@ -67,9 +67,26 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}; known: {shown}"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a count with its noun: ``1 video``, ``1,000 videos``, ``2 queries``."""
+def counted(number: int, noun: str, verb: str = "") -> str:
+    """Return a count with its noun: ``1 video``, ``1,000 videos``, ``2 queries``.
+
+    Args:
+        number: the count.
+        noun: of one.
+        verb: of several, which follows if given: ``1 video has``, ``2 videos have``.
+    """
+    return " ".join(filter(None, (f"{number:,}", plural(number, noun), agreeing(number, verb))))
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a noun in the form that a count of it takes."""
     if number == 1:
-        return f"1 {noun}"
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{number:,} {plural}"
+        return noun
+    if noun.endswith("y"):
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+def agreeing(number: int, verb: str) -> str:
+    """Return the verb of several in the form that a count takes: ``has`` for 1 and ``have``."""
+    return {"are": "is", "have": "has"}.get(verb, f"{verb}s") if verb and number == 1 else verb

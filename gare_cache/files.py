@@ -1,11 +1,14 @@
-"""Atomic file writes (temporary name, fsync, rename), and digests of files and values."""
+"""Atomic file writes (temporary name, fsync, rename), appended lines, digests."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +24,11 @@ PARTIAL_SUFFIX = ".partial"
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success flush it to disk and rename it.
 
-    On an exception the temporary file is removed and an earlier ``path`` stays as it was.
+    Every call has a name of its own, so that of several writers each publishes a whole file. On an
+    exception the temporary file is removed and an earlier ``path`` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
     try:
         yield partial
         fsync(partial)
@@ -41,6 +45,49 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def append_line(path: Path, line: str) -> None:
+    r"""Append a line that ends with ``\n`` and flush it to disk; whole, or not at all.
+
+    One process at a time appends. A line that a crash cut short before is dropped.
+
+    Raises:
+        OSError: the line cannot be written whole (``ENOSPC`` where the disk takes a part).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = line.encode() + b"\n"
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        whole = _end_of_last_line(descriptor)
+        os.ftruncate(descriptor, whole)
+        if os.write(descriptor, content) < len(content):
+            os.ftruncate(descriptor, whole)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    fsync(path.parent)
+
+
+def read_lines(path: Path) -> list[str]:
+    r"""Return the lines of a file, separated by ``\n`` alone, without an unterminated last one.
+
+    ``str.splitlines`` would also cut at U+2028, U+0085 and others, which a name may hold.
+    """
+    return path.read_bytes().decode(errors="replace").split("\n")[:-1]
+
+
+def _end_of_last_line(descriptor: int) -> int:
+    end = os.fstat(descriptor).st_size
+    while end:
+        start = max(0, end - 4096)
+        place = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if place >= 0:
+            return start + place + 1
+        end = start
+    return 0
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,8 @@ class _Code:
 
 _imported: dict[str, _Code] = {}  # by top-level name, in the state of the import
 _project: list[Path] = []  # at most one
+_trusted: set[str] = set()  # import paths that the user's own settings name
+_TRUST_ALL = "*"
 
 
 def is_own(name: str) -> bool:
@@ -64,22 +66,49 @@ def split_own(path: str) -> tuple[str, str]:
     return module, attribute
 
 
-def use_project(folder: Path) -> None:
-    """Make the modules of a project's folder importable, before all others.
+def use_project(folder: Path, names: Iterable[str] = (), *, trust: bool = False) -> None:
+    """Make the modules of a project's folder importable, after all installed ones.
 
-    The previous project's folder is removed from ``sys.path``, so that a process sees the modules
-    of one project at a time.
+    The folder is searched only if custom parts are named, so that a stray file in it never stands
+    for an installed package. The previous project's folder is removed from ``sys.path``, so that a
+    process sees the modules of one project at a time.
+
+    Args:
+        folder: of the project.
+        names: import paths that the user's own settings name.
+        trust: import what any run, checkpoint or study names, too.
     """
     while _project:
         earlier = str(_project.pop())
         if earlier in sys.path:
             sys.path.remove(earlier)
+    _trusted.clear()
+    _trusted.update([*names, *([_TRUST_ALL] if trust else [])])
     _project.append(folder.absolute())
-    sys.path.insert(0, str(_project[0]))
+    if _trusted:
+        sys.path.append(str(_project[0]))
+
+
+def require_trusted(settings: Any, *, where: object) -> None:
+    """Check that the user's own settings name the custom parts that a file of anybody names.
+
+    Args:
+        settings: from the file.
+        where: the file, for the message.
+
+    Raises:
+        ConfigError: it names another one; nothing is imported.
+    """
+    strange = sorted(set(own_names(settings)) - _trusted)
+    if strange and _TRUST_ALL not in _trusted:
+        raise ConfigError(
+            f"{where} names {strange[0]!r}, which params.yaml does not: its code would run. If you "
+            "trust the file, give --trust, or trust=True in Python"
+        )
 
 
 def import_own(path: str, *, what: str) -> Callable[..., Any]:
-    """Import a user's class or function.
+    """Import a user's class or function, defined in the package that the path names.
 
     A module of the project's folder that has changed since it was imported, or that belongs to
     another project, is imported again.
@@ -89,8 +118,8 @@ def import_own(path: str, *, what: str) -> Callable[..., Any]:
         what: kind of part, for the messages, such as ``"aggregator"``.
 
     Raises:
-        ConfigError: the path is malformed, the module is missing or fails, or the name is missing
-            or not callable.
+        ConfigError: the path is malformed, the module is missing or fails, or the name is missing,
+            not callable or defined elsewhere.
     """
     module_name, attribute = split_own(path)
     module = _import(module_name, f"{what} {path!r}")
@@ -103,6 +132,12 @@ def import_own(path: str, *, what: str) -> Callable[..., Any]:
     if not callable(part):
         raise ConfigError(
             f"{what} {path!r} is {_kind(part)} and cannot be called; name a class or a function"
+        )
+    home = getattr(part, "__module__", None) or type(part).__module__
+    if _top(home) != _top(module_name):
+        raise ConfigError(
+            f"{what} {path!r} is defined in {home}, not in {module_name}; name it where it is "
+            "defined"
         )
     return part  # type: ignore[no-any-return]
 
@@ -153,10 +188,11 @@ def require_signature(
 
 
 def own_names(settings: Any) -> Iterator[str]:
-    """Yield the import paths in settings: values of the key ``name`` with a colon."""
+    """Yield the import paths in settings: values of a key ``name`` or ``x.name`` with a colon."""
     if isinstance(settings, Mapping):
         for key, value in settings.items():
-            if key == "name" and isinstance(value, str) and is_own(value):
+            is_name = isinstance(key, str) and key.rpartition(".")[2] == "name"
+            if is_name and isinstance(value, str) and is_own(value):
                 yield value
             else:
                 yield from own_names(value)
@@ -271,7 +307,7 @@ def _not_found(module_name: str, err: ModuleNotFoundError) -> str:
     near = difflib.get_close_matches(module_name, here, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "put it there, or install it"
     return (
-        f"there is no module {missing!r} in {folder} (the folder of params.yaml, searched first) "
+        f"there is no module {missing!r} in {folder} (the folder of params.yaml) "
         f"and none among the installed packages ({sys.prefix}); {hint}"
     )
 

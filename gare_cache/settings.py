@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,12 +39,28 @@ Options = dict[str, Any]
 Side = Literal["text", "video"]  # of a pair
 
 _S = TypeVar("_S", bound="Settings")
+_EXPONENT_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+")
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, no unknown keys, no silent conversion."""
+    """Base of all settings: immutable, no unknown keys, no silent conversion.
+
+    One conversion is made: YAML 1.1 reads ``1e-05``, which programs write for 0.00001, as text. A
+    text that is a number with an exponent is that number where a number is wanted, and only there.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_numbers(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        kinds = {name: _kinds(field.annotation) for name, field in cls.model_fields.items()}
+        return {
+            name: _number(value, kinds[name]) if isinstance(value, str) and name in kinds else value
+            for name, value in values.items()
+        }
 
 
 class NamedSettings(Settings):
@@ -208,6 +225,25 @@ def nested_settings(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[t
         yield annotation
 
 
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the types that a field takes, without what they are annotated with."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return set().union(*map(_kinds, get_args(annotation)))
+    return {annotation}
+
+
+def _number(text: str, kinds: set[Any]) -> Any:
+    """Return the number that a text is, or the text if it is none or no number is wanted."""
+    if str in kinds or not kinds & {int, float} or not _EXPONENT_NUMBER.fullmatch(text):
+        return text
+    number = float(text)
+    if not math.isfinite(number):
+        return text
+    return number if float in kinds or not number.is_integer() else int(number)
+
+
 def _tag(name: str) -> str:
     """Return the tag of a union's member; no key looks like it, so that places can leave it out."""
     return f"<{name}>"
@@ -226,10 +262,7 @@ def _fault(cls: type[Settings], section: str, fault: Any) -> str:
         return message
     if fault["type"] == "missing":
         return f"{place} is missing"
-    hint = ""
-    if isinstance(fault["input"], str) and "number" in message:
-        hint = " (YAML reads 1e-3 as text: write 0.001)"
-    return f"{place} is {fault['input']!r}: {message[0].lower()}{message[1:]}{hint}"
+    return f"{place} is {fault['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def _known_keys(cls: type[Settings], parents: Sequence[str]) -> Iterator[str]:

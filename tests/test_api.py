@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import gare_cache
 from gare_cache.api import Run, load_run
 from gare_cache.errors import CacheError, ConfigError, FingerprintMismatch
 from gare_cache.evaluation.metrics import NonFiniteScores
+from gare_cache.own import own_digests
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
@@ -269,3 +271,44 @@ def test_the_package_itself_stays_light() -> None:
     code = "import sys, gare_cache; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_a_prompt_shows_is_short(run: Run, finished: Path) -> None:
+    """repr of a run was the whole head, of a loaded cache all its arrays."""
+    assert repr(run).startswith(f"Run('{finished / 'outputs'}', {run.record['run_key'][:12]}, ")
+    cache = gare_cache.load_cache(run.cache.folder)
+    assert repr(cache).endswith("videos in train: 8, val: 2, test: 3)")
+    assert repr(cache.split("val")) == "LoadedSplit('val', 2 videos, 4 captions, dim 64)"
+    for shown in (run, cache, cache.split("val")):
+        assert "\n" not in repr(shown)
+        assert len(repr(shown)) < 300
+
+
+def test_dir_is_the_public_interface() -> None:
+    assert dir(gare_cache) == sorted(gare_cache.__all__)
+
+
+def test_a_checkpoint_of_a_stranger_runs_no_code(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lone head.safetensors whose metadata named torch.hub:load ran an attacker's code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil/hubconf.py").write_text("raise SystemExit('executed')")
+    source = finished / "outputs/run/head.safetensors"
+    with safe_open(source, framework="pt") as file:
+        metadata = json.loads(file.metadata()["gare_cache"])
+    options = {"repo_or_dir": str(tmp_path / "evil"), "model": "x", "source": "local"}
+    metadata["head"]["aggregator"] = {"name": "torch.hub:load", "options": options}
+    metadata["record"]["own"] = own_digests(metadata["head"])
+    stranger = tmp_path / "given/outputs/run"
+    stranger.mkdir(parents=True)
+    save_file(
+        load_file(source), stranger / "head.safetensors", {"gare_cache": json.dumps(metadata)}
+    )
+    with pytest.raises(ConfigError, match=r"names 'torch.hub:load', which params.yaml does not"):
+        load_run(stranger.parent, device="cpu")
+    # Trusted, it is still no class of the kind that a head is made of.
+    with pytest.raises(ConfigError, match=r"is function .*; name a class of torch"):
+        load_run(stranger.parent, device="cpu", trust=True)

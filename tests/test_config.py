@@ -43,6 +43,33 @@ def test_the_repositorys_params_are_valid_and_name_every_key() -> None:
     assert keys <= values.keys()
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-05", 0.00001), ("1E-5", 0.00001), ("+.5e1", 5.0), ("3e-4", 0.0003), ("1.5e0", 1.5)],
+)
+def test_a_number_that_yaml_reads_as_text_is_a_number(text: str, number: float) -> None:
+    """YAML 1.1 does so without a point, and DVC and Python write 0.00001 as 1e-05."""
+    values = yaml.safe_load(
+        f"train: {{learning_rate: '{text}', loss: {{ib: {{weight: '{text}'}}}}}}\n"
+        f"head: {{pooling: {{name: text_conditioned, temperature: '{text}'}}}}\n"
+        "evaluate: {normalisers: [{name: dsl, temp: 1e-2}]}"
+    )
+    params = parse(**values)
+    assert params.train.learning_rate == number
+    assert params.train.loss.ib.weight == number
+    assert params.head.pooling.model_dump()["temperature"] == number
+    written = {"learning_rate": number, "loss": {"ib": {"weight": number}}}
+    assert params.train.model_dump_json() == parse(train=written).train.model_dump_json()
+
+
+def test_whole_numbers_and_texts_that_look_like_numbers() -> None:
+    values = {"train": {"epochs": "1e1"}, "dataset": {**MINIMAL["dataset"], "name": "1e1"}}
+    params = parse(**values)
+    assert (params.train.epochs, params.dataset.name) == (10, "1e1")
+    options = {"aggregator": {"name": "my:Part", "options": {"rate": "1e-3"}}}
+    assert parse(head=options).head.aggregator.model_dump()["options"] == {"rate": "1e-3"}
+
+
 def _not_null(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
@@ -58,7 +85,16 @@ def _not_null(values: dict[str, Any]) -> dict[str, Any]:
         ),
         ({"head": {"gap": {"head": 2}}}, "unknown setting of head.gap 'head'; did you mean"),
         ({"train": {"epochs": 0}}, "train.epochs is 0: input should be greater than or equal to 1"),
-        ({"train": {"learning_rate": "1e-3"}}, "YAML reads 1e-3 as text: write 0.001"),
+        ({"train": {"learning_rate": "fast"}}, "train.learning_rate is 'fast': input should be"),
+        ({"train": {"learning_rate": "1e999"}}, "train.learning_rate is '1e999': input should be"),
+        ({"train": {"learning_rate": "1_0e-3"}}, "train.learning_rate is '1_0e-3': input should"),
+        ({"train": {"learning_rate": " 1e-3"}}, "train.learning_rate is ' 1e-3': input should"),
+        ({"train": {"learning_rate": "inf"}}, "train.learning_rate is 'inf': input should"),
+        ({"train": {"learning_rate": True}}, "train.learning_rate is True: input should"),
+        ({"train": {"learning_rate": "-1e-3"}}, "train.learning_rate is -0.001: input should be"),
+        ({"train": {"learning_rate": "0.001"}}, "train.learning_rate is '0.001': input should be"),
+        ({"train": {"epochs": "1.5"}}, "train.epochs is '1.5': input should be"),
+        ({"train": {"views": "1"}}, "train.views is '1': input should be"),
         ({"extract": {"sampler": "uniform"}}, "extract.sampler is 'uniform': input should be"),
         ({"dataset": {"name": "d"}}, "dataset.annotations is missing"),
         ({"dataset": {**MINIMAL["dataset"], "name": "../x"}}, "dataset.name is '../x'"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gare_cache.cache.identity import cache_root, original_project
 from gare_cache.code_identity import code_closure
 from gare_cache.presets import project_files
 from tests.tiny import change_params, make_project, tiny_params, write_params
@@ -139,7 +140,21 @@ def test_experiments_show_scores_and_learning_curves(
     weight, score = header.index("train.loss.ib.weight"), header.index("selection score")
     assert [row[weight] for row in rows] == ["1.0", "0.0001", "1.0"]
     assert all(float(row[score]) >= 0 for row in rows)
+    of_training = header.index("selection.score")
+    assert [row[of_training] for row in rows] == [row[score] for row in rows]
+    _run(project, dvc, "exp", "run", "-S", "train.epochs=4", "train")  # nothing is scored
+    shown = json.loads(
+        _run(project, dvc, "metrics", "show", "outputs/run/selection.json", "--json")
+    )
+    assert set(shown[""]["data"]["outputs/run/selection.json"]["data"]["selection"]) == {
+        "score",
+        "t2v R@1",
+        "v2t R@1",
+        "epoch",
+    }
+    _run(project, dvc, "exp", "run", "-S", "train.epochs=5")
     differing = json.loads(_run(project, dvc, "metrics", "diff", "--all", "--json"))
+    assert set(differing["outputs/run/selection.json"]) >= {"selection.score", "selection.epoch"}
     scores = differing["outputs/evaluation/scores.json"]
     assert set(scores) >= {"t2v.R@1", "v2t.R@1", "selection score"}
     assert {"old", "new"} <= set(scores["t2v.R@1"])
@@ -147,6 +162,63 @@ def test_experiments_show_scores_and_learning_curves(
     assert set(plots) == {"Selection R@1", "Training loss"}
     for curves in plots.values():
         assert {r for curve in curves for r in curve["revisions"]} == {"HEAD", "workspace"}
+
+
+@pytest.mark.parametrize("checkout", ["standalone/tmp1", "tmp2"])
+@pytest.mark.parametrize("below", ["", "sub/project"])
+def test_the_project_of_a_temporary_checkout_is_found(
+    tmp_path: Path, checkout: str, below: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GARE_CACHE_ROOT", raising=False)
+    there = tmp_path / ".dvc/tmp/exps" / checkout
+    (there / ".dvc").mkdir(parents=True)
+    (there / below).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(there / below)
+    for project in (Path(), there / below):
+        assert original_project(project) == tmp_path / below
+        assert cache_root(project) == tmp_path / below / "cache"
+    monkeypatch.setenv("GARE_CACHE_ROOT", "/elsewhere")
+    assert cache_root(Path()) == Path("/elsewhere")
+    assert original_project(tmp_path / below) == tmp_path / below
+
+
+@pytest.mark.slow
+def test_a_temporary_checkout_uses_the_projects_caches_videos_and_ledger(
+    tmp_path: Path, tiny_encoder_dir: Path
+) -> None:
+    """`dvc exp run --temp` and `--queue` work in a folder that holds what git tracks alone."""
+    dvc = shutil.which("dvc", path=str(Path(sys.executable).parent))
+    if dvc is None:
+        pytest.skip("dvc is not installed beside this Python")
+    project = make_project(tmp_path / "project", tiny_encoder_dir)
+    files = project_files("generic")
+    for name in ("dvc.yaml", ".gitignore"):
+        (project / name).write_text(files[name])
+    change_params(project, head=tiny_params(tiny_encoder_dir)["head"] | {"gap": None})
+    no_loss = {name: {"weight": 0.0} for name in ("ib", "eps", "dir")}
+    change_params(project, train__loss=no_loss)
+    git = ("git", "-c", "user.name=n", "-c", "user.email=n@example.org")
+    _run(project, "git", "init", "--quiet")
+    _run(project, dvc, "init", "--quiet")
+    _run(project, dvc, "repro")
+    _run(project, *git, "add", "--all")
+    _run(project, *git, "commit", "--quiet", "--message", "first")
+    journals = {path: path.read_bytes() for path in project.glob("cache/*/journal/*")}
+    ledger = project / ".gare/ledger.jsonl"
+    scored = len(ledger.read_text().splitlines())
+    small = "train.learning_rate=0.00001"
+    _run(project, dvc, "exp", "run", "--temp", "-n", "slow", "-S", small)
+    assert {path: path.read_bytes() for path in project.glob("cache/*/journal/*")} == journals
+    assert len(ledger.read_text().splitlines()) == scored + 1
+    _run(project, dvc, "exp", "run", "--temp", "-S", "extract.max_frames_cached=5")
+    assert len(list((project / "cache").iterdir())) == 2
+    _run(project, *git, "rm", "--quiet", "--cached", "dvc.lock")
+    _run(project, *git, "commit", "--quiet", "--message", "no lock")
+    _run(project, dvc, "exp", "run", "--temp", "-n", "anew", "-S", "train.epochs=4")
+    assert len(list((project / "cache").iterdir())) == 2
+    shown = _run(project, dvc, "exp", "show", "-A", "--csv")
+    _, *rows = list(csv.reader(shown.splitlines()))
+    assert {"slow", "anew"} <= {name for row in rows for name in row}
 
 
 def _ran(project: Path, dvc: str) -> list[str]:

@@ -13,6 +13,7 @@ from gare_cache.own import (
     own_digests,
     own_names,
     require_signature,
+    require_trusted,
     require_unchanged,
     split_own,
     use_project,
@@ -39,7 +40,7 @@ def write(path: Path, text: str) -> Path:
 def test_a_class_of_a_module_beside_the_settings(tmp_path: Path) -> None:
     write(tmp_path / "own_a.py", "class Head: pass")
     write(tmp_path / "own_b/deep/mod.py", "def aggregate(): return 7")
-    use_project(tmp_path)
+    use_project(tmp_path, ["own_a:Head"])
     assert import_own("own_a:Head", what="head").__name__ == "Head"
     assert import_own("own_b.deep.mod:aggregate", what="aggregator")() == 7
 
@@ -58,6 +59,7 @@ def test_a_class_of_a_module_beside_the_settings(tmp_path: Path) -> None:
         ("own_a:Haed", r"{folder}/own_a.py defines no 'Haed'; did you mean Head\?"),
         ("own_a:zzz", r"defines no 'zzz'; check the name after the colon"),
         ("own_a:WIDTH", r"'own_a:WIDTH' is 3, of type int, and cannot be called"),
+        ("own_others:Head", r"'own_others:Head' is defined in own_a, not in own_others"),
         ("own_needs:Head", r"it imports 'not_there_at_all', which does not exist"),
         ("own_fails:Head", r"fails at {folder}/own_fails.py:2 with ZeroDivisionError: division"),
         (
@@ -71,7 +73,8 @@ def test_every_fault_says_what_is_wrong(tmp_path: Path, path: str, message: str)
     write(tmp_path / "own_needs.py", "import not_there_at_all")
     write(tmp_path / "own_fails.py", "x = 0\nHead = 1 / x")
     write(tmp_path / "own_syntax.py", "class")
-    use_project(tmp_path)
+    write(tmp_path / "own_others.py", "from own_a import Head")
+    use_project(tmp_path, [path])
     with pytest.raises(ConfigError, match=message.format(folder=tmp_path)):
         import_own(path, what="head")
 
@@ -82,11 +85,11 @@ def test_another_projects_module_of_the_same_name_is_not_taken_for_this_ones(
     for number in "12":
         write(tmp_path / number / "own_a.py", f"import own_part\ndef which(): return {number}")
         write(tmp_path / number / "own_part.py", f"NUMBER = {number}")
-        use_project(tmp_path / number)
+        use_project(tmp_path / number, ["own_a:which"])
         assert import_own("own_a:which", what="head")() == int(number)
         assert int(number) == sys.modules["own_part"].NUMBER
     assert sys.path.count(str(tmp_path / "1")) == 0
-    use_project(tmp_path)
+    use_project(tmp_path, ["own_a:which"])
     with pytest.raises(ConfigError, match="there is no module 'own_a'"):
         import_own("own_a:which", what="head")
 
@@ -95,7 +98,7 @@ def test_code_that_changes_is_imported_anew_and_has_another_digest(tmp_path: Pat
     file = write(tmp_path / "own_a.py", "import own_part\ndef f(): return own_part.VALUE")
     part = write(tmp_path / "own_part.py", "VALUE = 1")
     write(tmp_path / "own_unrelated.py", "")
-    use_project(tmp_path)
+    use_project(tmp_path, ["own_a:f"])
     settings = {"head": {"aggregator": {"name": "own_a:f", "options": None}}}
 
     def found() -> tuple[int, str]:
@@ -128,7 +131,7 @@ def test_the_digest_covers_a_package_and_does_not_depend_on_where_it_lies(tmp_pa
         write(folder / "own_pkg/mod.py", "from . import layers\nfrom own_part import g\nf = len")
         write(folder / "own_pkg/layers.py", "")
         write(folder / "own_part.py", "g = 1")
-        use_project(folder)
+        use_project(folder, ["own_pkg.mod:f"])
         digests.append(own_digests([{"name": "own_pkg.mod:f"}]))
     assert digests[0] == digests[1]
     write(folder / "own_pkg/layers.py", "x = 1")
@@ -173,10 +176,40 @@ def test_the_console_script_finds_them_from_any_folder(tmp_path: Path) -> None:
     write(tmp_path / "project/own_a.py", "def f(): return 'found'")
     code = (
         "from pathlib import Path; from gare_cache.own import *;"
-        "use_project(Path('project')); import os; os.chdir('/');"
+        "use_project(Path('project'), ['own_a:f']); import os; os.chdir('/');"
         "print(import_own('own_a:f', what='head')())"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.stdout.strip(), done.stderr) == ("found", "")
+
+
+def test_a_stray_file_never_stands_for_an_installed_package(tmp_path: Path) -> None:
+    """A stray open_clip.py beside params.yaml was executed."""
+    write(tmp_path / "safetensors.py", "raise SystemExit('executed')")
+    write(tmp_path / "own_a.py", "import safetensors\ndef f(): return safetensors.__file__")
+    code = (
+        "from pathlib import Path; import sys; from gare_cache.own import *;"
+        "use_project(Path('.')); assert str(Path.cwd()) not in sys.path;"
+        "use_project(Path('.'), ['own_a:f']); sys.modules.pop('safetensors', None);"
+        "print(import_own('own_a:f', what='head')())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert str(tmp_path) not in done.stdout
+
+
+def test_what_a_file_names_is_imported_only_if_the_settings_name_it(tmp_path: Path) -> None:
+    named = {"head": {"aggregator": {"name": "own_a:Head"}}}
+    use_project(tmp_path)
+    with pytest.raises(ConfigError, match=r"x.st names 'own_a:Head', which params.yaml does not"):
+        require_trusted(named, where="x.st")
+    use_project(tmp_path, ["own_a:Head"])
+    require_trusted(named, where="x.st")
+    with pytest.raises(ConfigError, match=r"names 'b:C'.*give --trust, or trust=True in Python"):
+        require_trusted({"head.aggregator.name": "b:C"}, where="x.st")
+    use_project(tmp_path, trust=True)
+    require_trusted({"head.aggregator.name": "b:C"}, where="x.st")

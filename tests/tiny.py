@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from gare_cache.config import Params, parse_params
 from gare_cache.encoders.open_clip_import import import_open_clip
+from gare_cache.own import own_names, use_project
 from gare_cache.project.paths import Workspace
 
 MODEL_CONFIG: dict[str, Any] = {
@@ -102,6 +103,7 @@ def change_params(folder: Path, **changes: Any) -> None:
 
 
 def workspace(folder: Path) -> Workspace:
+    use_project(folder, own_names(yaml.safe_load((folder / "params.yaml").read_text())))
     return Workspace(folder, params(folder), folder / "outputs")
 
 

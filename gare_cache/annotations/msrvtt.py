@@ -13,7 +13,7 @@ from typing import Any
 
 from gare_cache.annotations.record import SPLIT_NAMES, SPLITS, AnnotationRecord, Annotations
 from gare_cache.annotations.text_files import check_text, parse_json, read_csv
-from gare_cache.errors import AnnotationError
+from gare_cache.errors import AnnotationError, agreeing, counted
 
 TRAIN_LISTS = {"1k-a-9k": "MSRVTT_train.9k.csv", "1k-a-7k": "MSRVTT_train.7k.csv"}
 FULL = "full"
@@ -88,7 +88,8 @@ def read_msrvtt(path: Path, protocol: str) -> Annotations:
             "test": _VideoList(str(folder / QUERIES), list(queries)),
         }
         notes = [
-            f"{len(named.ids) - len(lists['train'].ids):,} of the {len(named.ids):,} ids of "
+            f"{len(named.ids) - len(lists['train'].ids):,} of the "
+            f"{counted(len(named.ids), 'id')} of "
             f"{TRAIN_LISTS[protocol]} are official validation videos: they select the epoch and "
             "are not trained on",
             _say_verbatim(queries, corpus),
@@ -104,7 +105,7 @@ def read_msrvtt(path: Path, protocol: str) -> Annotations:
     ]
     unused = len(corpus.split_of) - sum(len(videos.ids) for videos in lists.values())
     if unused:
-        notes.append(f"{unused:,} annotated videos are in no split of {protocol}")
+        notes.append(f"{counted(unused, 'annotated video', 'are')} in no split of {protocol}")
     return Annotations(records, tuple(notes))
 
 
@@ -236,7 +237,8 @@ def _check_lists(lists: Mapping[str, _VideoList], corpus: _Corpus) -> None:
         unknown = [id_ for id_ in videos.ids if id_ not in corpus.split_of]
         if unknown:
             raise AnnotationError(
-                f"{videos.source} names {len(unknown):,} videos that {corpus.source} does not "
+                f"{videos.source} names {counted(len(unknown), 'video')} that {corpus.source} "
+                "does not "
                 f"annotate, the first is {unknown[0]!r}"
             )
     for split, other in combinations(SPLITS, 2):
@@ -244,7 +246,8 @@ def _check_lists(lists: Mapping[str, _VideoList], corpus: _Corpus) -> None:
         shared = [id_ for id_ in lists[split].ids if id_ in members]
         if shared:
             raise AnnotationError(
-                f"{len(shared):,} videos are both {split} ({lists[split].source}) and {other} "
+                f"{counted(len(shared), 'video', 'are')} both {split} ({lists[split].source}) "
+                f"and {other} "
                 f"({lists[other].source}), the first is {shared[0]!r}"
             )
 
@@ -256,7 +259,8 @@ def _check_captions(
         bare = [id_ for id_ in videos.ids if not captions_of.get(id_)]
         if bare:
             raise AnnotationError(
-                f"{len(bare):,} {split} videos of {videos.source} have no caption, the first is "
+                f"{counted(len(bare), f'{split} video')} of {videos.source} "
+                f"{agreeing(len(bare), 'have')} no caption, the first is "
                 f"{bare[0]!r}"
             )
 
@@ -265,7 +269,8 @@ def _say_verbatim(queries: Mapping[str, _Caption], corpus: _Corpus) -> str:
     other = _not_verbatim(queries, corpus, str)
     reworded = _not_verbatim(queries, corpus, lambda text: " ".join(text.lower().split()))
     return (
-        f"{other:,} of {len(queries):,} queries are not verbatim among the official captions of "
+        f"{other:,} of {len(queries):,} queries are not verbatim among the official "
+        "captions of "
         f"their video ({reworded:,} ignoring case and spaces)"
     )
 

@@ -194,8 +194,8 @@ def _row(origin: str, cells: Sequence[str], names: Sequence[str]) -> dict[str, s
     if len(cells) != len(names):
         more = len(cells) > len(names)
         raise AnnotationError(
-            f"{origin}: {counted(len(cells), 'cell')}, but the header names {len(names)} columns "
-            f"({', '.join(names)}): "
+            f"{origin}: {counted(len(cells), 'cell')}, but the header names "
+            f"{counted(len(names), 'column')} ({', '.join(names)}): "
             + (
                 'a cell that holds the separator must stand in quotes, "a man, a dog"'
                 if more

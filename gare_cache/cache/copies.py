@@ -33,7 +33,8 @@ def copies_across_splits(videos: RowTable, manifest: Manifest) -> Iterator[str]:
     if not groups:
         return
     yield (
-        f"warning: {counted(len(groups), 'video file')} in several splits under different names "
+        f"warning: {counted(len(groups), 'video file', 'stand')} in several splits under "
+        "different names "
         "(the same bytes): training sees what is scored"
     )
     for rows in groups[:_SHOWN]:

@@ -10,6 +10,7 @@ from gare_cache.cache.schema import EXTRACTOR_REVISION, FORMAT_VERSION
 from gare_cache.files import canonical_digest
 
 ROOT_VARIABLE = "GARE_CACHE_ROOT"
+_EXPERIMENTS = Path(".dvc", "tmp", "exps")
 
 
 def extraction_identity(
@@ -32,8 +33,25 @@ def extraction_identity(
 
 
 def cache_root(project: Path) -> Path:
-    """Return ``$GARE_CACHE_ROOT``, or ``cache/`` in the project's folder."""
-    return Path(os.environ.get(ROOT_VARIABLE) or project / "cache")
+    """Return ``$GARE_CACHE_ROOT``, or ``cache/`` in the project's folder.
+
+    A temporary checkout of DVC uses the caches of the project that it was made from.
+    """
+    return Path(os.environ.get(ROOT_VARIABLE) or original_project(project) / "cache")
+
+
+def original_project(project: Path) -> Path:
+    """Return the project that a temporary checkout of DVC was made from, else the project itself.
+
+    ``dvc exp run --temp`` and ``--queue`` work in ``ROOT/.dvc/tmp/exps/.../CHECKOUT``. What git
+    ignores is not in there: the caches, the videos, the ledger of other runs.
+    """
+    here = Path(os.path.abspath(project))
+    checkout = next((at for at in (here, *here.parents) if (at / ".dvc").is_dir()), here)
+    for root in checkout.parents:
+        if checkout.is_relative_to(root / _EXPERIMENTS):
+            return root / here.relative_to(checkout)
+    return project
 
 
 def folder_name(dataset: str, identity: dict[str, Any]) -> str:

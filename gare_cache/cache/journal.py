@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.errors import CacheError
-from gare_cache.files import fsync
+from gare_cache.files import append_line
 
 UNITS_FILE = "units.jsonl"
 
@@ -60,13 +58,7 @@ class UnitRecord:
 
 def append(path: Path, record: UnitRecord) -> None:
     """Append a record to a file and flush it to disk; its chunks must be on disk already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        _drop_torn_line(file)
-        file.write((json.dumps(asdict(record), ensure_ascii=False) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
-    fsync(path.parent)
+    append_line(path, json.dumps(asdict(record), ensure_ascii=False))
 
 
 def read(folder: Path) -> list[UnitRecord]:
@@ -99,13 +91,3 @@ def _parse(line: bytes) -> UnitRecord:
     if record.kind not in KINDS or not all(isinstance(number, int) for number in numbers):
         raise ValueError(f"kind {record.kind!r}, unit {record.unit!r}")
     return record
-
-
-def _drop_torn_line(file: Any) -> None:
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        return
-    file.seek(size - 1)
-    if file.read(1) != b"\n":
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import MANIFEST
-from gare_cache.errors import CacheError, unknown_name
+from gare_cache.errors import CacheError, counted, unknown_name
 from gare_cache.manifest.tables import Manifest, read_manifest
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoadedSplit:
     """Features of one split, without videos that have no features and their captions.
 
@@ -48,13 +48,18 @@ class LoadedSplit:
     failed: Mapping[str, str]
     missing: Sequence[str]
 
+    def __repr__(self) -> str:
+        videos, captions = len(self.video_ids), len(self.caption_ids)
+        counts = f"{counted(videos, 'video')}, {counted(captions, 'caption')}"
+        return f"LoadedSplit({self.name!r}, {counts}, dim {self.text.shape[1]})"
+
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
         """(V, F), True where a frame is real."""
         return np.asarray(np.arange(self.frames.shape[1]) < self.num_frames[:, None])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoadedCache:
     """A cache in memory, made by ``load_cache``.
 
@@ -72,6 +77,10 @@ class LoadedCache:
     _cache: FeatureCache
     _video_rows: Mapping[str, tuple[str, int]]
     _caption_rows: Mapping[str, tuple[str, int]]
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name}: {len(s.video_ids):,}" for name, s in self.splits.items())
+        return f"LoadedCache({str(self._cache.folder)!r}, videos in {splits})"
 
     def split(self, name: str) -> LoadedSplit:
         """Return a split.

@@ -10,20 +10,17 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gare_cache.errors import CacheError, ConfigError
+from gare_cache.locks import opened, read_holder, try_lock, try_lock_patiently, write_holder
 
 _WHOLE = "lock"
 _GATE = "lock.gate"
 _SHARD = re.compile(r"lock\.shard-(\d+)-of-(\d+)")
-_ATTEMPTS = 5
-_SECONDS_BETWEEN_ATTEMPTS = 0.05
-_held: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def parse_shard(text: str) -> Shard:
 @contextmanager
 def gate(folder: Path) -> Iterator[None]:
     """Wait for the folder's short-term exclusive lock and hold it."""
-    with _opened(folder / _GATE) as descriptor:
+    with opened(folder / _GATE) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 
@@ -69,10 +66,10 @@ def whole_cache(folder: Path) -> Iterator[None]:
     Raises:
         CacheError: other processes write it; the message has their pids.
     """
-    with _opened(folder / _WHOLE) as descriptor:
+    with opened(folder / _WHOLE) as descriptor:
         with gate(folder):
             _acquire(descriptor, fcntl.LOCK_EX, folder)
-            _write_pid(descriptor)
+            write_holder(descriptor)
         yield
 
 
@@ -84,26 +81,26 @@ def shard_of_cache(folder: Path, shard: Shard) -> Iterator[None]:
         CacheError: a whole-cache writer, the same shard or a shard of another division is at work.
     """
     with (
-        _opened(folder / _WHOLE) as descriptor,
-        _opened(folder / f"lock.shard-{shard.index}-of-{shard.count}") as shard_lock,
+        opened(folder / _WHOLE) as descriptor,
+        opened(folder / f"lock.shard-{shard.index}-of-{shard.count}") as shard_lock,
     ):
         with gate(folder):
             _refuse_other_divisions(folder, shard)
             _acquire(descriptor, fcntl.LOCK_SH, folder)
             _acquire(shard_lock, fcntl.LOCK_EX, folder)
-            _write_pid(shard_lock)
+            write_holder(shard_lock)
         yield
 
 
 def writers(folder: Path) -> list[str]:
     """List the processes that write the cache now, such as ``123`` or ``124 (shard 2/3)``."""
     names = [
-        f"{_pid(path)} (shard {match[1]}/{match[2]})"
+        f"{read_holder(path)} (shard {match[1]}/{match[2]})"
         for path in sorted(folder.glob("lock.shard-*"))
         if (match := _SHARD.fullmatch(path.name)) and _is_held(path)
     ]
     if not names and _is_held(folder / _WHOLE):
-        names = [_pid(folder / _WHOLE)]
+        names = [read_holder(folder / _WHOLE)]
     return names
 
 
@@ -133,29 +130,9 @@ def _refuse_other_divisions(folder: Path, shard: Shard) -> None:
 
 
 def _acquire(descriptor: int, mode: int, folder: Path) -> None:
-    # More than one attempt: `writers` holds each lock for an instant while it looks.
-    for _ in range(_ATTEMPTS):
-        if _try_lock(descriptor, mode):
-            return
-        time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
-    raise CacheError(_occupied(folder, writers(folder) or ["unknown"]))
-
-
-def _try_lock(descriptor: int, mode: int) -> bool:
-    try:
-        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _write_pid(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-
-
-def _pid(path: Path) -> str:
-    return path.read_text(errors="replace").strip() or "unknown"
+    # Patiently: `writers` holds each lock for an instant while it looks.
+    if not try_lock_patiently(descriptor, mode):
+        raise CacheError(_occupied(folder, writers(folder) or ["unknown"]))
 
 
 def _is_held(path: Path) -> bool:
@@ -164,29 +141,6 @@ def _is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _try_lock(descriptor, fcntl.LOCK_SH)
+        return not try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    _held.add(descriptor)
-    try:
-        yield descriptor
-    finally:
-        _held.discard(descriptor)
-        os.close(descriptor)
-
-
-def _close_inherited() -> None:
-    # A forked child shares its parent's locks and would keep them after the parent's death.
-    for descriptor in _held:
-        with suppress(OSError):
-            os.close(descriptor)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_close_inherited)

@@ -178,7 +178,8 @@ class FeatureCache:
         absent = [id_ for id_ in ids if table.status(latest.get(id_, -1)) == "pending"]
         if absent:
             raise CacheError(
-                f"{len(absent)} of {len(ids)} {kind} rows are not in {self.folder} (first: "
+                f"{len(absent)} of {len(ids):,} {kind} rows are not in {self.folder} "
+                "(first: "
                 f"{absent[0]!r}); run `gare-cache extract` (or `import-features`) again"
             )
         return [latest[id_] for id_ in ids]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from gare_cache.cache import journal
 from gare_cache.cache.schema import KINDS, TABLES, Kind
-from gare_cache.errors import CacheError
+from gare_cache.errors import CacheError, agreeing, counted
 from gare_cache.files import canonical_digest, write_parquet
 
 # The first column after the row number is the id. An item keeps the last row of its id only if all
@@ -66,7 +66,8 @@ class RowTable:
         id_, times = next(iter(Counter(s[ID[self.kind]] for s in sources).most_common(1)), ("", 0))
         if times > 1:
             raise CacheError(
-                f"{times} {self.kind} items have the id {id_!r}; give every item a unique id and "
+                f"{counted(times, f'{self.kind} item', 'have')} the id {id_!r}; give every item "
+                "a unique id and "
                 "run `gare-cache prepare` again"
             )
         rows = {self._key(self.sources[row]): row for row in self.latest().values()}
@@ -93,8 +94,9 @@ class RowTable:
             if row >= len(self.sources) or row // self.unit_rows != record.unit:
                 raise CacheError(
                     f"the journal says that unit {record.unit} holds {self.kind} row {row}, but "
-                    f"there are {len(self.sources)} rows, {self.unit_rows} per unit; move the "
-                    "cache away and extract again"
+                    f"there {agreeing(len(self.sources), 'are')} "
+                    f"{counted(len(self.sources), 'row')}, {self.unit_rows} per unit; "
+                    "move the cache away and extract again"
                 )
         if record.dropped:
             for row in self.done_rows(record.unit):

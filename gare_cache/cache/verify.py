@@ -33,7 +33,7 @@ from gare_cache.cache.schema import (
     Kind,
 )
 from gare_cache.cache.words import read_unit_words, words_fault, words_path
-from gare_cache.errors import CacheError
+from gare_cache.errors import CacheError, counted
 from gare_cache.files import file_digest
 
 _WRITE_AGAIN = f"run `{DROP_COMMAND}`, then `gare-cache extract`"
@@ -139,7 +139,8 @@ def _check_shapes(cache: FeatureCache, kind: Kind) -> None:
         stored = stored_array(cache.group, spec, cache.folder)
         if stored.shape[0] < rows or stored.chunks[0] != cache.tables[kind].unit_rows:
             raise CacheError(
-                f"{cache.folder}: array {spec.name} has {stored.shape[0]} rows in chunks of "
+                f"{cache.folder}: array {spec.name} has {counted(stored.shape[0], 'row')} in "
+                "chunks of "
                 f"{stored.chunks[0]}, its table {rows} in units of {cache.tables[kind].unit_rows}; "
                 "restore zarr.json from a copy, or move the cache away and extract again"
             )

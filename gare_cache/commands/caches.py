@@ -21,7 +21,7 @@ def info(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.info import describe
 
-    for name, value in describe(open_workspace(params, outputs)):
+    for name, value in describe(open_workspace(params, outputs, borrow=True)):
         typer.echo(f"{name:<22} {value}")
 
 
@@ -63,7 +63,7 @@ def verify(
     from gare_cache.stages.verify import reextract as encode_again
     from gare_cache.stages.verify import verify
 
-    workspace = open_workspace(params, outputs)
+    workspace = open_workspace(params, outputs, borrow=True)
     for line in verify(workspace, folder, drop_damaged=drop_damaged):
         typer.echo(line)
     if reextract:
@@ -94,7 +94,7 @@ def export_features(
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.exchange import export
 
-    typer.echo(f"{export(open_workspace(params, outputs), file, split or ())}")
+    typer.echo(f"{export(open_workspace(params, outputs, borrow=True), file, split or ())}")
 
 
 def cache() -> None:
@@ -167,7 +167,7 @@ def pack(
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.cache_folders import pack_cache
 
-    pack_cache(open_workspace(params, outputs), folder, file)
+    pack_cache(open_workspace(params, outputs, borrow=True), folder, file)
     typer.echo(f"{file}")
 
 

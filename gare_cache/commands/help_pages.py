@@ -6,9 +6,13 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 EXAMPLE = "Example:\n"
+
+# Of the click that typer brings along or imports, which depends on typer's version.
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 
 def split_help(docstring: str) -> tuple[str, str | None]:
@@ -44,6 +48,24 @@ def _flags_without_type(params: Iterable[Any]) -> list[Any]:
     return params
 
 
+def _suggest(error: Any, options: Iterable[str]) -> None:
+    """Add to an error the option that is spelled with dashes, or the setting of this name."""
+    from gare_cache.studies.setting_keys import setting_names
+
+    words = error.option_name.lstrip("-").replace("-", "_").lower()
+    dashed = f"--{words.replace('_', '-')}"
+    if dashed in options:
+        error.possibilities = [dashed]
+        return
+    settings = [name for name in setting_names() if f".{name}".endswith(f".{words}")]
+    if settings:
+        error.possibilities = None
+        change = "in params.yaml"
+        if "--set" in options:
+            change += f" or with --set {settings[0]}=VALUE"
+        error.message += f"; {' and '.join(settings)} can be set: {change}"
+
+
 class Command(TyperCommand):
     """A command whose help is its docstring, laid out by ``split_help``."""
 
@@ -54,6 +76,15 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, help included."""
         return _flags_without_type(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; say of an unknown option what was meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as err:
+            if hasattr(err, "possibilities") and hasattr(err, "option_name"):
+                _suggest(err, [name for param in self.params for name in param.opts])
+            raise
 
 
 class Group(TyperGroup):

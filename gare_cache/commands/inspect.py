@@ -108,7 +108,7 @@ def canary(
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.canary import canary
 
-    workspace = open_workspace(params, outputs)
+    workspace = open_workspace(params, outputs, borrow=True)
     for line in canary(workspace, head=head, galleries=galleries, seed=seed, device=device):
         typer.echo(line)
     typer.echo(f"{workspace.outputs / 'canary.json'}")
@@ -151,7 +151,7 @@ def diagnose(
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.diagnose import diagnose
 
-    workspace = open_workspace(params, outputs)
+    workspace = open_workspace(params, outputs, borrow=True)
     diagnosis = diagnose(workspace, split=split, seed=seed, radius=radius, device=device)
     for question, answer in answers(diagnosis):
         typer.echo(f"{question} {answer}")

@@ -163,7 +163,21 @@ def import_features(
 
 
 def train(
-    params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None, device: Device = "auto"
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    device: Device = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting for this run, such as train.epochs=5; may be repeated.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Random seed.", show_default="train.seed"),
+    ] = None,
 ) -> None:
     """Train a head on the cached features.
 
@@ -171,23 +185,37 @@ def train(
 
       torchrun --nproc-per-node=N -m gare_cache.cli train
 
-    An interrupted training continues after its last complete epoch, with the same result.
+    An interrupted training continues after its last complete epoch, with the same result. A folder
+    of outputs without features uses those of the project's outputs. The run's record holds the
+    settings that it was trained with, those of --set and --seed included.
 
     Example:
-        gare-cache train --device cpu
+        gare-cache train --seed 1 --set train.epochs=5
     """
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.train import train
+    from gare_cache.studies.setting_keys import stage_changes
     from gare_cache.training.distributed import is_first_process
 
-    workspace = open_workspace(params, outputs)
+    changes = stage_changes("train", ("head", "train"), settings or (), seed=seed)
+    workspace = open_workspace(params, outputs, changes=changes, borrow=True)
     train(workspace, device=device)
     if is_first_process():
         typer.echo(f"{workspace.run}")
 
 
 def evaluate(
-    params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None, device: Device = "auto"
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    device: Device = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting for this scoring, such as evaluate.split=val; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Score the head and the zero-shot baseline.
 
@@ -203,8 +231,10 @@ def evaluate(
     from gare_cache.project.progress import say
     from gare_cache.stages.evaluate import evaluate
     from gare_cache.stages.report import score_lines
+    from gare_cache.studies.setting_keys import stage_changes
 
-    workspace = open_workspace(params, outputs)
+    changes = stage_changes("evaluate", ("evaluate",), settings or ())
+    workspace = open_workspace(params, outputs, changes=changes, borrow=True)
     evaluate(workspace, device=device)
     for line in score_lines(workspace):
         say(line)
@@ -214,15 +244,17 @@ def evaluate(
 def report(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
     """Write the results as HTML, Markdown and LaTeX.
 
-    The HTML page is self-contained: one file that loads nothing else. The table of results is
-    printed, too.
+    The HTML page is self-contained: one file that loads nothing else. The results are printed, too,
+    as evaluate prints them; report/table.md holds them as Markdown.
 
     Example:
         gare-cache report
     """
     from gare_cache.project.paths import open_workspace
-    from gare_cache.stages.report import report
+    from gare_cache.stages.report import report, score_lines
 
-    workspace = open_workspace(params, outputs)
-    typer.echo(report(workspace))
+    workspace = open_workspace(params, outputs, borrow=True)
+    report(workspace)
+    for line in score_lines(workspace):
+        typer.echo(line)
     typer.echo(f"{workspace.report / 'report.html'}")

@@ -18,7 +18,7 @@ def init(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="CLIP model: ViT-B-32, ViT-B-16 or ViT-L-14. Not for the demo.",
+            help="CLIP model: ViT-B-32, ViT-B-16 or ViT-L-14; demo needs no weights.",
             show_default="ViT-B-32; the demo has its own",
         ),
     ] = None,
@@ -26,16 +26,19 @@ def init(
     """Start a project from a preset.
 
     Writes params.yaml, dvc.yaml, .gitignore, the published studies and a README with the next
-    commands. Existing files are never overwritten: if one is in the way, nothing is written.
+    commands. Existing files are never overwritten: if one is in the way, nothing is written. Beside
+    a README of your own the commands are in GARE-CACHE.md, and an existing .gitignore is extended.
 
     Example:
         gare-cache init mine --preset generic
     """
     from gare_cache.stages.init import init
 
-    for path in init(folder, preset=preset, encoder=encoder):
+    written = init(folder, preset=preset, encoder=encoder)
+    for path in written:
         typer.echo(f"{path}")
-    typer.echo(f"next: cd {folder}, and follow README.md")
+    guide = next(path.name for path in written if path.suffix == ".md")
+    typer.echo(f"next: cd {folder}, and follow {guide}")
 
 
 def demo(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, counted
 
 
 def num_batches(num_pairs: int, batch_size: int) -> int:
@@ -18,7 +18,8 @@ def num_batches(num_pairs: int, batch_size: int) -> int:
     """
     if num_pairs < batch_size:
         raise ConfigError(
-            f"train.batch_size is {batch_size}, but the train split has {num_pairs} captions; "
+            f"train.batch_size is {batch_size}, but the train split has "
+            f"{counted(num_pairs, 'caption')}; "
             "lower it"
         )
     return num_pairs // batch_size

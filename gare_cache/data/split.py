@@ -142,7 +142,8 @@ def load_split(
     ]
     if not captions:
         raise CacheError(
-            f"none of the {captions_listed} {name} captions has features in {cache.folder}"
+            f"none of the {counted(captions_listed, f'{name} caption')} has features in "
+            f"{cache.folder}"
         )
     caption_ids = [row["caption_id"] for row in captions]
     frames, mask = load_frames(cache, video_ids, None)

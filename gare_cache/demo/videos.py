@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from gare_cache.demo.scenes import Scene
 from gare_cache.demo.splits import SPLITS, sample_splits
 from gare_cache.demo.staging import pictures, stage
 from gare_cache.errors import ConfigError
+from gare_cache.files import replacing
 
 FORMAT_REVISION = 1  # raised whenever the same settings draw other videos or captions
 NUM_FRAMES = 16
@@ -195,6 +195,5 @@ def _write_state(root: Path, settings: dict[str, object], *, complete: bool) -> 
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_bytes(content)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from gare_cache.errors import counted
 from gare_cache.reports.pages.figure import FIRST, INK, SECOND, THIRD, styled_figure, to_svg
 
 Part = Mapping[str, Any]
@@ -113,7 +114,7 @@ def angle_curves(epochs: Sequence[Part], best_epoch: int) -> str:
         axes.set_xlabel("epoch")
         axes.set_ylabel("mean angle of Delta (degrees)")
         figure.legend(loc="outside upper center", ncols=2)
-        return to_svg(figure, "angles", f"Angles of Delta over {len(epochs)} epochs.")
+        return to_svg(figure, "angles", f"Angles of Delta over {counted(len(epochs), 'epoch')}.")
 
 
 def candidate_curve(direction: str, part: Part) -> str:
@@ -128,7 +129,7 @@ def candidate_curve(direction: str, part: Part) -> str:
             axes.plot([int(k) for k in at], values, line, color=colour, label=title)
         axes.set_xticks([int(k) for k in at])
         axes.set_ylim(0, 104)
-        axes.set_xlabel(f"K, of {part['items']:,} candidates of the plain tower")
+        axes.set_xlabel(f"K, of {counted(part['items'], 'candidate')} of the plain tower")
         axes.set_ylabel("inside (%)")
         figure.legend(loc="outside upper center", ncols=2)
         name = f"candidates {direction}"

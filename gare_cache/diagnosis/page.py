@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from gare_cache.diagnosis import figures, readings
+from gare_cache.errors import counted
 from gare_cache.reports.pages.grids import (
     DIRECTION_TITLES,
     escape_markdown,
@@ -175,10 +176,15 @@ def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     batch, step = diagnosis["batch"], diagnosis["step"]
     other = f"; the run was trained with {diagnosis['loss']}"
     return [
-        ("All pairs", f"{diagnosis['num_texts']:,} texts by {diagnosis['num_videos']:,} videos"),
+        (
+            "All pairs",
+            f"{counted(diagnosis['num_texts'], 'text')} by "
+            f"{counted(diagnosis['num_videos'], 'video')}",
+        ),
         (
             "Gradients",
-            f"{batch['pairs']:,} matched pairs of different videos (training's batches have "
+            f"{counted(batch['pairs'], 'matched pair')} of different videos (training's batches "
+            "have "
             f"{batch['asked']:,}), seed {batch['seed']}",
         ),
         ("Softmax", f"InfoNCE's{other if diagnosis['loss'] != 'info_nce' else ''}"),

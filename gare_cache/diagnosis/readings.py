@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gare_cache.errors import counted
 from gare_cache.evaluation.comparison.differences import LEVEL
 from gare_cache.reports.pages.grids import DIRECTION_TITLES, format_interval_in_words
 
@@ -188,7 +189,8 @@ def _cost(diagnosis: Part, variant: str, direction: str) -> str:
 def _candidates_of(direction: str, part: Part) -> str:
     title = DIRECTION_TITLES[direction]
     if not part["at"]:
-        return f"{title}: the gallery has only {part['items']} items, so there is nothing to ask"
+        items = counted(part["items"], "item")
+        return f"{title}: the gallery has only {items}, so there is nothing to ask"
     whole = next((k for k, at in part["at"].items() if 100 * at["whole"] >= _FULL), None)
     deepest, at = list(part["at"].items())[-1]
     shown = f"the plain tower's first {deepest} hold {100 * at['share']:.1f} % of the head's ten"

@@ -13,6 +13,7 @@ from gare_cache.annotations.record import SPLITS
 from gare_cache.cache.copies import file_digests
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.data.split import load_frames, videos_with_features
+from gare_cache.errors import counted
 from gare_cache.evaluation.duplicates import (
     SAME_VIDEO,
     Features,
@@ -66,7 +67,8 @@ def describe_copies(leaks: Mapping[str, Any]) -> Iterator[str]:
         if copies["videos"]:
             mine, theirs = copies["examples"][0]
             yield (
-                f"{copies['videos']:,} {part['split']} videos are copies of {other} videos, the "
+                f"{counted(copies['videos'], part['split'] + ' video', 'have')} copies in "
+                f"{other}, the "
                 f"first: {mine} of {theirs}"
             )
 

@@ -153,7 +153,8 @@ def check_finite(scores: Scores) -> None:
     bad = np.flatnonzero((~np.isfinite(scores)).any(axis=1))
     if bad.size:
         raise NonFiniteScores(
-            f"{bad.size} of {len(scores)} rows of the similarity hold NaN or infinity, the first "
+            f"{bad.size} of {len(scores):,} rows of the similarity hold NaN or "
+            "infinity, the first "
             f"is row {bad[0]}; such rows cannot be ranked"
         )
 

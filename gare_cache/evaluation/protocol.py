@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gare_cache.data.split import FeatureSplit
-from gare_cache.errors import CacheError
+from gare_cache.errors import CacheError, counted
 from gare_cache.evaluation.missing import ListedQueries
 from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.manifest.tables import Manifest
@@ -92,7 +92,8 @@ def _with_captions(split: FeatureSplit, wanted: set[str], num_listed: int) -> Fe
     rows = [row for row, id_ in enumerate(split.caption_ids) if id_ in wanted]
     if not rows:
         raise CacheError(
-            f"none of the {num_listed} {split.name} captions that evaluate.captions selects has "
+            f"none of the {counted(num_listed, f'{split.name} caption')} that evaluate.captions "
+            "selects has "
             "features; set evaluate.captions: all, or import their features"
         )
     return split.with_texts(rows, num_listed=num_listed)

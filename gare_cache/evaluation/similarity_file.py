@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.errors import GareCacheError
+from gare_cache.errors import GareCacheError, counted
 from gare_cache.evaluation.metrics import Scores
 
 _SHOWN = 3
@@ -115,7 +115,7 @@ def read_column(path: Path, expected: int, kind: str) -> list[str]:
     if len(values) != expected:
         hint = "; is the first line a heading?" if len(values) == expected + 1 else ""
         raise SimilarityFileError(
-            f"{path} has {len(values):,} values, the matrix has {expected:,} {kind}{hint}"
+            f"{path} has {counted(len(values), 'value')}, the matrix has {expected:,} {kind}{hint}"
         )
     _refuse(path, values, [not value for value in values], "empty")
     return values
@@ -146,7 +146,7 @@ def _npy_column(path: Path) -> list[str]:
 def _text_column(path: Path) -> list[str]:
     _require_file(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as err:
         raise SimilarityFileError(f"{path} is not UTF-8 text ({err})") from err
     while lines and not lines[-1].strip():

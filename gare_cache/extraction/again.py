@@ -14,6 +14,7 @@ from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.schema import KINDS, LENGTHS, PATCHES, VIEWS, WORDS, Kind
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.encoders.settings import ExtractSettings
+from gare_cache.errors import counted
 from gare_cache.extraction.decode import decode_in_workers
 from gare_cache.extraction.encode import encode_captions, encode_videos
 from gare_cache.extraction.project_encoder import project_views
@@ -140,7 +141,9 @@ def _compare_videos(
         length = int(stored.num_frames[i])
         reason = encoded.outcomes[i].reason
         if reason is None and encoded.values["video/num_frames"][i] != length:
-            reason = f"{encoded.values['video/num_frames'][i]} frames instead of {length}"
+            reason = (
+                f"{counted(encoded.values['video/num_frames'][i], 'frame')} instead of {length}"
+            )
         cached = [stored.frames[i, :length]]
         repeated = [encoded.values["video/frames"][i, :length]]
         if views:

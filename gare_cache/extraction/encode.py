@@ -158,7 +158,8 @@ def encode_captions(
     num_bad += sum(not np.isfinite(w[:-1]).all() for w in words.values())
     if num_bad:
         raise EncoderError(
-            f"the features of {num_bad} of {len(captions)} captions are not finite in float16; "
+            f"the features of {num_bad} of {len(captions):,} captions are not finite in "
+            "float16; "
             "check the weights, or set encoder.precision to fp32"
         )
     values: dict[str, npt.NDArray[Any]] = {"text/features": features}

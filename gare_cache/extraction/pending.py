@@ -9,7 +9,7 @@ from typing import Any
 from gare_cache.cache.rows import RowTable
 from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.cache.writer import CacheWriter
-from gare_cache.errors import CacheError
+from gare_cache.errors import CacheError, agreeing, counted
 from gare_cache.manifest.tables import Manifest
 
 
@@ -44,6 +44,7 @@ def require_nothing_pending(writer: CacheWriter, manifest: Manifest) -> None:
     left = units_left(writer.tables, manifest)
     if left:
         raise CacheError(
-            f"{left} units of {writer.folder} are not done; run their shards again, or `gare-cache "
+            f"{counted(left, 'unit')} of {writer.folder} {agreeing(left, 'are')} not done; run "
+            "their shards again, or `gare-cache "
             "extract` without --finalise, which does them and finalises"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,19 +18,18 @@ def build_custom_module(
     """Import a user's class and call it as ``MyPart(dim=D, max_frames=F, **options)``.
 
     Raises:
-        ConfigError: it cannot be imported or called so, it fails, or what it makes is no
-            ``nn.Module``.
+        ConfigError: it is no class of ``nn.Module``, cannot be imported or called so, or fails.
     """
     name, options = settings.name, settings.options
     constructor = import_own(name, what=what)
+    if not (inspect.isclass(constructor) and issubclass(constructor, nn.Module)):
+        raise ConfigError(
+            f"{what} {name!r} is {type(constructor).__name__} {constructor!r}; name a class of "
+            "torch.nn.Module"
+        )
     require_signature(constructor, name, what=what, keywords=("dim", "max_frames"), options=options)
     given = {"dim": dim, "max_frames": max_frames, **options}
-    module = call_own(constructor, f"building {what} {name!r} with {given}", **given)
-    if not isinstance(module, nn.Module):
-        raise ConfigError(
-            f"{what} {name!r} makes a {type(module).__name__}; it must make a torch.nn.Module, so "
-            "that its weights are trained and kept"
-        )
+    module: nn.Module = call_own(constructor, f"building {what} {name!r} with {given}", **given)
     return module
 
 

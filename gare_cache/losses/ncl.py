@@ -48,7 +48,8 @@ def ncl(
     broken = int((~similarity.isfinite()).any(dim=-1).sum())
     if broken:
         raise ConfigError(
-            f"{broken} of {len(similarity)} texts have scores that are no finite numbers; check "
+            f"{broken} of {len(similarity):,} texts have scores that are no finite "
+            "numbers; check "
             "the features, or lower train.learning_rate"
         )
     logits = pair_logits(similarity, scale, positives)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, counted
 
 _BALANCE = 1e-4
 
@@ -59,7 +59,8 @@ def _check(logits: Tensor) -> None:
     wrong = (logits.isnan() | logits.isposinf()).any(dim=1)
     if wrong.any():
         raise ConfigError(
-            f"{int(wrong.sum())} of {len(logits)} rows of the logits hold NaN or +inf; check the "
+            f"{int(wrong.sum())} of {len(logits):,} rows of the logits hold NaN or "
+            "+inf; check the "
             "features, or lower train.learning_rate"
         )
     left_out = logits.isneginf()
@@ -76,5 +77,6 @@ def _check_targets(targets: Tensor, num_rows: int, num_columns: int) -> None:
     if not fits or not abs(total - num_rows) <= _BALANCE * num_rows:
         raise ConfigError(
             f"the column targets have shape {tuple(targets.shape)} and sum {total:g}; they must "
-            f"be {num_columns} numbers above 0 that sum to {num_rows}, the number of rows"
+            f"be {counted(num_columns, 'number')} above 0 that sum to {num_rows}, the number of "
+            "rows"
         )

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from gare_cache.annotations.record import AnnotationRecord
-from gare_cache.errors import AnnotationError, ConfigError, unknown_name
+from gare_cache.errors import AnnotationError, ConfigError, counted, unknown_name
 from gare_cache.manifest.files import VideoFiles, video_stem
 from gare_cache.manifest.splits import assign_splits
 from gare_cache.manifest.tables import CAPTION_SCHEMA, VIDEO_SCHEMA, Manifest
@@ -92,8 +92,9 @@ def build_manifest(
     item_of = {item.item_id: item for item in items}
     if video_roots and all(item.path is None for item in items):
         raise AnnotationError(
-            f"none of the {len(item_of)} annotated videos lies under "
-            f"{', '.join(str(root.absolute()) for root in video_roots)} ({files.count} video files "
+            f"none of the {counted(len(item_of), 'annotated video')} lies under "
+            f"{', '.join(str(root.absolute()) for root in video_roots)} "
+            f"({counted(files.count, 'video file')} "
             f"there; dataset.video_roots); the first is {files.describe(records[0])}"
         )
     split_of = assign_splits(

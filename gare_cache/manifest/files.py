@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gare_cache.annotations.record import AnnotationRecord
-from gare_cache.errors import AnnotationError
+from gare_cache.errors import AnnotationError, counted
 
 VIDEO_EXTENSIONS = frozenset(
     [
@@ -89,7 +89,7 @@ class VideoFiles:
             matches = self._files.get(spelling, [])
         if len({path.resolve() for path in matches}) > 1:
             raise AnnotationError(
-                f"{record.origin}: video {record.video!r} matches {len(matches)} files: "
+                f"{record.origin}: video {record.video!r} matches {counted(len(matches), 'file')}: "
                 f"{', '.join(map(str, matches[:_SHOWN]))}; annotate the path relative to its root, "
                 "with its extension, or the absolute path"
             )

@@ -52,6 +52,18 @@ class Manifest:
         present = {row["video_id"] for row in videos}
         return videos, [row for row in self.captions.to_pylist() if row["video_id"] in present]
 
+    def with_files_of(self, folder: Path) -> Manifest:
+        """Return the manifest with the relative paths that do not exist here seen from a folder."""
+        paths = [
+            str(folder / path) if path and not Path(path).exists() else path
+            for path in self.videos["path"].to_pylist()
+        ]
+        place = VIDEO_SCHEMA.get_field_index("path")
+        videos = self.videos.set_column(
+            place, VIDEO_SCHEMA.field(place), pa.array(paths, pa.string())
+        )
+        return Manifest(videos, self.captions)
+
     def digest(self, split: str | None = None) -> str:
         """Return the SHA-256 (hex) of ids, splits and captions, independent of the files.
 

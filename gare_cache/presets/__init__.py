@@ -26,33 +26,46 @@ STUDIES = (
 )
 # All with OpenAI's weights, whose tag sets QuickGELU. The first is the default.
 ENCODERS = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
+# The small CLIP of the package: no weights to fetch, but it knows the scenes of the demo only.
+DEMO_ENCODER = "demo"
+OWN_DATA = "generic"
+_NAME = "mine"
 
 
-def project_files(preset: str, *, encoder: str | None = None) -> dict[str, str]:
+def project_files(
+    preset: str, *, encoder: str | None = None, name: str | None = None
+) -> dict[str, str]:
     """Return the files of a new project.
 
     Args:
         preset: one of ``PRESETS``.
-        encoder: one of ``ENCODERS``; None takes the preset's own.
+        encoder: one of ``ENCODERS`` or ``DEMO_ENCODER``; None takes the preset's own.
+        name: of the data set, for the preset of own data; the others name a known one.
 
     Returns:
         File name -> text: ``params.yaml``, ``dvc.yaml``, ``.gitignore``, ``README.md`` and the
         studies of the published ablations, ``studies/*.yaml``.
 
     Raises:
-        ConfigError: an unknown preset or encoder, or an encoder for a preset that has its own.
+        ConfigError: an unknown preset or encoder, or another encoder for a preset that has its own.
     """
     if preset not in PRESETS:
         raise ConfigError(unknown_name("preset", preset, PRESETS))
-    if encoder is not None and not PRESETS[preset]:
+    if encoder not in (None, DEMO_ENCODER) and not PRESETS[preset]:
         raise ConfigError(
             f"--encoder is {encoder!r}, but preset {preset!r} comes with its own; leave it out"
         )
-    if encoder is not None and encoder not in ENCODERS:
-        raise ConfigError(unknown_name("encoder of a preset", encoder, ENCODERS))
+    known = (*ENCODERS, DEMO_ENCODER)
+    if encoder is not None and encoder not in known:
+        raise ConfigError(unknown_name("encoder of a preset", encoder, known))
     params = _read(f"{preset}.yaml")
+    if preset == OWN_DATA:
+        params = Template(params).substitute(name=name or _NAME)
     if PRESETS[preset]:
-        published = Template(_read("published.yaml")).substitute(model=encoder or ENCODERS[0])
+        published = Template(_read("published.yaml")).substitute(
+            model=encoder or ENCODERS[0],
+            pretrained="null" if encoder == DEMO_ENCODER else "openai",
+        )
         params = f"{params}\n{published}"
     return {
         "params.yaml": params,

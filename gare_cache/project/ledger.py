@@ -1,22 +1,27 @@
 """Test ledger: an append-only record with one line per scoring of the test split.
 
 It is ``.gare/ledger.jsonl`` beside ``params.yaml``, outside the outputs, so that neither DVC
-nor another folder of outputs resets it. Selection on test data cannot be prevented by a file, but
-the ledger makes it visible: ten heads scored on test leave ten lines.
+nor another folder of outputs resets it. In a git repository a second copy lies in the repository's
+own folder, below ``.git/gare-cache``, which no checkout, ``dvc exp apply`` or stash changes; each
+copy gets the lines that only the other has. Selection on test data cannot be prevented by a file,
+but the ledger makes it visible: ten heads scored on test leave ten lines.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gare_cache.files import fsync
+from gare_cache.errors import counted
+from gare_cache.files import append_line, read_lines
 
 TEST = "test"
 
@@ -60,9 +65,9 @@ class LedgerCount:
     num_runs: int
 
     def __str__(self) -> str:
-        by_run = f"test scored {_times(self.by_run)} by this run"
-        heads = f"{self.num_runs:,} run{'' if self.num_runs == 1 else 's'}"
-        return f"{by_run}, {_times(self.in_project)} by {heads} of this project"
+        by_run = f"test scored {counted(self.by_run, 'time')} by this run"
+        heads = counted(self.num_runs, "run")
+        return f"{by_run}, {counted(self.in_project, 'time')} by {heads} of this project"
 
 
 def enter(
@@ -85,35 +90,30 @@ def enter(
         checkpoint: SHA-256 of the head's file.
         dataset: name of the data set.
         protocol: the settings of the scoring.
+
+    Raises:
+        OSError: the line cannot be written whole.
     """
     time = datetime.now(UTC).isoformat(timespec="seconds")
     scoring = Scoring(time, run_key, checkpoint, dataset, TEST, protocol, git_revision(project))
-    line = json.dumps(asdict(scoring), sort_keys=True, ensure_ascii=False).encode() + b"\n"
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    torn = ledger.exists() and ledger.read_bytes()[-1:] not in (b"", b"\n")
-    descriptor = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, b"\n" + line if torn else line)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    fsync(ledger.parent)
+    line = json.dumps(asdict(scoring), sort_keys=True, ensure_ascii=False)
+    for copy in _merged(ledger):
+        append_line(copy, line)
 
 
 def read(ledger: Path) -> list[Scoring]:
-    """Return all scorings, oldest first.
+    """Return all scorings of both copies, oldest first.
 
-    A line that a crash truncated is skipped: its scoring was never shown.
+    A line that a crash truncated is left out: its scoring was never shown.
     """
-    if not ledger.is_file():
-        return []
+    copies = [_lines(copy) for copy in _copies(ledger)]
     scorings = []
-    for line in ledger.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in functools.reduce(Counter.__or__, copies).elements():
         try:
             scorings.append(Scoring(**json.loads(line)))
         except (ValueError, TypeError):
             continue
-    return scorings
+    return sorted(scorings, key=lambda scoring: scoring.time)
 
 
 def count(scorings: Sequence[Scoring], *, checkpoint: str, dataset: str) -> LedgerCount:
@@ -144,5 +144,35 @@ def git_revision(folder: Path) -> str | None:
     return done.stdout.strip() or None
 
 
-def _times(number: int) -> str:
-    return f"{number:,} time{'' if number == 1 else 's'}"
+def _copies(ledger: Path) -> list[Path]:
+    """Return the paths of the ledger and, in a git repository, of the copy in its own folder."""
+    ledger = Path(os.path.abspath(ledger))
+    folder = next(path for path in ledger.parents if path.is_dir())
+    command = ["git", "-C", str(folder), "rev-parse", "--path-format=absolute"]
+    try:
+        done = subprocess.run(
+            [*command, "--git-common-dir", "--show-prefix"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return [ledger]
+    common, prefix = done.stdout.splitlines()
+    below = Path(prefix, ledger.relative_to(folder))
+    return [Path(common) / "gare-cache" / below, ledger]
+
+
+def _merged(ledger: Path) -> list[Path]:
+    """Give each copy the lines that only the other has; return the copies."""
+    copies = _copies(ledger)
+    lines = [_lines(copy) for copy in copies]
+    everything = functools.reduce(Counter.__or__, lines)
+    for copy, held in zip(copies, lines, strict=True):
+        for line in (everything - held).elements():
+            append_line(copy, line)
+    return copies
+
+
+def _lines(ledger: Path) -> Counter[str]:
+    return Counter(filter(None, read_lines(ledger))) if ledger.is_file() else Counter()

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gare_cache.cache.identity import cache_root
-from gare_cache.config import Params, load_params
-from gare_cache.own import use_project
+from gare_cache.cache.identity import cache_root, original_project
+from gare_cache.config import (
+    Params,
+    load_params,
+    parse_params,
+    read_values,
+    resolve,
+    with_changes,
+)
+from gare_cache.errors import ConfigError
+from gare_cache.locks import alone
+from gare_cache.own import own_names, use_project
+from gare_cache.project.progress import say
+
+PARAMS_FILE = "params.yaml"
+# Sections of params.yaml that decide manifest and cache.
+FEATURE_SECTIONS = ("dataset", "encoder", "extract")
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,19 @@ class Workspace:
         """Folder of the report."""
         return self.outputs / "report"
 
+    def locate(self, path: str) -> Path:
+        """Return a path of the settings, in the original project if only that one has it.
+
+        A temporary checkout of DVC has what git tracks alone, for example no videos.
+        """
+        here, there = (resolve(of, path) for of in (self.project, self.original))
+        return there if there.exists() and not here.exists() else here
+
+    @property
+    def original(self) -> Path:
+        """Folder of the project, or of the one that a temporary checkout of DVC was made from."""
+        return original_project(self.project)
+
     @property
     def cache_root(self) -> Path:
         """Folder of all feature caches."""
@@ -70,20 +100,71 @@ class Workspace:
         """
         return self.project / ".gare" / "state" if self.inputs is None else self.outputs / "state"
 
+    def alone(self, doing: str, place: Path | None = None) -> AbstractContextManager[None]:
+        """Hold the outputs, or another folder, against other processes; see ``locks.alone``."""
+        return alone(self.project / ".gare" / "locks", place or self.outputs, doing)
+
     @property
     def ledger(self) -> Path:
-        """Path of the test ledger, shared by all output folders."""
-        return self.project / ".gare" / "ledger.jsonl"
+        """Path of the test ledger, shared by all output folders and by DVC's checkouts."""
+        return self.original / ".gare" / "ledger.jsonl"
 
 
-def open_workspace(params_file: Path, outputs: Path | None = None) -> Workspace:
+def open_workspace(
+    params_file: Path,
+    outputs: Path | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    borrow: bool = False,
+    trust: bool = False,
+) -> Workspace:
     """Read the settings; outputs go to ``outputs/`` beside them unless another folder is given.
 
-    Modules beside the settings become importable.
+    Modules beside the settings become importable if the settings name custom parts.
+
+    Args:
+        params_file: the settings.
+        outputs: folder of the outputs.
+        changes: dotted setting -> value in place of the file's.
+        borrow: whether a folder of outputs without manifest and features reads those of the
+            project's ``outputs/``, which is said; for whoever writes neither.
+        trust: import the custom parts that a run names and the settings do not.
 
     Raises:
-        ConfigError: the settings are invalid.
+        ConfigError: the settings are invalid, or they are not those of the features to borrow.
     """
     project = params_file.parent
-    use_project(project)  # first, because the settings may name custom parts defined there
-    return Workspace(project, load_params(params_file), outputs or project / "outputs")
+    values = with_changes(read_values(params_file), changes or {})
+    # First, because checking the settings imports the custom normalisers that they name.
+    use_project(project, own_names(values), trust=trust)
+    params = parse_params(values, where=str(params_file))
+    workspace = Workspace(project, params, outputs or project / "outputs")
+    lender = Workspace(project, params, project / "outputs")
+    if not borrow or _has_inputs(workspace) or not _has_inputs(lender):
+        return workspace
+    differing = other_features(project, params)
+    if differing:
+        raise ConfigError(
+            f"{workspace.outputs} has no manifest and features, and those of {lender.outputs} are "
+            f"of other settings ({', '.join(differing)} of {params_file} differ from those of "
+            f"{project / PARAMS_FILE}); run prepare and extract with -p {params_file} "
+            f"-o {workspace.outputs} first"
+        )
+    say(f"{workspace.outputs} has no manifest and features; those of {lender.outputs} are used")
+    return Workspace(project, params, workspace.outputs, inputs=lender.outputs)
+
+
+def other_features(project: Path, params: Params) -> list[str]:
+    """Return the sections that give settings other features than the project's params.yaml does.
+
+    Without that file there is nothing to compare with, and the list is empty.
+    """
+    file = project / PARAMS_FILE
+    if not file.is_file():
+        return []
+    of_project = load_params(file)
+    return [key for key in FEATURE_SECTIONS if getattr(of_project, key) != getattr(params, key)]
+
+
+def _has_inputs(workspace: Workspace) -> bool:
+    return any(p.exists() for p in (workspace.manifest, workspace.features, workspace.stopped))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gare_cache.errors import counted
+from gare_cache.errors import counted, plural
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports.content import (
     Hub,
@@ -102,7 +102,7 @@ def leaks(analysis: Mapping[str, Any]) -> list[NearDuplicates]:
 def _copies(part: Mapping[str, Any], other: str) -> NearDuplicates:
     return NearDuplicates(
         title=f"Copies of {other} videos",
-        finding=f"{format_share(part['copies']['videos'], part['videos'])} videos.",
+        finding=f"{_share_of(part['copies']['videos'], part['videos'], 'video')}.",
         meaning=f"Files with the same bytes, or features equal to the last bit, in {other}.",
         header=(f"Video in {part['split']}", f"Video in {other}"),
         examples=[tuple(map(VideoCell, pair)) for pair in part["copies"]["examples"]],
@@ -114,7 +114,7 @@ def _near_in_other_split(part: Mapping[str, Any], other: str) -> NearDuplicates:
     return NearDuplicates(
         title=f"Nearly identical to {other} videos",
         finding=(
-            f"{format_share(near['videos'], part['videos'])} videos, in "
+            f"{_share_of(near['videos'], part['videos'], 'video')}, in "
             f"{counted(near['pairs'], 'pair')}."
         ),
         meaning=(
@@ -134,7 +134,7 @@ def _captions_in_other_split(part: Mapping[str, Any], other: str) -> NearDuplica
     same = part["captions"]
     return NearDuplicates(
         title=f"Captions that also stand in {other}",
-        finding=f"{format_share(same['captions'], same['listed'])} captions.",
+        finding=f"{_share_of(same['captions'], same['listed'], 'caption')}.",
         meaning="Equal except for case, spaces and the final full stop.",
         header=("Caption", f"Times in {part['split']}", f"Times in {other}"),
         examples=[
@@ -152,10 +152,10 @@ def _same_captions(part: Mapping[str, Any], evaluation: Evaluation) -> NearDupli
         more = len(videos) - _VIDEOS_A_CELL
         videos_cell = f"{shown} and {more} more" if more > 0 else shown
         examples.append((evaluation.captions[ids[0]], str(len(ids)), videos_cell))
-    share = format_share(part["captions"], len(evaluation.caption_ids))
+    share = _share_of(part["captions"], len(evaluation.caption_ids), "caption")
     return NearDuplicates(
         title="Equal captions of different videos",
-        finding=f"{share} captions, in {part['groups']:,} groups.",
+        finding=f"{share}, in {counted(part['groups'], 'group')}.",
         meaning=(
             "Equal except for case, spaces and the final full stop. No method can answer a whole "
             "group: the texts are the same, but their videos differ."
@@ -166,10 +166,10 @@ def _same_captions(part: Mapping[str, Any], evaluation: Evaluation) -> NearDupli
 
 
 def _near_videos(part: Mapping[str, Any], evaluation: Evaluation) -> NearDuplicates:
-    share = format_share(part["videos"], len(evaluation.video_ids))
+    share = _share_of(part["videos"], len(evaluation.video_ids), "video")
     return NearDuplicates(
         title="Videos with near-identical features",
-        finding=f"{share} videos, in {part['pairs']:,} pairs.",
+        finding=f"{share}, in {counted(part['pairs'], 'pair')}.",
         meaning=(
             f"Mean cosine of their frozen frame features, frame by frame in order, of at least "
             f"{part['threshold']:.2f}. The same clip twice, or two clips that this encoder "
@@ -197,7 +197,7 @@ def _false_negatives(part: Mapping[str, Any], evaluation: Evaluation) -> NearDup
     return NearDuplicates(
         title="Likely false negatives",
         finding=(
-            f"{format_share(part['queries'], num_texts)} texts, out of {part['misses']:,} that "
+            f"{_share_of(part['queries'], num_texts, 'text')}, out of {part['misses']:,} that "
             "do not rank their own video first."
         ),
         meaning=(
@@ -219,3 +219,7 @@ def _false_negatives(part: Mapping[str, Any], evaluation: Evaluation) -> NearDup
             for example in part["examples"]
         ],
     )
+
+
+def _share_of(part: int, whole: int, noun: str) -> str:
+    return f"{format_share(part, whole)} {plural(whole, noun)}"

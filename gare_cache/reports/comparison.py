@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gare_cache.errors import counted
 from gare_cache.evaluation.comparison.methods import (
     COMPARED_AT,
     OUTCOMES,
@@ -51,8 +52,8 @@ def _heading(comparison: MethodComparison) -> list[str]:
     ]
     metrics = a[0].metrics
     lines.append(
-        f"{metrics['split']} split, {metrics['num_texts']:,} captions, "
-        f"{metrics['num_videos']:,} videos; video to text: "
+        f"{metrics['split']} split, {counted(metrics['num_texts'], 'caption')}, "
+        f"{counted(metrics['num_videos'], 'video')}; video to text: "
         f"{metrics['v2t_convention'].replace('_', ' ')}"
     )
     if metrics["split"] == "val":
@@ -105,7 +106,8 @@ def _procedure(comparison: MethodComparison) -> str:
     holm_words = "p Holm is adjusted for the six rows."
     if comparison.of_single_runs:
         return (
-            f"Interval and p: paired bootstrap over videos, {RESAMPLES:,} resamples. {holm_words} "
+            f"Interval and p: paired bootstrap over videos, {counted(RESAMPLES, 'resample')}. "
+            f"{holm_words} "
             "One run each: variation between seeds is not included, so this is about these two "
             "runs, not about the methods; give more seeds with --also-a and --also-b."
         )

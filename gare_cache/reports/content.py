@@ -208,7 +208,10 @@ class ReportContent:
 
     Attributes:
         title: heading of the page.
+        verdict: the result in one sentence.
+        methods: what the names of the rows stand for, in one sentence.
         summary: what was scored and how often, one sentence each.
+        without_features: (place of the annotation, split, reason) of each such video.
         facts: (name, value) pairs: protocol, split, encoder, coverage, seed, versions.
         rows: results, the zero-shot baseline first.
         alternative_rows: the same under the other rule for missing queries; empty if none is.
@@ -244,7 +247,10 @@ class ReportContent:
     best: Sequence[QueryExample]
     worst: Sequence[QueryExample]
     notes: Sequence[str]
+    verdict: str = ""
+    methods: str = ""
     summary: Sequence[str] = ()
+    without_features: Sequence[tuple[str, str, str]] = ()
     alternative_rows: Sequence[ResultRow] = ()
     normalisers: NormaliserLedger | None = None
     ranks: Mapping[str, Mapping[str, npt.NDArray[np.float64]]] = field(default_factory=dict)

@@ -9,6 +9,9 @@ from gare_cache.reports.pages.grids import escape_markdown, format_rank, markdow
 from gare_cache.reports.sections import gap_grid, gap_sentences, hubness_grid
 from gare_cache.reports.tables import markdown_table
 
+WITHOUT_FEATURES = "Videos without features"
+FAILURE_HEADER = ("Annotated", "Split", "Why")
+
 
 def render_markdown(content: ReportContent) -> str:
     """Render a report as GitHub-flavoured Markdown.
@@ -21,11 +24,13 @@ def render_markdown(content: ReportContent) -> str:
     """
     sections = [
         f"# {escape_markdown(content.title)}\n",
+        f"**{escape_markdown(content.verdict)}**\n" if content.verdict else "",
         "".join(f"* {escape_markdown(sentence)}\n" for sentence in content.summary),
-        f"## Results\n\n{markdown_table([*content.rows, *content.alternative_rows])}",
+        f"## Results\n\n{_results(content)}",
         _normalisers(content),
         _bullets("Differences", content.differences),
         _bullets("Notes", content.notes),
+        _section(WITHOUT_FEATURES, FAILURE_HEADER, content.without_features, num_left=3),
         _section("Facts", ("Fact", "Value"), content.facts, num_left=2),
         _kinds("The same in other splits", content.leaks),
         _kinds("Near duplicates in the test set", content.duplicates),
@@ -69,6 +74,10 @@ def epoch_grid(
         for epoch in epochs
     ]
     return header, rows
+
+
+def _results(content: ReportContent) -> str:
+    return markdown_table([*content.rows, *content.alternative_rows], content.methods)
 
 
 def _cell(value: float | None, form: str) -> str:

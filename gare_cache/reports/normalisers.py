@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gare_cache.errors import counted
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.normalisers.ledger import DIFFERENCE, ERROR
 from gare_cache.evaluation.normalisers.registry import (
@@ -83,13 +84,15 @@ def ledger_notes(ledger: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"Here every video has {most} texts: X profits from their equal number."
             if fewest == most
-            else f"Here videos have {fewest} to {most} texts: the assumption of X does not hold."
+            else f"Here videos have {fewest} to {counted(most, 'text')}: the assumption of X "
+            "does not hold."
         )
     if ledger["scale"] != 1:
         notes.append(f"Logits are the raw scores times {ledger['scale']:.4g}.")
     if bank is not None:
         notes.append(
-            f"Banks: {bank['texts']:,} texts and {bank['videos']:,} videos of the "
+            f"Banks: {counted(bank['texts'], 'text')} and {counted(bank['videos'], 'video')} of "
+            "the "
             f"{bank['split']} split, encoded with the same head."
         )
     notes += [_choice(row["title"], row["chosen"]) for row in rows if row["chosen"]]
@@ -110,10 +113,13 @@ def _difference(cell: Mapping[str, float] | None) -> str:
 
 def _choice(title: str, chosen: Mapping[str, Any]) -> str:
     return (
-        f"{title}: the best of {len(chosen['candidates'])} candidates on {chosen['split']} "
-        f"({chosen['videos']:,} videos, one caption each), mean R@1 {chosen['score']:.1f}; "
+        f"{title}: the best of {counted(len(chosen['candidates']), 'candidate')} on "
+        f"{chosen['split']} "
+        f"({counted(chosen['videos'], 'video')}, one caption each), mean R@1 "
+        f"{chosen['score']:.1f}; "
         "test had no part in the choice."
         if chosen["split"] != chosen["scored split"]
-        else f"{title}: the best of {len(chosen['candidates'])} candidates on the scored split "
+        else f"{title}: the best of {counted(len(chosen['candidates']), 'candidate')} on the "
+        "scored split "
         f"itself, mean R@1 {chosen['score']:.1f}: a selection, not a result."
     )

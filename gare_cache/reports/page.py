@@ -7,11 +7,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from gare_cache.errors import counted
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports import analysis_plots, plots, sections, tables
 from gare_cache.reports.browser import browser_data, worst_first
 from gare_cache.reports.content import Hubness, ReportContent, ResultRow, VideoCell
-from gare_cache.reports.markdown import epoch_grid
+from gare_cache.reports.markdown import FAILURE_HEADER, WITHOUT_FEATURES, epoch_grid
 from gare_cache.reports.pages.album import make_album
 from gare_cache.reports.pages.grids import DIRECTION_TITLES
 from gare_cache.reports.pages.html import Plot, csp_digest, page_environment, read_script
@@ -38,7 +39,8 @@ def render_html(content: ReportContent) -> str:
     return environment.get_template("page.html").render(
         content=content,
         columns=tables.COLUMNS,
-        table_caption=tables.CAPTION,
+        table_caption=tables.table_caption(content.methods),
+        failures=(WITHOUT_FEATURES, FAILURE_HEADER),
         groups=_groups(content.rows),
         alternative_groups=_groups(content.alternative_rows),
         result_plots=list(_result_plots(content)),
@@ -119,7 +121,7 @@ def _result_plots(content: ReportContent) -> Iterator[Plot]:
 
 def _matrix_caption(content: ReportContent) -> str:
     num_videos = len(set(content.true_video.tolist()))
-    shown = f"{num_videos:,} videos"
+    shown = f"{counted(num_videos, 'video')}"
     if num_videos > plots.MAX_VIDEOS_SHOWN:
         shown = f"{plots.MAX_VIDEOS_SHOWN:,} of {num_videos:,} videos, evenly spaced,"
     return f"{shown} with the first text of each; true pairs lie on the diagonal."
@@ -151,7 +153,8 @@ def _gap_plots(content: ReportContent) -> Iterator[Plot]:
         yield Plot(
             gap.method.capitalize(),
             Markup(analysis_plots.gap_scatter(gap, limits)),
-            f"Vectors of length 1 of {some} {gap.num_pairs:,} matched pairs; the large marks are "
+            f"Vectors of length 1 of {some} {counted(gap.num_pairs, 'matched pair')}; the large "
+            "marks are "
             f"means. The vertical axis holds {100 * gap.second_share:.1f} % of the variance "
             "around the two means.",
         )

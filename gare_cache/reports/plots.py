@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gare_cache.errors import counted
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports.content import Epoch, ResultRow
 from gare_cache.reports.pages.figure import FIRST, INK, SECOND, styled_figure, to_svg
@@ -38,7 +39,8 @@ def validation_curve(epochs: Sequence[Epoch], best_epoch: int) -> str:
         An SVG element.
     """
     description = (
-        f"R@1 on validation, one caption a video, in percent over {len(epochs)} epochs; epoch "
+        "R@1 on validation, one caption a video, in percent over "
+        f"{counted(len(epochs), 'epoch')}; epoch "
         f"{best_epoch} kept."
     )
     with styled_figure() as figure:
@@ -122,7 +124,9 @@ def similarity_matrix(
         An SVG element with the matrix as a PNG data URI.
     """
     shown = diagonal_subset(similarity, true_video, max_videos)
-    description = f"Similarity of {len(shown)} texts and their videos; true pairs on the diagonal."
+    description = (
+        f"Similarity of {counted(len(shown), 'text')} and their videos; true pairs on the diagonal."
+    )
     with styled_figure(4.2) as figure:
         axes = figure.subplots()
         axes.grid(visible=False)
@@ -185,7 +189,7 @@ def rank_histogram(
         axes.set_xticks(range(len(labels)), labels)
         axes.margins(y=0.12)
         axes.set_xlabel(f"rank of the true {ITEMS[direction]} among {num_items:,}")
-        axes.set_ylabel(f"share of {num_queries:,} queries (%)")
+        axes.set_ylabel(f"share of {counted(num_queries, 'query')} (%)")
         figure.legend(loc="outside upper center", ncols=2)
         return to_svg(figure, f"ranks {direction}", f"Queries by rank; {described}.")
 
@@ -202,7 +206,7 @@ def _single_curve(
     label: str, epochs: Sequence[Epoch], values: Sequence[float], best_epoch: int
 ) -> str:
     numbers = [epoch.epoch for epoch in epochs]
-    description = f"{label} over {len(epochs)} epochs; epoch {best_epoch} kept."
+    description = f"{label} over {counted(len(epochs), 'epoch')}; epoch {best_epoch} kept."
     with styled_figure() as figure:
         axes = _epoch_axes(figure, label.split()[0] if label.startswith("loss") else label)
         axes.plot(numbers, values, color=FIRST, marker="." if len(epochs) == 1 else None)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gare_cache.errors import counted
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.results import CountedResult, PairedDifference, SplitResult
+from gare_cache.evaluation.scores import HEAD, ZERO_SHOT
 from gare_cache.own import is_own
 from gare_cache.reports.content import NormaliserLedger, ResultRow
 from gare_cache.reports.normalisers import HEADER, ledger_cells, ledger_notes
-from gare_cache.reports.pages.grids import format_interval_in_words
+from gare_cache.reports.pages.grids import (
+    DIRECTION_TITLES,
+    format_change,
+    format_interval_in_words,
+    format_number,
+)
 
 _LOSS_NAMES = {"info_nce": "InfoNCE", "ncl": "NCL"}
 _REGULARISER_NAMES = {
@@ -20,12 +27,14 @@ _REGULARISER_NAMES = {
     "orthogonality": "L_orth",
     "trust_region": "L_tr",
 }
-ZERO_SHOT_NAME = "zero-shot mean pooling"
+_ZERO_SHOT_METHOD = "zero-shot mean pooling of the frozen features"
 _RULES = {
     "drop": "queries without features left out",
     "count_as_miss": "queries without features counted as misses",
 }
 CAPTION_RULES = {"all": "every caption is a query", "first": "one caption per video, its first"}
+# The same behind a method's name, where a table has rows of both rules.
+_SHORT_RULES = {"drop": "left out", "count_as_miss": "as misses"}
 _CONVENTIONS = {
     "best_caption_of_all": "best of its captions among the captions of other videos",
     "best_caption_group": "among the other videos' caption groups",
@@ -69,16 +78,49 @@ def _describe_gap(gap: dict[str, Any]) -> str:
     return f"gap module ({', '.join(changes)})" if changes else "gap module"
 
 
+def describe_methods(settings: dict[str, Any], result: SplitResult) -> str:
+    """Return what the names of the rows stand for, in one sentence."""
+    named = [f"Zero shot: {_ZERO_SHOT_METHOD}", f"head: {describe_head(settings)}"]
+    if result.alternative:
+        named += [f"{short}: {_RULES[rule]}" for rule, short in _SHORT_RULES.items()]
+    return f"{'; '.join(named)}."
+
+
+def verdict(result: SplitResult) -> str:
+    """Return in one sentence whether the head's R@1 differs from zero shot's in each direction."""
+    words = {}
+    for direction in DIRECTIONS:
+        difference = result.headline.difference[direction]
+        if not difference.distinguishable:
+            words[direction] = "not distinguishable from"
+        else:
+            words[direction] = "better than" if difference.points > 0 else "worse than"
+    shown = {d: f"in {DIRECTION_TITLES[d].lower()} (R@1 {_against(result, d)})" for d in DIRECTIONS}
+    first, second = DIRECTIONS
+    if words[first] == words[second]:
+        return f"The head is {words[first]} zero shot {shown[first]} and {shown[second]}."
+    return (
+        f"The head is {words[first]} zero shot {shown[first]} and {words[second]} zero shot "
+        f"{shown[second]}."
+    )
+
+
+def _against(result: SplitResult, direction: str) -> str:
+    methods = result.headline.methods
+    head, zero = (methods[m][direction].metrics["R@1"] for m in (HEAD, ZERO_SHOT))
+    return f"{format_number(head)} against {format_number(zero)}"
+
+
 def result_rows(result: SplitResult, names: Mapping[str, str]) -> list[ResultRow]:
     """Return a row per method, under the protocol's rule for queries without features."""
-    mark = f" ({_RULES[result.headline.missing]})" if result.alternative else ""
+    mark = f" ({_SHORT_RULES[result.headline.missing]})" if result.alternative else ""
     return _rows(result.headline, names, mark)
 
 
 def alternative_rows(result: SplitResult, names: Mapping[str, str]) -> list[ResultRow]:
     """Return the rows under the other rule; none if every query has features."""
     other = result.alternative
-    return [] if other is None else _rows(other, names, f" ({_RULES[other.missing]})")
+    return [] if other is None else _rows(other, names, f" ({_SHORT_RULES[other.missing]})")
 
 
 def normaliser_ledger(result: SplitResult) -> NormaliserLedger | None:
@@ -157,7 +199,8 @@ def _rows(counted: CountedResult, names: Mapping[str, str], mark: str) -> list[R
 def _difference(direction: str, difference: PairedDifference) -> str:
     verdict = "" if difference.distinguishable else "; not distinguishable on this test set"
     return (
-        f"{direction}: the head's R@1 differs from zero shot by {difference.points:+.1f} points, "
+        f"{direction}: the head's R@1 differs from zero shot by "
+        f"{format_change(difference.points)} points, "
         f"{format_interval_in_words(difference.low, difference.high)} (paired bootstrap over "
-        f"{difference.videos:,} videos){verdict}."
+        f"{counted(difference.videos, 'video')}){verdict}."
     )

@@ -65,10 +65,20 @@ def table_cells(row: ResultRow, direction: str) -> tuple[str, ...]:
     )
 
 
-def markdown_table(rows: Sequence[ResultRow]) -> str:
-    """Return the results as a Markdown table, text to video first, with its caption below."""
+def table_caption(methods: str) -> str:
+    """Return the caption of a table: what its rows, if that is given, and its columns are."""
+    return f"{methods} {CAPTION}" if methods else CAPTION
+
+
+def markdown_table(rows: Sequence[ResultRow], methods: str = "") -> str:
+    """Return the results as a Markdown table, text to video first, with its caption below.
+
+    Args:
+        rows: scored methods.
+        methods: sentence on what their names stand for.
+    """
     grid = markdown_grid(("Direction", *COLUMNS), _by_direction(rows), num_left=2)
-    return f"{grid}\n{escape_markdown(CAPTION)}\n"
+    return f"{grid}\n{escape_markdown(table_caption(methods))}\n"
 
 
 def terminal_table(rows: Sequence[ResultRow]) -> list[str]:
@@ -76,12 +86,13 @@ def terminal_table(rows: Sequence[ResultRow]) -> list[str]:
     return plain_table(("Direction", *COLUMNS), _by_direction(rows), num_left=2)
 
 
-def latex_table(rows: Sequence[ResultRow], label: str = "tab:retrieval") -> str:
+def latex_table(rows: Sequence[ResultRow], label: str = "tab:retrieval", methods: str = "") -> str:
     r"""Return the results as a LaTeX ``table*`` that needs ``\usepackage{booktabs}``.
 
     Args:
         rows: scored methods.
         label: the table's ``\label``, printed as given.
+        methods: sentence on what their names stand for.
 
     Returns:
         The environment, with a final newline.
@@ -90,7 +101,7 @@ def latex_table(rows: Sequence[ResultRow], label: str = "tab:retrieval") -> str:
         r"% needs \usepackage{booktabs}",
         r"\begin{table*}",
         r"\centering",
-        rf"\caption{{{escape_latex(CAPTION)}}}",
+        rf"\caption{{{escape_latex(table_caption(methods))}}}",
         rf"\label{{{label}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(COLUMNS) - 1)}}}",
         r"\toprule",

@@ -15,7 +15,7 @@ from gare_cache.cache.folders import (
     summarise,
     unpack,
 )
-from gare_cache.cache.identity import cache_root
+from gare_cache.cache.identity import cache_root, original_project
 from gare_cache.errors import CacheError
 from gare_cache.files import read_json
 from gare_cache.project.paths import Workspace
@@ -79,7 +79,7 @@ def collect_garbage(project: Path, outputs: Sequence[Path], *, remove_them: bool
         EnvironmentFailure: the disk is full or access is denied.
     """
     root = cache_root(project)
-    unused = leftovers(root, _named(project, root, outputs))
+    unused = leftovers(root, _named(original_project(project), root, outputs))
     freed = 0
     for path, reason in unused:
         size = remove(path) if remove_them else _size(path)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from gare_cache.errors import ConfigError, GareCacheError, unknown_name
+from gare_cache.errors import ConfigError, GareCacheError, counted, unknown_name
 from gare_cache.evaluation.canary.checks import check_random_features
 from gare_cache.evaluation.canary.judgement import LeakFound, explain_failure
 from gare_cache.evaluation.contract.checks import SCORING_CHECKS, check_contract
@@ -83,7 +83,7 @@ def check_head(
     if role not in ROLES:
         raise ConfigError(unknown_name("role", role, ROLES))
     split_own(name)
-    use_project(folder)
+    use_project(folder, [name])
     torch.manual_seed(seed)
     head = build_head(dim=dim, max_frames=frames, **ROLES[role](name, options or {}, aggregator))
     rows = check_contract(head, build_head, seed=seed)
@@ -132,7 +132,7 @@ def _chance(head: RetrievalHead, galleries: int, seed: int) -> tuple[ContractRow
     leak = explain_failure(rows)
     queries = sum(row.queries for row in rows)
     hits, expected = (sum(getattr(row, key) or 0 for row in rows) for key in ("hits", "expected"))
-    seen = f"{hits:,} hits in {queries:,} queries, {expected:,.1f} by chance"
+    seen = f"{counted(hits, 'hit')} in {counted(queries, 'query')}, {expected:,.1f} by chance"
     remedy = (
         "the head retrieves the true video without any information: it uses the row of the text or "
         "video, or mixes texts into the videos of the same rows (docs/canary.md)"

@@ -73,6 +73,8 @@ def extract(
         raise ConfigError("--finalise encodes nothing; leave out --shard and --retry-failed")
     set_threads(threads)
     manifest = read_manifest(workspace.manifest)
+    if workspace.original != workspace.project:
+        manifest = manifest.with_files_of(workspace.original)
     _require_train_videos(manifest)
     params = workspace.params
     encoder = project_encoder(workspace, manifest, device=device)
@@ -107,7 +109,7 @@ def extract(
 def _say_what_is_left(cache: FeatureCache, manifest: Manifest, shard: Shard) -> None:
     left = units_left(cache.tables, manifest)
     if left:
-        say(f"shard {shard} is done; {left} units are left to other shards")
+        say(f"shard {shard} is done; {counted(left, 'unit', 'are')} left to other shards")
     else:
         say(f"shard {shard} is done, no unit is left; run `gare-cache extract --finalise`")
 
@@ -119,7 +121,8 @@ def _stop_after(max_failures: int) -> Callable[[UnitRecord], None]:
         reasons.extend(o.reason for o in record.outcomes if o.reason is not None)
         if len(reasons) > max_failures:
             raise DecodeError(
-                f"{len(reasons)} videos failed in this run and --max-failures is {max_failures} "
+                f"{counted(len(reasons), 'video')} failed in this run and --max-failures is "
+                f"{max_failures} "
                 f"({'; '.join(reasons[:_REASONS_SHOWN])}). Finished units are kept: repair the "
                 "files and run with --retry-failed"
             )
@@ -148,7 +151,7 @@ def _publish(
     num_cut = encoder.count_cut([row["caption"] for row in captions])
     if num_cut:
         cut = counted(num_cut, "caption")
-        say(f"warning: {cut} cut at {encoder.context_length} tokens")
+        say(f"warning: {cut} cut at {counted(encoder.context_length, 'token')}")
     with environment_errors(workspace.outputs):
         return write_features(
             workspace,

@@ -9,6 +9,7 @@ from gare_cache.cache.coverage import NOUNS, coverage
 from gare_cache.cache.folders import folder_bytes
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import FEATURES, KINDS, THUMBNAILS, WORDS, Kind
+from gare_cache.errors import counted
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features, stopped_extraction
 from gare_cache.project.paths import Workspace
@@ -41,7 +42,10 @@ def describe(workspace: Workspace) -> Iterator[tuple[str, str]]:
     yield "content digest", cache.content_digest
     for name, value in sorted(cache.attributes["identity"].get("sampling", {}).items()):
         yield f"sampling {name}", str(value)
-    yield "features", f"up to {cache.layout.max_frames} frames x {cache.layout.dim}, float16"
+    yield (
+        "features",
+        f"up to {counted(cache.layout.max_frames, 'frame')} x {cache.layout.dim}, float16",
+    )
     for kind in KINDS:
         counts = cache.counts(kind)
         yield f"{kind} rows", ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -64,7 +68,7 @@ def _sizes(cache: FeatureCache) -> Iterator[tuple[str, str]]:
     if cache.layout.words:
         size = folder_bytes(cache.folder / FEATURES / WORDS)
         captions = len(cache.tables["text"].sources)
-        shape = f"tokens of {captions:,} captions x {cache.layout.dim}"
+        shape = f"tokens of {counted(captions, 'caption')} x {cache.layout.dim}"
         yield f"array {WORDS}", f"{_megabytes(size)}, {shape} <f2"
     yield THUMBNAILS, _megabytes(folder_bytes(cache.folder / THUMBNAILS))
     yield "size", _megabytes(folder_bytes(cache.folder))
@@ -92,7 +96,7 @@ def _decoders(cache: FeatureCache) -> Iterator[tuple[str, str]]:
     yield "decoders", ", ".join(f"{name} {count:,}" for name, count in decoders.most_common())
     switched = sum(outcome.switch_reason is not None for outcome in outcomes)
     if switched:
-        yield "switched", f"{switched:,} videos that decord could not decode"
+        yield "switched", f"{counted(switched, 'video')} that decord could not decode"
 
 
 def _megabytes(size: int) -> str:

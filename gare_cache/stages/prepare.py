@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from gare_cache.annotations.readers import check_joins, read_annotations, split_fractions
-from gare_cache.config import resolve
 from gare_cache.errors import counted
 from gare_cache.files import write_json
 from gare_cache.manifest.build import PARAGRAPH, build_manifest
@@ -35,11 +34,11 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
     )
     if settings.captions == PARAGRAPH:
         check_joins(settings.reader)
-    path = resolve(workspace.project, settings.annotations)
+    path = workspace.locate(settings.annotations)
     annotations = read_annotations(settings.reader, path, settings.protocol)
     manifest = build_manifest(
         annotations.records,
-        [resolve(workspace.project, root) for root in settings.video_roots],
+        [workspace.locate(root) for root in settings.video_roots],
         captions=settings.captions,
         **fractions,
     )
@@ -69,7 +68,8 @@ def _lines(workspace: Workspace, summary: dict[str, Any]) -> Iterator[str]:
     if settings.captions == PARAGRAPH:
         paragraphs = sum(counts["captions"] for counts in summary["splits"].values())
         if summary["sentences"] > paragraphs:
-            yield f"{summary['sentences']:,} sentences are joined to {paragraphs:,} paragraphs"
+            sentences = counted(summary["sentences"], "sentence", "are")
+            yield f"{sentences} joined to {counted(paragraphs, 'paragraph')}"
         else:
             yield (
                 "warning: dataset.captions: paragraph joins nothing, every video has one sentence "

@@ -14,7 +14,7 @@ from gare_cache.diagnosis.report_section import increment_section
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.leaks import describe_copies
 from gare_cache.evaluation.results import SplitResult
-from gare_cache.evaluation.scores import HEAD, METHOD_TITLES, ZERO_SHOT
+from gare_cache.evaluation.scores import METHOD_TITLES
 from gare_cache.files import read_json, write_text
 from gare_cache.manifest.splits import caution_small
 from gare_cache.manifest.tables import Manifest, read_manifest
@@ -34,14 +34,15 @@ from gare_cache.reports.page import render_html
 from gare_cache.reports.queries import Evaluation, examples, queries, rank_lists
 from gare_cache.reports.run_content import (
     CAPTION_RULES,
-    ZERO_SHOT_NAME,
     alternative_rows,
     describe_head,
+    describe_methods,
     difference_sentences,
     normaliser_ledger,
     result_notes,
     result_rows,
     run_facts,
+    verdict,
 )
 from gare_cache.reports.scores import describe_scores
 from gare_cache.reports.tables import latex_table, markdown_table
@@ -63,7 +64,6 @@ def report(workspace: Workspace) -> str:
     analysis = _read_json(workspace.evaluation / "analysis.json", "evaluate")
     record = _read_json(workspace.run / "record.json", "train")
     cache, _ = open_features(workspace)
-    names = {ZERO_SHOT: ZERO_SHOT_NAME, HEAD: describe_head(record["settings"])}
     manifest = read_manifest(workspace.manifest)
     captions = _captions(manifest)
     _require_same_run(workspace, result, record)
@@ -75,8 +75,11 @@ def report(workspace: Workspace) -> str:
     best, worst = examples(evaluation, workspace.params.report.examples)
     content = ReportContent(
         title=f"{workspace.params.dataset.name}: text-video retrieval",
+        verdict=verdict(result),
+        methods=describe_methods(record["settings"], result),
+        without_features=list(_without_features(cache, manifest)),
         summary=[
-            names[HEAD],
+            describe_head(record["settings"]),
             f"{result.split} split, {result.coverage}; {CAPTION_RULES[result.captions]}",
             *filter(None, (scored,)),
         ],
@@ -88,8 +91,8 @@ def report(workspace: Workspace) -> str:
             frames=_frames_fact(cache, record["settings"]["train"]),
             ledger=scored,
         ),
-        rows=result_rows(result, names),
-        alternative_rows=alternative_rows(result, names),
+        rows=result_rows(result, METHOD_TITLES),
+        alternative_rows=alternative_rows(result, METHOD_TITLES),
         normalisers=normaliser_ledger(result),
         differences=difference_sentences(result),
         epochs=_epochs(workspace.run / "train_log.jsonl"),
@@ -114,13 +117,12 @@ def report(workspace: Workspace) -> str:
         pictures=_pictures(cache, [*evaluation.listed_videos, *_videos_elsewhere(analysis)]),
         increment=increment_section(workspace.outputs / "diagnosis" / "diagnosis.json", record),
     )
-    table = markdown_table([*content.rows, *content.alternative_rows])
+    rows = [*content.rows, *content.alternative_rows]
+    table = markdown_table(rows, content.methods)
     write_text(workspace.report / "report.html", render_html(content))
     write_text(workspace.report / "report.md", render_markdown(content))
     write_text(workspace.report / "table.md", table)
-    write_text(
-        workspace.report / "table.tex", latex_table([*content.rows, *content.alternative_rows])
-    )
+    write_text(workspace.report / "table.tex", latex_table(rows, methods=content.methods))
     return table
 
 
@@ -172,6 +174,18 @@ def _small_splits(cache: FeatureCache, manifest: Manifest, scored: str) -> Itera
     for kind, split, encoded, _ in coverage(cache, manifest):
         if kind == "video" and split in ("val", scored):
             yield from caution_small(split, encoded)
+
+
+def _without_features(cache: FeatureCache, manifest: Manifest) -> Iterator[tuple[str, str, str]]:
+    table = cache.tables["video"]
+    known, reasons = table.latest(), cache.failures()
+    absent = "not among the imported features" if is_imported(cache) else "not encoded"
+    for row in manifest.videos.to_pylist():
+        id_ = row["video_id"]
+        if id_ in known and table.status(known[id_]) == "ok":
+            continue
+        missing = "no file" if row["path"] is None and not is_imported(cache) else absent
+        yield row["annotated"], row["split"], reasons.get(id_, missing)
 
 
 def _captions(manifest: Manifest) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, counted
 from gare_cache.evaluation.metrics import (
     DIRECTIONS,
     QueryRanks,
@@ -82,7 +82,7 @@ def score(
         ConfigError: a normaliser, a parameter or a combination of options is invalid.
     """
     if normalisers:
-        use_project(Path.cwd())
+        use_project(Path.cwd(), normalisers)
     asked = [read_normaliser(text) for text in normalisers]
     require_options(asked, scale=scale, banks=banks or {})
     saved = read_similarity(file)
@@ -168,7 +168,8 @@ def _truth(
         raise ConfigError("--video-ids names the columns for --video-of-text, which is not given")
     if num_texts != num_videos:
         raise SimilarityFileError(
-            f"{file} has {num_texts:,} texts and {num_videos:,} videos, so the diagonal is not the "
+            f"{file} has {counted(num_texts, 'text')} and {counted(num_videos, 'video')}, so the "
+            "diagonal is not the "
             "truth: give each text's column with --video-of-text, or --transposed if the rows are "
             "the videos"
         )
@@ -180,14 +181,15 @@ def _notes(
 ) -> list[str]:
     notes = []
     if dtype == np.float16 or dtype.kind in "iu":
-        tied = " and ".join(f"{scores[d].tied:,} {d}" for d in DIRECTIONS)
+        tied = " and ".join(counted(scores[d].tied, f"{d} query") for d in DIRECTIONS)
         notes.append(
-            f"Note: the values are {dtype}, and rounding makes ties: {tied} queries are tied at "
+            f"Note: the values are {dtype}, and rounding makes ties: {tied} tied at "
             "their true item. A tie counts as the mean over its orders; float32 has fewer."
         )
     if num_without_text:
         notes.append(
-            f"Note: {num_without_text:,} videos have no text: they are candidates in text to video "
+            f"Note: {counted(num_without_text, 'video', 'have')} no text: they are candidates in "
+            "text to video "
             "but not queries in video to text."
         )
     return notes
@@ -212,7 +214,8 @@ def _captions(scores: dict[str, DirectionResult], v2t_convention: str) -> list[s
     return [
         f"RSum {format_number(sum_of_recalls(scores))} = R@1 + R@5 + R@10 of both directions. "
         f"Video to text: {v2t_convention.replace('_', ' ')}.",
-        f"R@1's interval: bootstrap over videos with all their texts, {_RESAMPLES:,} resamples. "
+        "R@1's interval: bootstrap over videos with all their texts, "
+        f"{counted(_RESAMPLES, 'resample')}. "
         "Ties: queries whose true item ties with a false one; each counts as the mean over its "
         "orders.",
     ]

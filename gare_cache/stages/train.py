@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a head and write ``run/{head.safetensors, train_log.jsonl, record.json}``.
 
-    ``learning_curve.csv`` beside them is the part of the log that DVC plots.
+    ``learning_curve.csv`` beside them is the part of the log that DVC plots, ``selection.json`` the
+    score that DVC ranks experiments by without a scoring of test.
 
     The state after each epoch is kept in a folder of ``workspace.state`` specific to this run key,
     device, machine and versions; an interrupted run resumes from it. Several processes started by
@@ -55,15 +56,22 @@ def train(
     Raises:
         ConfigError: settings do not fit the data.
         CacheError: the features are missing or have changed.
+        EnvironmentFailure: another process writes these outputs, or trains the same head.
     """
     target = resolve_device(own_device(device))
     gather = workspace.params.train.reference_gather
-    with process_group(target, reference_gather=gather) as processes:
-        return _train(workspace, target, processes, load or load_split)
+    with process_group(target, reference_gather=gather) as processes, ExitStack() as held:
+        if processes.rank == 0:
+            held.enter_context(workspace.alone("train"))
+        return _train(workspace, target, processes, load or load_split, held)
 
 
 def _train(
-    workspace: Workspace, target: torch.device, processes: Processes, load: SplitLoader
+    workspace: Workspace,
+    target: torch.device,
+    processes: Processes,
+    load: SplitLoader,
+    held: ExitStack,
 ) -> dict[str, Any]:
     params = workspace.params
     settings = params.train
@@ -82,6 +90,8 @@ def _train(
     record = processes.collect(_record(identity, target))[0]
     record |= {"scoring": "exact" if head.exact else "dense in blocks"}
     state_folder = workspace.state / canonical_digest(record)[:16]
+    if processes.rank == 0:
+        held.enter_context(workspace.alone("train", state_folder))
     steps = num_batches(len(train_split.text), settings.batch_size)
 
     first = processes.rank == 0
@@ -112,6 +122,7 @@ def _train(
     save_checkpoint(
         workspace.run / "head.safetensors", head, encoder_id=record["encoder_id"], record=record
     )
+    write_json(workspace.run / "selection.json", _selection(state))
     write_json(workspace.run / "record.json", record)
     say(
         f"best epoch {state.best_epoch} of {settings.epochs}: selection score "
@@ -132,6 +143,13 @@ def _tied_epochs(state: TrainingState) -> Iterator[str]:
             f"validation cannot tell {len(best)} of {counted(len(state.history), 'epoch')} "
             f"apart (selection score {state.best_score:.1f}); the first of them, {best[0]}, is kept"
         )
+
+
+def _selection(state: TrainingState) -> dict[str, Any]:
+    """Return what DVC shows of the kept epoch: ``selection.score``, ``selection.epoch`` ..."""
+    kept = next(record for record in state.history if record.epoch == state.best_epoch)
+    recalls = {name: kept.validation[name] for name in ("t2v R@1", "v2t R@1")}
+    return {"selection": {"score": state.best_score, **recalls, "epoch": state.best_epoch}}
 
 
 def _record(identity: dict[str, Any], device: torch.device) -> dict[str, Any]:

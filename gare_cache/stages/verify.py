@@ -13,7 +13,7 @@ from gare_cache.cache.reader import open_cache, open_unchecked
 from gare_cache.cache.schema import KINDS, MANIFEST, Kind
 from gare_cache.cache.verify import Fault, Verification, num_steps, verify_cache
 from gare_cache.cache.writer import drop_units
-from gare_cache.errors import CacheError, FingerprintMismatch
+from gare_cache.errors import CacheError, FingerprintMismatch, counted
 from gare_cache.extraction.again import Comparison, encode_again
 from gare_cache.extraction.project_encoder import project_encoder, project_identity
 from gare_cache.files import canonical_digest
@@ -48,7 +48,7 @@ def verify(
     if drop_damaged:
         units = sorted({fault.unit for fault in verification.faults if fault.unit is not None})
         drop_units(folder, units)
-        yield f"dropped {len(units)} units; `gare-cache extract` encodes them again"
+        yield f"dropped {counted(len(units), 'unit')}; `gare-cache extract` encodes them again"
         left = [fault for fault in verification.faults if fault.unit is None]
     if left:
         raise CacheError(f"faults in {folder}: {len(left)}; the first: {left[0]}")
@@ -61,11 +61,12 @@ def _copies(folder: Path) -> Iterator[str]:
 
 
 def _summary(folder: Path, result: Verification) -> Iterator[str]:
-    yield f"{folder}: {result.num_chunks:,} chunks read, {result.num_bytes / 2**20:,.1f} MB"
+    read = counted(result.num_chunks, "chunk")
+    yield f"{folder}: {read} read, {result.num_bytes / 2**20:,.1f} MB"
     for array, (low, high) in result.norms.items():
         yield f"norms of {array}: {low:.3g} to {high:.3g}"
     absent = f", {result.sources_absent:,} are not on this machine" if result.sources_absent else ""
-    yield f"digests of {result.sources_read:,} videos computed again{absent}"
+    yield f"digests of {counted(result.sources_read, 'video')} computed again{absent}"
     yield f"faults: {len(result.faults):,}"
 
 
@@ -109,7 +110,8 @@ def reextract(
     bad = [comparison for comparison in comparisons if not comparison.agrees]
     if bad:
         raise CacheError(
-            f"{len(bad)} of {len(comparisons)} items of {cache.folder} are not what their sources "
+            f"{len(bad)} of {len(comparisons):,} items of {cache.folder} are not what "
+            "their sources "
             f"give; the first: {bad[0]}. Run `gare-cache verify`; if it finds nothing, move the "
             "cache away and extract again"
         )
@@ -120,7 +122,8 @@ def _agreement(kind: Kind, comparisons: Sequence[Comparison]) -> Iterator[str]:
     if compared:
         cosines = np.concatenate([c.cosines for c in compared])
         yield (
-            f"{kind}: {len(compared)} of {len(comparisons)} items encoded again, cosine min "
+            f"{kind}: {len(compared)} of {len(comparisons):,} items encoded again, "
+            "cosine min "
             f"{cosines.min():.6f} mean {cosines.mean():.6f}, "
             f"{sum(c.equal for c in compared)} bit for bit equal"
         )

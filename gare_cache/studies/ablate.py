@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gare_cache.errors import ConfigError
+from gare_cache.locks import alone
 from gare_cache.project import ledger
 from gare_cache.project.progress import progress, say
 from gare_cache.studies.estimate import trial_seconds
@@ -59,6 +60,7 @@ def ablate(
         ConfigError: the study or a setting is wrong, or ``final`` is given and the study is not
             finished.
         CacheError: features are missing.
+        EnvironmentFailure: another process runs this study.
     """
     opened = open_study(
         study_file, outputs=outputs, device=device, extract=extract, settings=settings
@@ -72,14 +74,22 @@ def ablate(
     left = [t for t, run in zip(opened.tasks, planned, strict=True) if run.is_left]
     if final and left:
         raise ConfigError(
-            f"{study_file} is not finished: {len(left)} of {len(planned)} runs are left; run it "
+            f"{study_file} is not finished: {len(left)} of {len(planned):,} runs are "
+            "left; run it "
             "without --final first. Test is scored once, when no choice is left to make"
         )
     if dry_run:
         return plan
+    with alone(opened.project / ".gare" / "locks", opened.folder, "ablate"):
+        return _run_and_write(opened, left[:limit], plan, jobs=jobs, final=final)
+
+
+def _run_and_write(
+    opened: OpenStudy, left: Sequence[RunTask], plan: Sequence[str], *, jobs: int, final: bool
+) -> list[str]:
     for line in plan:
         say(line)
-    _run(left[:limit], jobs=jobs, label=f"runs of {opened.study.name}")
+    _run(left, jobs=jobs, label=f"runs of {opened.study.name}")
     if final:
         _score_test(opened, jobs=jobs)
     return write_results(opened, "test" if final else "val")

@@ -7,26 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import KINDS
-from gare_cache.config import Params, parse_params
+from gare_cache.config import Params
 from gare_cache.data.split import expected_items
 from gare_cache.errors import CacheError, GareCacheError
 from gare_cache.files import canonical_digest
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
-from gare_cache.project.paths import Workspace
+from gare_cache.project.paths import (
+    FEATURE_SECTIONS,
+    PARAMS_FILE,
+    Workspace,
+    other_features,
+)
 from gare_cache.project.progress import say
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.training.setup import listed_digests
 
-# Sections of params.yaml that decide manifest and cache.
-_SECTIONS = frozenset({"dataset", "encoder", "extract"})
 _SAMPLING = {
     "sampler": "sampler",
     "max_frames": "max_frames_cached",
@@ -61,13 +62,9 @@ def inputs_folder(project: Path, outputs: Path, params: Params) -> Path:
         outputs: its folder of outputs.
         params: settings of the variant.
     """
-    project_params = project / "params.yaml"
-    sections = params.model_dump(include=set(_SECTIONS))
-    if project_params.is_file():
-        values = yaml.safe_load(project_params.read_text(encoding="utf-8"))
-        of_project = parse_params(values, where=str(project_params))
-        if of_project.model_dump(include=set(_SECTIONS)) == sections:
-            return outputs
+    if (project / PARAMS_FILE).is_file() and not other_features(project, params):
+        return outputs
+    sections = params.model_dump(include=set(FEATURE_SECTIONS))
     return project / ".gare" / "features" / canonical_digest(sections)[:12]
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from gare_cache.config import resolve
+from gare_cache.config import read_values, resolve
 from gare_cache.errors import ConfigError
-from gare_cache.own import use_project
+from gare_cache.own import own_names, require_trusted, split_own, use_project
 from gare_cache.presets import PRESETS, project_files
 from gare_cache.project.paths import Workspace
 from gare_cache.reproducibility import resolve_device
@@ -56,18 +56,20 @@ def open_study(
     device: str,
     extract: bool = False,
     settings: Sequence[str] = (),
+    trust: bool = False,
 ) -> OpenStudy:
     """Read a study, expand it and open its features.
 
     Raises:
-        ConfigError: the study or a setting is wrong.
+        ConfigError: the study or a setting is wrong, or it names a custom part that neither
+            params.yaml nor, unless ``trust``, the project's folder has.
         CacheError: features are missing and ``extract`` is False.
     """
     resolve_device(device)
     study = with_settings(read_study(study_file), settings)
     project = _project(study_file)
-    use_project(project)
     base = _base_settings(study, project)
+    _use_project(study, study_file, project, base, trust=trust)
     try:
         variants = expand(study, base)
     except ConfigError as err:
@@ -93,24 +95,34 @@ def _project(study_file: Path) -> Path:
     return project.relative_to(here) if project.is_relative_to(here) else project
 
 
+def _use_project(
+    study: Study, file: Path, project: Path, base: Mapping[str, Any], *, trust: bool
+) -> None:
+    """Make custom parts importable: those that params.yaml names, and those of the project."""
+    settings = (project / _PARAMS).is_file() and read_values(project / _PARAMS)
+    changes = [value.changes for axis in study.axes for value in axis.values]
+    named = list(own_names([base, study.settings, study.protocol, changes]))
+    tops = {name: split_own(name)[0].partition(".")[0] for name in named}
+    local = [
+        name
+        for name, top in tops.items()
+        if (project / f"{top}.py").is_file() or (project / top).is_dir()
+    ]
+    use_project(project, [*own_names(settings), *local], trust=trust)
+    require_trusted([{"name": name} for name in named], where=file)
+
+
 def _base_settings(study: Study, project: Path) -> dict[str, Any]:
     if study.base in PRESETS:
-        where, text = study.base, project_files(study.base)[_PARAMS]
-    else:
-        path = resolve(project, study.base)
-        if not path.is_file():
-            raise ConfigError(
-                f"base is {study.base!r}, but {path} does not exist; give a params file, relative "
-                f"to {project}, or a preset ({', '.join(PRESETS)})"
-            )
-        where, text = str(path), path.read_text(encoding="utf-8")
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as err:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(err).split())}") from err
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where} holds no settings")
-    return values
+        values: dict[str, Any] = yaml.safe_load(project_files(study.base)[_PARAMS])
+        return values
+    path = resolve(project, study.base)
+    if not path.is_file():
+        raise ConfigError(
+            f"base is {study.base!r}, but {path} does not exist; give a params file, relative to "
+            f"{project}, or a preset ({', '.join(PRESETS)})"
+        )
+    return read_values(path)
 
 
 def _task(

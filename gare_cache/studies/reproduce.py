@@ -88,7 +88,7 @@ def _weights(stored: RunTask, again: RunTask) -> Iterator[str]:
     differing = [name for name in ours if not _same_bits(ours[name], theirs[name])]
     if differing:
         largest = max(float((ours[n].double() - theirs[n].double()).abs().max()) for n in differing)
-        yield f"{len(differing)} of {len(ours)} tensors differ, by {largest:.2g} at most"
+        yield f"{len(differing)} of {len(ours):,} tensors differ, by {largest:.2g} at most"
 
 
 def _same_bits(ours: Tensor, theirs: Tensor) -> bool:

@@ -31,7 +31,8 @@ from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.results import or_nan
 from gare_cache.evaluation.scores import HEAD, normalised_method
 from gare_cache.files import canonical_digest, read_json, write_json
-from gare_cache.own import use_project
+from gare_cache.locks import opened
+from gare_cache.own import own_names, use_project
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import quiet
 from gare_cache.reproducibility import resolve_device
@@ -98,7 +99,7 @@ def execute(task: RunTask, *, load: SplitLoader) -> None:
     Raises:
         EnvironmentFailure, OSError: the machine failed, not the run, which stays unfinished.
     """
-    use_project(task.project)
+    use_project(task.project, own_names(task.params.model_dump()))
     task.folder.mkdir(parents=True, exist_ok=True)
     with _alone(task.folder):
         if not (task.folder / _RECORD).is_file():
@@ -256,12 +257,9 @@ def _read_scores(task: RunTask) -> SplitResult:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with opened(folder / _LOCK) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _scoring_key(params: Params) -> str:

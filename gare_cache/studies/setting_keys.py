@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
+import yaml
+
 from gare_cache.config import Params
+from gare_cache.config import with_changes as with_changes
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.settings import Settings, nested_settings
 
@@ -33,27 +35,60 @@ def check_setting(key: str) -> None:
         raise ConfigError(unknown_name("setting", key, names))
 
 
-def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of settings with dotted keys changed, in their order.
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Return the changes that ``--set`` names: dotted setting -> value.
 
-    A section that is null is created. ``{"head.gap.heads": 2}`` on ``{"head": {"gap": None}}``
-    gives ``{"head": {"gap": {"heads": 2}}}``.
+    Args:
+        assignments: ``dotted.setting=value`` strings, with values in YAML.
 
     Raises:
-        ConfigError: a key is below a setting that is not a section.
+        ConfigError: an assignment is malformed, or a setting is given twice.
     """
-    changed = copy.deepcopy(dict(values))
-    for key, value in changes.items():
-        *parents, name = key.split(".")
-        section = changed
-        for parent in parents:
-            if section.get(parent) is None:
-                section[parent] = {}
-            section = section[parent]
-            if not isinstance(section, dict):
-                raise ConfigError(f"{key} cannot be set: {parent} is {section!r}, not a section")
-        section[name] = copy.deepcopy(value)
-    return changed
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        key, sign, value = assignment.partition("=")
+        if not sign:
+            raise ConfigError(f"--set {assignment}: write SETTING=VALUE, such as train.epochs=5")
+        if key in changes:
+            raise ConfigError(f"--set {assignment}: {key} is set twice")
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError as err:
+            raise ConfigError(f"--set {assignment}: the value is not valid YAML") from err
+    return changes
+
+
+def stage_changes(
+    stage: str, sections: Sequence[str], assignments: Sequence[str], *, seed: int | None = None
+) -> dict[str, Any]:
+    """Return the changes of a stage's ``--set`` and ``--seed``.
+
+    Args:
+        stage: its name, for messages.
+        sections: of params.yaml that the stage reads; other changes would have no effect.
+        assignments: as for ``parse_assignments``.
+        seed: another name for ``train.seed``; None leaves it.
+
+    Raises:
+        ConfigError: as ``parse_assignments``, or a setting is unknown, of another stage, or the
+            seed is given in two ways.
+    """
+    changes = parse_assignments(assignments)
+    for key in changes:
+        try:
+            check_setting(key)
+        except ConfigError as err:
+            raise ConfigError(f"--set: {err}") from err
+        if key.partition(".")[0] not in sections:
+            raise ConfigError(
+                f"--set {key}: `gare-cache {stage}` reads the settings of {' and '.join(sections)} "
+                "alone; set it in params.yaml and run the stages that read it"
+            )
+    if seed is not None:
+        if any(overlap(key, "train.seed") for key in changes):
+            raise ConfigError(f"--seed {seed} and --set both give train.seed; leave one out")
+        changes["train.seed"] = seed
+    return changes
 
 
 def overlap(key: str, other: str) -> bool:

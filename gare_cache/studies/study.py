@@ -13,7 +13,12 @@ import yaml
 from gare_cache.annotations.settings import DatasetSettings
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.metrics import DIRECTIONS, RECALL_AT
-from gare_cache.studies.setting_keys import check_setting, setting_text, short_names
+from gare_cache.studies.setting_keys import (
+    check_setting,
+    parse_assignments,
+    setting_text,
+    short_names,
+)
 
 METRICS = (*(f"R@{k}" for k in RECALL_AT), "MdR", "MnR")
 METRIC_KEYS = tuple(f"{direction}.{metric}" for direction in DIRECTIONS for metric in METRICS)
@@ -162,16 +167,8 @@ def with_settings(study: Study, assignments: Sequence[str]) -> Study:
     Raises:
         ConfigError: an assignment is malformed, or its setting is unknown.
     """
-    changes: dict[str, Any] = {}
-    for assignment in assignments:
-        key, sign, value = assignment.partition("=")
-        if not sign:
-            raise ConfigError(f"--set {assignment}: write SETTING=VALUE, such as train.epochs=5")
-        try:
-            changes[key] = yaml.safe_load(value)
-        except yaml.YAMLError as err:
-            raise ConfigError(f"--set {assignment}: the value is not valid YAML") from err
-    return replace(study, settings={**study.settings, **_changes("--set", changes)})
+    changes = _changes("--set", parse_assignments(assignments))
+    return replace(study, settings={**study.settings, **changes})
 
 
 def _axes(content: Any) -> tuple[Axis, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from gare_cache.errors import counted
 from gare_cache.reports.pages.plain_table import plain_table
 from gare_cache.studies.expansion import Variant
 from gare_cache.studies.plan import PlannedRun, duration_text, seconds_left
@@ -41,7 +42,8 @@ def plan_lines(
         "",
         *plain_table(("#", "variant", "changes", "runs"), rows, num_left=4),
         "",
-        f"{len(variants)} variants x {len(study.seeds)} seeds = {len(runs)} runs on {study.base}; "
+        f"{counted(len(variants), 'variant')} x {counted(len(study.seeds), 'seed')} = "
+        f"{counted(len(runs), 'run')} on {study.base}; "
         f"{len(left)} to do" + (f", {time}" if left else ""),
     ]
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gare_cache.errors import counted
 from gare_cache.files import file_digest, write_json, write_parquet
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project import ledger
@@ -128,6 +129,7 @@ def _ledger_text(opened: OpenStudy) -> str:
     by_study = sum(scoring.run_key in of_study for scoring in scorings)
     count = ledger.count(scorings, checkpoint="", dataset=dataset)
     return (
-        f"test scored {by_study:,} times by this study's runs, {count.in_project:,} times by "
-        f"{count.num_runs:,} runs of this project"
+        f"test scored {counted(by_study, 'time')} by this study's runs, "
+        f"{counted(count.in_project, 'time')} by "
+        f"{counted(count.num_runs, 'run')} of this project"
     )

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from gare_cache.errors import ConfigError, FingerprintMismatch
 from gare_cache.files import replacing
 from gare_cache.heads.retrieval import RetrievalHead, build_head
-from gare_cache.own import require_unchanged
+from gare_cache.own import require_trusted, require_unchanged
 
 _METADATA_KEY = "gare_cache"
 
@@ -48,8 +48,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         ConfigError: the file is missing or no checkpoint of this project, its weights do not fit
-            its settings, or a user's own part of the head cannot be imported or has changed since
-            the training.
+            its settings, or a custom part of the head is not named in the user's settings, cannot
+            be imported or has changed since the training.
     """
     if not path.is_file():
         raise ConfigError(f"no trained head at {path}; run `gare-cache train`")
@@ -58,6 +58,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
     except (KeyError, SafetensorError) as err:
         raise ConfigError(f"{path} is not a head trained by gare-cache ({err})") from err
+    require_trusted(metadata["head"], where=path)
     require_unchanged(metadata["head"], metadata["record"].get("own", {}), where=path)
     head = build_head(**metadata["head"])
     try:

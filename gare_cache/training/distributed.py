@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gare_cache.errors import ConfigError, EnvironmentFailure
+from gare_cache.errors import ConfigError, EnvironmentFailure, counted
 from gare_cache.heads.pairs import PairScores
 from gare_cache.heads.retrieval import RetrievalHead
 
@@ -49,7 +49,8 @@ class Processes:
         """
         if batch_size % self.count:
             raise ConfigError(
-                f"train.batch_size is {batch_size}, which {self.count} processes cannot share "
+                f"train.batch_size is {batch_size}, which {counted(self.count, 'process')} "
+                "cannot share "
                 f"evenly; make it a multiple of {self.count}"
             )
 

@@ -11,7 +11,7 @@ from gare_cache.cache.reader import FeatureCache
 from gare_cache.code_identity import installed_code_digest
 from gare_cache.data.frames import FrameChoice
 from gare_cache.data.split import SplitLoader
-from gare_cache.errors import CacheError, ConfigError
+from gare_cache.errors import CacheError, ConfigError, counted
 from gare_cache.files import canonical_digest
 from gare_cache.heads.retrieval import RetrievalHead, build_head, initialise_from_encoder
 from gare_cache.heads.settings import HeadSettings
@@ -135,12 +135,14 @@ def _num_frames(settings: TrainSettings, cache: FeatureCache) -> int:
     asked, cached = settings.num_frames, cache.layout.max_frames
     if asked > cached:
         raise ConfigError(
-            f"train.num_frames is {asked}, but {cache.folder} holds at most {cached} frames a "
+            f"train.num_frames is {asked}, but {cache.folder} holds at most "
+            f"{counted(cached, 'frame')} a "
             f"video; set it to {cached} or less, or cache more (extract.max_frames_cached)"
         )
     if asked == cached and settings.frame_choice == "jittered":
         raise ConfigError(
             f"train.frame_choice is jittered, but train.num_frames and {cache.folder} both have "
-            f"{cached} frames a video, which leaves nothing to choose; lower train.num_frames"
+            f"{counted(cached, 'frame')} a video, which leaves nothing to choose; lower "
+            "train.num_frames"
         )
     return asked

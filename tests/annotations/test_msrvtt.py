@@ -82,7 +82,7 @@ def test_the_full_lists_are_taken_where_they_are(folder: Path) -> None:
     (folder / "MSRVTT_train.full.csv").write_text("video_id\nv1\n")
     found = read_msrvtt(folder, "full")
     assert {r.video for r in found.records if r.split == "train"} == {"v1"}
-    assert found.notes == ("1 annotated videos are in no split of full",)
+    assert found.notes == ("1 annotated video is in no split of full",)
 
 
 def test_1k_a_needs_no_other_official_list_than_that_of_validation(folder: Path) -> None:
@@ -177,7 +177,7 @@ def text(name: str, value: str) -> Callable[[Path], None]:
             r"holds neither MSRVTT_data.json nor both .*\(test_videodatainfo.json.zip not",
         ),
         (text(TRAIN, "video_id\nv0\nw1\nw2\n"), r"train.9k.csv names 2 videos that .* 'w1'"),
-        (text(TRAIN, "video_id\nv0\nv4\n"), r"1 videos are both train .*9k.csv\) and test .*'v4'"),
+        (text(TRAIN, "video_id\nv0\nv4\n"), r"1 video is both train .*9k.csv\) and test .*'v4'"),
         (text(TRAIN, "video_id\nv0\nv0\n"), r"train.9k.csv:3: 'v0' occurs twice"),
         (text(TRAIN, "video_id\n"), r"train.9k.csv names no video"),
         (text(TRAIN, "id\nv0\n"), r"train.9k.csv: no column 'video_id' \(found: id\)"),

@@ -369,7 +369,7 @@ def test_two_items_with_one_id_are_refused(tmp_path: Path) -> None:
     [
         (lambda rows: [*rows[:1], {**rows[0], "row": 1}], r"item 'v0' has two rows"),
         (lambda rows: [rows[0], {**rows[1], "row": 0}], r"not numbered from 0 to 1"),
-        (lambda rows: rows[:1], r"unit 0 holds video row 1, but there are 1 rows"),
+        (lambda rows: rows[:1], r"unit 0 holds video row 1, but there is 1 row"),
     ],
 )
 def test_a_table_that_contradicts_itself_or_the_journal_is_refused(

@@ -35,9 +35,9 @@ def test_a_copy_in_another_split_is_named_by_every_stage(
     prepare(space)
     extract(space, device="cpu")
     said = capsys.readouterr().err
-    assert "warning: 1 video file in several splits under different names" in said
+    assert "warning: 1 video file stands in several splits under different names" in said
     assert "train (captions.csv:4: train1) = test (captions.csv:28: test2)" in said
-    assert any("stand in several splits" in line for line in verify(space))
+    assert any("stands in several splits" in line for line in verify(space))
     train(space, device="cpu")
     evaluate(space, device="cpu")
     leaks = json.loads((space.evaluation / "analysis.json").read_text())["leaks"]
@@ -51,10 +51,10 @@ def test_a_copy_in_another_split_is_named_by_every_stage(
     }
     report(space)
     page = (space.report / "report.html").read_text()
-    assert "1 test videos are copies of train videos, the first: test2 of train1" in page
+    assert "1 test video has copies in train, the first: test2 of train1" in page
     assert "Captions that also stand in train" in page
     rows = []
-    with pytest.raises(LeakFound, match=r"copies in other splits: 1 test videos are copies of tr"):
+    with pytest.raises(LeakFound, match=r"copies in other splits: 1 test video has copies in tr"):
         rows.extend(canary(space, galleries=2, device="cpu"))
 
 

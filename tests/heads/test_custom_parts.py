@@ -127,7 +127,7 @@ def test_what_it_returns_is_checked(inputs: Inputs, name: str, message: str) -> 
     [
         ({"name": f"{MODULE}:WrongSide"}, r"unknown side of interaction .* did you mean 'video'"),
         ({"name": f"{MODULE}:WrongWords"}, r"needs_words of interaction .* is 'yes'; it must be"),
-        ({"name": f"{MODULE}:NoModule"}, r"makes a NoModule; it must make a torch.nn.Module"),
+        ({"name": f"{MODULE}:NoModule"}, r"name a class of torch.nn.Module"),
         (
             {"name": f"{MODULE}:Unbuildable"},
             r"^building interaction .*:Unbuildable' with {'dim': 4, 'max_frames': 2} fails at "

@@ -177,7 +177,7 @@ def test_gradient_reaches_similarity_delta_and_scale(batch):
         ({"ib": {"beta": 1.0}}, "unknown setting of train.loss.ib 'beta'; known: anchor, normal"),
         ({"eps": {"lambda": 1.0}}, "of train.loss.eps 'lambda'; known: bound, form, weight"),
         ({"ib": {"weight": -1.0}}, "train.loss.ib.weight is -1.0: input should be greater than or"),
-        ({"ib": {"weight": "1e-4"}}, "train.loss.ib.weight is '1e-4': .* write 0.001"),
+        ({"ib": {"weight": "1e-4x"}}, "train.loss.ib.weight is '1e-4x': input should be a valid"),
         ({"dir": {"weight": float("nan")}}, "train.loss.dir.weight is nan: input should be a fin"),
         ({"ib": {"reduction": "max"}}, "ib.reduction is 'max': input should be 'sum' or 'mean'"),
         ({"eps": {"bound": 0.0}}, "train.loss.eps.bound is 0.0: input should be greater than 0"),

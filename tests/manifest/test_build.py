@@ -226,7 +226,7 @@ def test_faults(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "notes.txt")
     with pytest.raises(AnnotationError, match=r"'a' is in two splits: train .*and test"):
         build(tmp_path, [record("a", split="train"), record("a", split="test")])
-    message = r"none of the 2 annotated videos .*1 video files .*dataset.video_roots"
+    message = r"none of the 2 annotated videos .*1 video file .*dataset.video_roots"
     with pytest.raises(AnnotationError, match=message):
         build(tmp_path, [record("b"), record("c")])
     with pytest.raises(AnnotationError, match=r"dataset.video_roots: /.*nowhere does not"):

@@ -105,6 +105,7 @@ def test_faults() -> None:
         project_files("msrvtt")
     with pytest.raises(ConfigError, match=r"unknown encoder of a preset 'B/32'; known: ViT-B-16,"):
         project_files("generic", encoder="B/32")
+    assert project_files("demo", encoder="demo") == project_files("demo")
     with pytest.raises(ConfigError, match=r"preset 'demo' comes with its own; leave it out"):
         project_files("demo", encoder="ViT-B-16")
 

@@ -92,12 +92,44 @@ def test_counts_are_by_head_and_data_set(tmp_path: Path) -> None:
     assert str(found) == "test scored 2 times by this run, 3 times by 2 runs of this project"
 
 
+def test_a_name_with_a_line_separator_hides_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    for dataset in ("a\u2028b", "c\u0085d", "e"):
+        enter(path, "a", dataset=dataset)
+    assert [scoring.dataset for scoring in ledger.read(path)] == ["a\u2028b", "c\u0085d", "e"]
+
+
 def test_a_line_cut_short_is_left_out_and_spoils_no_other(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     enter(path, "a")
     path.write_bytes(path.read_bytes() + b'{"time": "2025')
     enter(path, "b")
     assert [scoring.checkpoint for scoring in ledger.read(path)] == ["a", "b"]
+
+
+def test_a_checkout_that_resets_the_file_loses_no_line(tmp_path: Path) -> None:
+    """`dvc exp apply` left 2 of 3 lines; the copy in the repository's own folder has them all."""
+    project = tmp_path / "repository" / "project"
+    project.mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", str(project.parent)], check=True)
+    path = project / ".gare" / "ledger.jsonl"
+    for checkpoint in "ab":
+        enter(path, checkpoint)
+    earlier = path.read_bytes()
+    enter(path, "a")
+    path.write_bytes(earlier)
+    assert [scoring.checkpoint for scoring in ledger.read(path)].count("a") == 2
+    enter(path, "c")
+    everything = sorted(path.read_text().splitlines())
+    assert [json.loads(line)["checkpoint"] for line in everything].count("a") == 2
+    (kept,) = (project.parent / ".git" / "gare-cache").rglob("*.jsonl")
+    assert sorted(kept.read_text().splitlines()) == everything
+    # A colleague's lines come with a merge of the tracked file.
+    other = earlier.replace(b'"b"', b'"of a colleague"').splitlines(keepends=True)[1]
+    path.write_bytes(path.read_bytes() + other)
+    assert "of a colleague" in [scoring.checkpoint for scoring in ledger.read(path)]
+    path.unlink()
+    assert len(ledger.read(path)) == 4
 
 
 def test_the_revision_is_the_commit_with_a_mark_where_files_differ(tmp_path: Path) -> None:

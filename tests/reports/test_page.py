@@ -13,11 +13,13 @@ from gare_cache.reports import page as page_module
 from gare_cache.reports.browser import browser_data
 from gare_cache.reports.content import (
     BrowsedQuery,
+    IncrementSection,
     NearDuplicates,
     QueryExample,
     ReportContent,
     VideoCell,
 )
+from gare_cache.reports.markdown import render_markdown
 from gare_cache.reports.page import render_html
 from gare_cache.reports.pages.album import make_album
 from gare_cache.reports.sections import gap_grid, hubness_grid
@@ -228,3 +230,45 @@ def test_a_large_gallery_is_sub_sampled_and_said(content):
     similarity, true_video = make_similarity(200, 150)
     large = dataclasses.replace(content, similarity=similarity, true_video=true_video)
     assert "128 of 150 videos, evenly spaced, with the first text of each" in render_html(large)
+
+
+def test_the_verdict_is_on_top_and_the_methods_stand_in_the_caption(content):
+    told = dataclasses.replace(content, verdict="It is better.", methods="Head: my head.")
+    html = render_html(told)
+    assert html.index("It is better.") < html.index('<ul class="summary">')
+    assert html.index("</table>") < html.index("Head: my head. R@K in percent")
+    assert "**It is better.**\n" in render_markdown(told)
+    assert "\nHead: my head. R@K in percent" in render_markdown(told)
+
+
+def test_videos_without_features_are_listed(content, html):
+    assert "Videos without features" not in html
+    failures = [("a.csv:2: b.mp4", "test", "it is truncated"), ("a.csv:3: c.mp4", "val", "no file")]
+    failed = dataclasses.replace(content, without_features=failures)
+    words = Page(render_html(failed)).words
+    assert {cell for row in failures for cell in row} <= set(words)
+    assert 'href="#failures"' in render_html(failed)
+    assert "| a.csv:2: b.mp4 | test | it is truncated |" in render_markdown(failed)
+
+
+def test_details_of_the_head_are_folded(content):
+    increment = IncrementSection([("Long?", "Yes.")], "On test.", None)
+    html = render_html(dataclasses.replace(content, increment=increment))
+    for name, title in (("hubness", "Hubs"), ("gap", "Modality gap"), ("increment", "The incre")):
+        start = html.index(f"<summary><h2>{title}")
+        assert html.rindex("<details", 0, start) > html.rindex("</details>", 0, start)
+        assert html.index(f'id="{name}"') > start
+        assert f'href="#{name}"' in html
+
+
+def test_a_minus_sign_is_one_character_everywhere(html):
+    assert "\N{MINUS SIGN}" not in html
+    assert re.search(r">-[\d.]+</text>", html)  # ticks of plots
+
+
+def test_a_table_that_goes_on_shows_it(html):
+    assert re.search(r"\.scroll \{[^}]*no-repeat local,[^}]*no-repeat scroll;", html)
+    tables = re.findall(r"<table", html)
+    assert len(tables) == html.count('<div class="scroll" tabindex="0"')
+    assert 'id="query-back">Previous<' in html
+    assert 'id="query-on">Next<' in html

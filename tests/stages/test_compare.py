@@ -203,7 +203,7 @@ def test_mcnemar_does_not_apply_to_many_captions_or_ties(tmp_path: Path) -> None
     ties[5] = 2
     c = write_run(tmp_path / "c", [0] * NUM_VIDEOS, ties=ties)
     d = write_run(tmp_path / "d", ranks(2))
-    assert "does not apply (1 queries have a tie for the first place)" in compare(c, d)[1]
+    assert "does not apply (1 query has a tie for the first place)" in compare(c, d)[1]
 
 
 def test_seeds(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_runs_on_other_tests_are_refused(tmp_path: Path) -> None:
     assert "1 of 60 t2v queries" in refused(renamed)
     moved = write_run(tmp_path / "moved", ranks(1))
     change_ranks(moved, "v3#0", video_id="v4")
-    assert "1 t2v queries belong to other videos" in refused(moved)
+    assert "1 t2v query belongs to other videos" in refused(moved)
     twice = write_run(tmp_path / "twice", ranks(1))
     change_ranks(twice, "v3#0", query_id="v4#0")
     assert "holds 1 t2v queries twice" in refused(twice)

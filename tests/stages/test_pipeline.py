@@ -250,6 +250,9 @@ def test_an_undecodable_video_is_recorded_and_masked(
     page = (space.report / "report.html").read_text()
     assert "queries without features counted as misses" in page
     assert "2 of 6" in page
+    listed = (space.report / "report.md").read_text().split("## Videos without features")[1]
+    assert "no file" in listed
+    assert all(reason.split(":")[0] in listed for reason in open_features(space)[0].failures())
     change_params(project, evaluate__missing="count_as_miss")
     swapped = evaluate(workspace(project))
     assert swapped["methods"]["head"] == counted

@@ -42,9 +42,9 @@ def test_counts_are_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[
         "val: 1 video, 1 caption",
         "test: 1 video, 1 caption",
         "warning: val has 1 video: one of them is 100.0 points of R@1, and differences of that "
-        "size mean nothing",
+        "size mean little",
         "warning: test has 1 video: one of them is 100.0 points of R@1, and differences of that "
-        "size mean nothing",
+        "size mean little",
         "dataset.video_roots is empty: features come from `gare-cache import-features`",
     ]
 

@@ -90,7 +90,7 @@ def test_many_captions_by_index_and_by_id(
             matrix, *arguments, "--v2t-convention", convention, "--json", figures
         )
         assert code == 0, err
-        assert "1 videos have no text" in out
+        assert "1 video has no text" in out
         results.append(json.loads(figures.read_text()) | {"file": ""})
     assert results == [results[0]] * 5
     expected = {
@@ -123,7 +123,10 @@ def test_coarse_numbers_are_scored_and_their_ties_said(tmp_path: Path, dtype: ty
     values = np.array([[9, 9, 1], [5, 5, 2], [0, 5, 7]], dtype=dtype)
     code, out, _ = score(saved(tmp_path / "s.npy", values), "--json", tmp_path / "f.json")
     assert code == 0
-    assert f"the values are {np.dtype(dtype)}, and rounding makes ties: 2 t2v and 1 v2t" in out
+    assert (
+        f"the values are {np.dtype(dtype)}, and rounding makes ties: 2 t2v queries and 1 v2t query"
+        in out
+    )
     found = json.loads((tmp_path / "f.json").read_text())
     assert found["t2v"]["R@1"] == pytest.approx(100 * (0.5 + 0.5 + 1) / 3)
 

@@ -310,7 +310,7 @@ def test_damage_is_found_dropped_and_made_anew(
     assert re.match(rf"error: faults in {folder}: 1; the first: {fault}", one_line(err))
     code, out, _ = command(project, "verify", "--drop-damaged")
     assert code == 0
-    assert "dropped 1 units; `gare-cache extract` encodes them again" in out
+    assert "dropped 1 unit; `gare-cache extract` encodes them again" in out
     assert command(project, "train")[0] == 2  # not the features that features.json stands for
     assert command(project, "extract")[0] == 0
     assert_equal_bytes(arrays(project), undisturbed[0])

@@ -1,10 +1,11 @@
 from typing import Any
 
 import pytest
+import yaml
 
 from gare_cache.errors import ConfigError
 from gare_cache.studies.expansion import expand
-from gare_cache.studies.study import parse_study
+from gare_cache.studies.study import parse_study, with_settings
 from tests.studies.made import BASE, content
 
 
@@ -93,3 +94,17 @@ def test_the_cache_may_be_an_axis() -> None:
 def test_what_is_wrong_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         expanded(**changes)
+
+
+def test_numbers_with_an_exponent_are_numbers_in_axes_and_set() -> None:
+    study = parse_study(
+        "s",
+        content(
+            axes={"train.learning_rate": yaml.safe_load("[1e-05, 1e-4]")},
+            reference="learning_rate=1e-05",
+        ),
+    )
+    study = with_settings(study, ["train.weight_decay=1e-3"])
+    variants = expand(study, BASE)
+    assert [v.params.train.learning_rate for v in variants] == [0.00001, 0.0001]
+    assert {v.params.train.weight_decay for v in variants} == {0.001}

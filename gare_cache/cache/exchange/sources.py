@@ -16,7 +16,7 @@ from gare_cache.cache.exchange.files import FeatureFile
 from gare_cache.cache.exchange.identity import declared_encoder
 from gare_cache.cache.exchange.tables import IDS, FeatureTable, find_tables
 from gare_cache.cache.schema import KINDS, Kind, Layout
-from gare_cache.errors import ConfigError, FeatureFileError
+from gare_cache.errors import ConfigError, FeatureFileError, agreeing, counted
 
 _DEFAULT_LOGIT_SCALE = math.log(100.0)
 _LOGIT_SCALE = "logit_scale"
@@ -101,7 +101,8 @@ def _max_frames(tables: Sequence[FeatureTable], asked: int | None) -> int:
         longer = [id_ for id_, n in zip(table.ids, table.counts.tolist(), strict=True) if n > asked]
         if longer:
             raise ConfigError(
-                f"{len(longer):,} videos of {table.file.path} have more than {asked} frames, the "
+                f"{counted(len(longer), 'video')} of {table.file.path} "
+                f"{agreeing(len(longer), 'have')} more than {asked} frames, the "
                 f"longest {table.counts.max()} (first: {longer[0]!r}); give --max-frames "
                 f"{table.counts.max()}, or choose frames before the import"
             )

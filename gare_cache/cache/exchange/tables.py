@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gare_cache.cache.exchange.files import FeatureFile, StoredArray
 from gare_cache.cache.schema import KINDS, Kind
-from gare_cache.errors import FeatureFileError
+from gare_cache.errors import FeatureFileError, counted
 
 PACKED: dict[Kind, str] = {"video": "frames", "text": "text"}
 IDS: dict[Kind, str] = {"video": "video_ids", "text": "caption_ids"}
@@ -167,7 +167,8 @@ def _packed_table(file: FeatureFile, kind: Kind) -> FeatureTable:
         raise FeatureFileError(f"{file.path} holds {name!r} without {IDS[kind]!r}")
     if len(ids) != array.shape[0]:
         raise FeatureFileError(
-            f"{file.path}: {IDS[kind]} holds {len(ids):,} ids, {name} {array.shape[0]:,} rows"
+            f"{file.path}: {IDS[kind]} holds {counted(len(ids), 'id')}, {name} "
+            f"{counted(array.shape[0], 'row')}"
         )
     repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
     if repeated:

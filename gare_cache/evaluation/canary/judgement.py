@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.errors import ConfigError, GareCacheError, unknown_name
+from gare_cache.errors import ConfigError, GareCacheError, counted, unknown_name
 from gare_cache.evaluation.metrics import V2T_CONVENTIONS, Scores
 
 LEAST_P = 0.001
@@ -107,7 +107,7 @@ def judge(
     """
     asked, ranked = sum(map(len, chances)), sum(map(len, hits))
     if [len(h) for h in hits] != [len(c) for c in chances]:
-        note = f"{ranked:,} ranks for {asked:,} queries"
+        note = f"{ranked:,} ranks for {counted(asked, 'query')}"
         return CanaryRow(test, direction, asked, None, None, None, passed=False, note=note)
     all_hits, all_chances = np.concatenate(hits), np.concatenate(chances)
     drawn = int((generator.random(asked) < all_hits).sum())
@@ -236,7 +236,8 @@ def explain_failure(rows: Sequence[CanaryRow]) -> str | None:
         return None
     first = failed[0]
     outcome = first.note or (
-        f"{first.hits:,} hits where chance gives {first.expected:,.1f}, p = {first.p:.2g}"
+        f"{counted(first.hits or 0, 'hit')} where chance gives {first.expected:,.1f}, p = "
+        f"{first.p:.2g}"
     )
     chance = (
         ""
@@ -245,7 +246,7 @@ def explain_failure(rows: Sequence[CanaryRow]) -> str | None:
         "another --seed"
     )
     return (
-        f"{len(failed)} of {len(rows)} rows fail, the first: {first.test}"
+        f"{len(failed)} of {len(rows):,} rows fail, the first: {first.test}"
         f"{', ' * bool(first.direction)}{first.direction}: {outcome}. {first.meaning} "
         f"(docs/canary.md){chance}"
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gare_cache.errors import ConfigError, GareCacheError, unknown_name
+from gare_cache.errors import ConfigError, GareCacheError, counted, unknown_name
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.missing import DirectionRanks, counted_ranks
 from gare_cache.files import read_json
@@ -91,13 +91,15 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
     directions = {}
     for direction in DIRECTIONS:
         scores = next(iter(metrics["methods"].values()))[direction]
-        counted = counted_ranks(
+        ranked = counted_ranks(
             table, direction, num_items=scores["items listed"], rule=metrics["missing"]
         )
-        repeated = int((counted.query_ids[1:] == counted.query_ids[:-1]).sum())
+        repeated = int((ranked.query_ids[1:] == ranked.query_ids[:-1]).sum())
         if repeated:
-            raise NotComparable(f"{ranks_file} holds {repeated:,} {direction} queries twice")
-        directions[direction] = counted
+            raise NotComparable(
+                f"{ranks_file} holds {counted(repeated, f'{direction} query')} twice"
+            )
+        directions[direction] = ranked
     return FinishedRun(
         folder, method, metrics, directions, record, _read_json(folder / "features.json")
     )
@@ -161,14 +163,16 @@ def _require_same_queries(run: FinishedRun, other: FinishedRun, direction: str) 
         if only.size:
             queries = len(side.directions[direction].query_ids)
             raise NotComparable(
-                f"different test sets: {only.size:,} of {queries:,} {direction} queries of "
+                f"different test sets: {only.size:,} of {queries:,} {direction} queries "
+                "of "
                 f"{side.folder} are not in the other run, the first is {str(only[0])!r}"
             )
     moved = np.flatnonzero(ours.video_ids != theirs.video_ids)
     if moved.size:
         first = moved[0]
         raise NotComparable(
-            f"{moved.size:,} {direction} queries belong to other videos in {other.folder}, the "
+            f"{counted(moved.size, f'{direction} query', 'belong')} to other videos in "
+            f"{other.folder}, the "
             f"first is {str(ours.query_ids[first])!r}: {str(ours.video_ids[first])!r} and "
             f"{str(theirs.video_ids[first])!r}"
         )

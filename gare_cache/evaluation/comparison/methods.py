@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gare_cache.errors import counted
 from gare_cache.evaluation.comparison.differences import (
     Difference,
     adjusted,
@@ -147,11 +148,14 @@ def _mcnemar(a: Sequence[FinishedRun], b: Sequence[FinishedRun], direction: str)
     video_ids = _queries(a, direction).video_ids
     several = len(video_ids) - len(np.unique(video_ids))
     if several:
-        return {"why not": f"{len(video_ids):,} queries of {len(video_ids) - several:,} videos"}
+        return {
+            "why not": f"{counted(len(video_ids), 'query')} of "
+            f"{counted(len(video_ids) - several, 'video')}"
+        }
     hits_a, hits_b = _hits(a, direction, 1)[0], _hits(b, direction, 1)[0]
     tied = int(((hits_a % 1 > 0) | (hits_b % 1 > 0)).sum())
     if tied:
-        return {"why not": f"{tied:,} queries have a tie for the first place"}
+        return {"why not": f"{counted(tied, 'query', 'have')} a tie for the first place"}
     won, lost = int((hits_a > hits_b).sum()), int((hits_a < hits_b).sum())
     return {"won": won, "lost": lost, "p": mcnemar_exact(won, lost)}
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gare_cache.errors import GareCacheError
+from gare_cache.errors import GareCacheError, counted
 from gare_cache.evaluation.contract.rows import (
     TEXTS,
     VIDEOS,
@@ -108,7 +108,7 @@ def check_shapes(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
                 scores = forward_scores(head, part)
             evaluated = block_scores(head, part)
         except Exception as err:
-            failed = f"{texts} texts, {videos} videos: {_failure(err)}"
+            failed = f"{counted(texts, 'text')}, {counted(videos, 'video')}: {_failure(err)}"
             return ContractRow(name, False, failed, remedy)
         for what, matrix in (("forward", scores.similarity), ("similarity", evaluated)):
             if tuple(matrix.shape) != (texts, videos) or matrix.dtype != part.text.dtype:

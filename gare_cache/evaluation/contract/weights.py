@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from gare_cache.errors import GareCacheError
+from gare_cache.errors import GareCacheError, counted
 from gare_cache.evaluation.contract.rows import (
     FEATURE_NORM,
     ContractRow,
@@ -61,7 +61,7 @@ def check_gradients(head: RetrievalHead, inputs: PairInputs) -> ContractRow:
             "row; clamp before the root, not after it",
         )
     idle = [key for key, grad in weights.items() if grad is None or not grad.any()]
-    seen = f"of {len(weights) - len(idle)} weights"
+    seen = f"of {len(weights) - len(idle):,} weights"
     return ContractRow(name, True, f"{seen}; none or zero of {listed(idle)}" if idle else seen)
 
 
@@ -93,7 +93,9 @@ def check_round_trip(
         return ContractRow(name, False, " ".join(str(err).split())[:200], remedy)
     row = compare(name, eval_scores(head, inputs), eval_scores(rebuilt, inputs), remedy)
     numbers = sum(value.numel() for value in state.values())
-    return replace(row, seen=f"{row.seen}; {len(state)} tensors, {numbers:,} numbers")
+    return replace(
+        row, seen=f"{row.seen}; {counted(len(state), 'tensor')}, {counted(numbers, 'number')}"
+    )
 
 
 def check_learning(head: RetrievalHead, *, seed: int = 0) -> ContractRow:

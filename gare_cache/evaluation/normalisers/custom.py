@@ -78,8 +78,9 @@ class CustomNormaliser:
         bad = int((~np.isfinite(corrected)).any(axis=1).sum())
         if bad:
             raise ConfigError(
-                f"normaliser {self.name!r} returned NaN or infinity in {bad:,} of "
-                f"{len(corrected):,} rows; subtract the maximum before exp, and avoid log of 0"
+                f"normaliser {self.name!r} returned NaN or infinity in "
+                f"{bad:,} of {len(corrected):,} rows; subtract the maximum before exp, and avoid "
+                "log of 0"
             )
         return corrected
 

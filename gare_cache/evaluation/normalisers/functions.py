@@ -126,7 +126,8 @@ def dsl(scores: DirectionScores, *, temp: float) -> Scores:
     lost = int((~(probability > 0)).sum())
     if lost:
         raise ConfigError(
-            f"dsl at temp {temp:g} makes {lost:,} of {probability.size:,} probabilities leave "
+            f"dsl at temp {temp:g} makes {lost:,} of {probability.size:,} probabilities "
+            "leave "
             "float64's range, so their scores tie; raise temp"
         )
     corrected: Scores = logits * probability

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, FiniteFloat, create_model
 
-from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.errors import ConfigError, counted, unknown_name
 from gare_cache.evaluation.metrics import NonFiniteScores, Scores
 from gare_cache.evaluation.normalisers.custom import find_custom_normaliser
 from gare_cache.evaluation.normalisers.functions import (
@@ -242,7 +242,7 @@ def _check_bank(normaliser: str, name: str, bank: Scores | None, num_items: int)
     if bank.ndim != 2 or len(bank) == 0 or bank.shape[1] != num_items:
         raise ConfigError(
             f"the bank of {name} for {normaliser} has shape {bank.shape}; it must hold rows of "
-            f"scores against the same {num_items:,} items as the scored queries"
+            f"scores against the same {counted(num_items, 'item')} as the scored queries"
         )
     _check_finite(f"bank of {name}", bank)
 
@@ -251,7 +251,8 @@ def _check_finite(what: str, values: Scores) -> None:
     bad = int((~np.isfinite(values)).any(axis=1).sum())
     if bad:
         raise NonFiniteScores(
-            f"{bad:,} of {len(values):,} rows of the {what} hold NaN or infinity, which cannot be "
+            f"{bad:,} of {len(values):,} rows of the {what} hold NaN or infinity, which "
+            "cannot be "
             "normalised"
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, counted
 from gare_cache.evaluation.metrics import DIRECTIONS, NonFiniteScores, Scores
 from gare_cache.evaluation.normalisers.apply import Banks, apply_normaliser, as_directions
 from gare_cache.evaluation.normalisers.ledger import Differ, Score, ledger_rows, texts_a_video
@@ -168,13 +168,14 @@ def _read_bank(path: Path, option: str, num_items: int) -> Scores:
     bank = as_scores(read_similarity(path))
     if bank.shape[1] != num_items:
         raise SimilarityFileError(
-            f"--{option}: {path} has {bank.shape[1]:,} columns, but the gallery has "
-            f"{num_items:,} items; rows are the bank's items, columns those of the gallery"
+            f"--{option}: {path} has {counted(bank.shape[1], 'column')}, but the gallery has "
+            f"{counted(num_items, 'item')}; rows are the bank's items, columns those of the gallery"
         )
     bad = int((~np.isfinite(bank)).any(axis=1).sum())
     if bad:
         raise NonFiniteScores(
-            f"--{option}: {bad:,} of {len(bank):,} rows of {path} hold NaN or infinity; remove "
+            f"--{option}: {bad:,} of {len(bank):,} rows of {path} hold NaN or infinity; "
+            "remove "
             "them from the bank"
         )
     return bank

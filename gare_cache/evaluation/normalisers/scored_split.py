@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gare_cache.data.split import FeatureSplit
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, counted
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.normalisers.apply import (
     Banks,
@@ -158,7 +158,8 @@ def _items(settings: EvaluateSettings, load: Callable[[str], FeatureSplit]) -> T
     size = settings.bank.size
     if size is not None and size > len(train.caption_ids):
         raise ConfigError(
-            f"evaluate.bank.size is {size:,}, but train has {len(train.caption_ids):,} captions "
+            f"evaluate.bank.size is {size:,}, but train has "
+            f"{counted(len(train.caption_ids), 'caption')} "
             "with features; set it to that or less, or to null for all of them"
         )
     return draw_items(train, size=size, seed=settings.bank.seed)

@@ -38,6 +38,8 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     # A method's name may contain a dollar sign.
     "text.parse_math": False,
+    # One minus sign in plots, tables and sentences.
+    "axes.unicode_minus": False,
     "svg.hashsalt": "gare-cache",
     "image.composite_image": False,
     "font.size": 11,

@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from gare_cache.errors import counted
 from gare_cache.reports.pages.grids import format_rank
 
 _SHARED = Path(__file__).parent
@@ -40,6 +41,7 @@ def page_environment(room: Path) -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["rank"] = format_rank
+    environment.filters["counted"] = counted
     return environment
 
 

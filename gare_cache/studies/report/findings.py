@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from gare_cache.errors import agreeing, counted
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.reports.pages.grids import (
     DIRECTION_TITLES,
@@ -119,9 +120,10 @@ def _sentence(note: str) -> str:
 
 def _size(result: StudyResult) -> str:
     runs = sum(len(variant.runs) for variant in result.rows)
-    count = _count(len(result.rows), "variant")
+    count = counted(len(result.rows), "variant")
     return (
-        f"{count}, {_count(len(result.study.seeds), 'seed')} each: {_count(runs, 'finished run')}, "
+        f"{count}, {counted(len(result.study.seeds), 'seed')} each: "
+        f"{counted(runs, 'finished run')}, "
         f"shown on the {result.split_title}."
     )
 
@@ -163,7 +165,7 @@ def _distinguishable(result: StudyResult) -> list[str]:
         return []
     told = [row for row in compared if row.differences[HEADLINE].distinguishable]
     sentence = (
-        f"{len(told)} of {_count(len(compared), 'variant')} can be distinguished from the "
+        f"{len(told)} of {len(compared):,} variants can be distinguished from the "
         f"reference {_quoted(result.reference_row)} in {_R1}"
     )
     for word, sign in (("better", 1), ("worse", -1)):
@@ -233,8 +235,10 @@ def _failures(result: StudyResult) -> list[str]:
         return []
     total = sum(len(row.failures) for row in failed)
     names = ", ".join(f"{len(row.failures)} of {_quoted(row)}" for row in failed)
-    verb = "is" if total == 1 else "are"
-    return [f"{_count(total, 'run')} failed and {verb} not included in any mean: {names}."]
+    return [
+        f"{counted(total, 'run')} failed and {agreeing(total, 'are')} not included in any "
+        f"mean: {names}."
+    ]
 
 
 def _setting(value: Any) -> str:
@@ -267,10 +271,6 @@ def _spread(values: Sequence[float]) -> str:
     if low == high:
         return f"{low} points"
     return f"{median(values):.1f} points ({low} to {high}, by variant)"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _number(value: float | None) -> str:

@@ -23,7 +23,7 @@
     for (const row of [...rows].sort(compare)) table.append(row.body);
     for (const row of rows) row.body.hidden = !matches(row);
     const shown = rows.filter((row) => !row.body.hidden).length;
-    place("variant-count").textContent = `${shown} of ${rows.length} variants`;
+    place("variant-count").textContent = `${shown} of ${rows.length} ${rows.length === 1 ? "variant" : "variants"}`;
     const direction = state.falling ? "descending" : "ascending";
     buttons.forEach((button, column) => {
       button.closest("th").setAttribute("aria-sort", column === state.column ? direction : "none");

@@ -242,7 +242,7 @@ FAULTS = {
     ),
     "unequal lengths of captions": (
         {**PACKED, "caption_ids": ["a"]},
-        r"caption_ids holds 1 ids, text 4 rows",
+        r"caption_ids holds 1 id, text 4 rows",
     ),
     "unequal counts": (
         {**PACKED, "num_frames": [1, 2]},
