@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gare_cache.commands.options import DEFAULT_PARAMS, Device, Outputs, ParamsFile
+from gare_cache.commands.options import DEFAULT_PARAMS, Device, Outputs, ParamsFile, Trust
 
 
 def check_head(
@@ -94,6 +94,7 @@ def canary(
     params: ParamsFile = DEFAULT_PARAMS,
     outputs: Outputs = None,
     device: Device = "auto",
+    trust: Trust = False,
 ) -> None:
     """Test for leaks: recall on random data must be chance.
 
@@ -108,7 +109,7 @@ def canary(
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.canary import canary
 
-    workspace = open_workspace(params, outputs, borrow=True)
+    workspace = open_workspace(params, outputs, borrow=True, trust=trust)
     for line in canary(workspace, head=head, galleries=galleries, seed=seed, device=device):
         typer.echo(line)
     typer.echo(f"{workspace.outputs / 'canary.json'}")
@@ -137,6 +138,7 @@ def diagnose(
         ),
     ] = None,
     device: Device = "auto",
+    trust: Trust = False,
 ) -> None:
     """Explain what the increment of GARE's head does.
 
@@ -151,7 +153,7 @@ def diagnose(
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.diagnose import diagnose
 
-    workspace = open_workspace(params, outputs, borrow=True)
+    workspace = open_workspace(params, outputs, borrow=True, trust=trust)
     diagnosis = diagnose(workspace, split=split, seed=seed, radius=radius, device=device)
     for question, answer in answers(diagnosis):
         typer.echo(f"{question} {answer}")

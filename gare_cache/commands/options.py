@@ -28,5 +28,12 @@ JsonFile = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Also write the unrounded figures here."),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Import custom parts that the file names and params.yaml does not: their code runs.",
+    ),
+]
 
 DEFAULT_PARAMS = Path("params.yaml")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gare_cache.commands.options import DEFAULT_PARAMS, Device, Outputs, ParamsFile
+from gare_cache.commands.options import DEFAULT_PARAMS, Device, Outputs, ParamsFile, Trust
 
 
 def prepare(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
@@ -23,7 +23,8 @@ def prepare(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> Non
     from gare_cache.stages.prepare import prepare
 
     workspace = open_workspace(params, outputs)
-    prepare(workspace)
+    with workspace.alone("prepare"):
+        prepare(workspace)
     typer.echo(f"{workspace.manifest}")
 
 
@@ -216,6 +217,7 @@ def evaluate(
             help="Change a setting for this scoring, such as evaluate.split=val; may be repeated.",
         ),
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Score the head and the zero-shot baseline.
 
@@ -234,8 +236,9 @@ def evaluate(
     from gare_cache.studies.setting_keys import stage_changes
 
     changes = stage_changes("evaluate", ("evaluate",), settings or ())
-    workspace = open_workspace(params, outputs, changes=changes, borrow=True)
-    evaluate(workspace, device=device)
+    workspace = open_workspace(params, outputs, changes=changes, borrow=True, trust=trust)
+    with workspace.alone("evaluate"):
+        evaluate(workspace, device=device)
     for line in score_lines(workspace):
         say(line)
     typer.echo(f"{workspace.evaluation}")
@@ -254,7 +257,8 @@ def report(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None
     from gare_cache.stages.report import report, score_lines
 
     workspace = open_workspace(params, outputs, borrow=True)
-    report(workspace)
+    with workspace.alone("report"):
+        report(workspace)
     for line in score_lines(workspace):
         typer.echo(line)
     typer.echo(f"{workspace.report / 'report.html'}")

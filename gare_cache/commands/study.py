@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gare_cache.commands.options import Device, Outputs
+from gare_cache.commands.options import Device, Outputs, Trust
 
 
 def ablate(
@@ -53,6 +53,7 @@ def ablate(
             metavar="ROW", help="Row of the plan for --check.", show_default="the first"
         ),
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Train the missing runs of a study and compare its variants.
 
@@ -72,7 +73,12 @@ def ablate(
         raise typer.BadParameter(f"row {row} is given without --check", param_hint="ROW")
     if check:
         lines = check_row(
-            study, row=row or 1, outputs=outputs, device=device, settings=settings or ()
+            study,
+            row=row or 1,
+            outputs=outputs,
+            device=device,
+            settings=settings or (),
+            trust=trust,
         )
     else:
         lines = ablate(
@@ -86,6 +92,7 @@ def ablate(
             retry_failed=retry_failed,
             extract=extract,
             settings=settings or (),
+            trust=trust,
         )
     for line in lines:
         typer.echo(line)

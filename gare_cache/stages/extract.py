@@ -180,8 +180,10 @@ def _coverage(cache: FeatureCache, manifest: Manifest) -> Iterator[str]:
 
 def _require_train_videos(manifest: Manifest) -> None:
     """Refuse to encode for hours what nothing can be trained on."""
-    listed = [row for row in manifest.videos.to_pylist() if row["split"] == "train"]
-    if listed and all(row["path"] is None for row in listed):
+    rows = manifest.videos.to_pylist()
+    listed = [row for row in rows if row["split"] == "train"]
+    some = any(row["path"] is not None for row in rows)  # else there is nothing to encode at all
+    if some and listed and all(row["path"] is None for row in listed):
         raise ConfigError(
             f"none of the {counted(len(listed), 'train video')} has a file (the first: "
             f"{listed[0]['annotated']}); dataset.video_roots must hold the train videos, too"

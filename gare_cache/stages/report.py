@@ -173,7 +173,8 @@ def _require_same_run(workspace: Workspace, result: SplitResult, record: dict[st
 def _small_splits(cache: FeatureCache, manifest: Manifest, scored: str) -> Iterator[str]:
     for kind, split, encoded, _ in coverage(cache, manifest):
         if kind == "video" and split in ("val", scored):
-            yield from caution_small(split, encoded)
+            for caution in caution_small(split, encoded):
+                yield f"{caution[:1].upper()}{caution[1:]}."
 
 
 def _without_features(cache: FeatureCache, manifest: Manifest) -> Iterator[tuple[str, str, str]]:

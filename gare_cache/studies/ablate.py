@@ -38,6 +38,7 @@ def ablate(
     retry_failed: bool = False,
     extract: bool = False,
     settings: Sequence[str] = (),
+    trust: bool = False,
 ) -> list[str]:
     """Train and score a study's missing runs; write its results to ``outputs/studies/<name>/``.
 
@@ -52,6 +53,7 @@ def ablate(
         retry_failed: retry failed runs.
         extract: extract missing features.
         settings: ``setting=value`` strings that apply to all variants.
+        trust: import custom parts that the study names and the project has not.
 
     Returns:
         Lines to print: the table, or the plan of a dry run.
@@ -63,7 +65,7 @@ def ablate(
         EnvironmentFailure: another process runs this study.
     """
     opened = open_study(
-        study_file, outputs=outputs, device=device, extract=extract, settings=settings
+        study_file, outputs=outputs, device=device, extract=extract, settings=settings, trust=trust
     )
     if retry_failed and not dry_run:
         for task in opened.tasks:

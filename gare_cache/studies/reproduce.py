@@ -36,6 +36,7 @@ def check_row(
     outputs: Path | None = None,
     device: str = "auto",
     settings: Sequence[str] = (),
+    trust: bool = False,
 ) -> list[str]:
     """Train one row again in a temporary folder and compare weights and validation scores.
 
@@ -45,6 +46,7 @@ def check_row(
         outputs: folder of the outputs.
         device: where to train.
         settings: ``setting=value`` strings that apply to all variants.
+        trust: import custom parts that the study names and the project has not.
 
     Returns:
         Lines that say what is equal.
@@ -53,7 +55,7 @@ def check_row(
         ConfigError: there is no such row, or none of its runs is finished.
         NotReproduced: weights or scores differ; the message names differing versions or machines.
     """
-    opened = open_study(study_file, outputs=outputs, device=device, settings=settings)
+    opened = open_study(study_file, outputs=outputs, device=device, settings=settings, trust=trust)
     if not 1 <= row <= len(opened.variants):
         raise ConfigError(f"--check {row}: the study has rows 1 to {len(opened.variants)}")
     name = opened.variants[row - 1].name

@@ -262,7 +262,7 @@ def test_runs_on_other_tests_are_refused(tmp_path: Path) -> None:
     assert "1 t2v query belongs to other videos" in refused(moved)
     twice = write_run(tmp_path / "twice", ranks(1))
     change_ranks(twice, "v3#0", query_id="v4#0")
-    assert "holds 1 t2v queries twice" in refused(twice)
+    assert "holds 1 t2v query twice" in refused(twice)
     split = write_run(tmp_path / "split", ranks(1), split="val")
     assert "has the split 'test'" in refused(split)
     group = write_run(tmp_path / "group", ranks(1), v2t_convention="best_caption_group")

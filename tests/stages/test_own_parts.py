@@ -179,3 +179,36 @@ def test_mistakes_are_one_line(own_project: Path, changes: Any, message: str) ->
     done = CliRunner().invoke(cli.app, ["train", "-p", str(own_project / "params.yaml")])
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_a_run_of_parts_that_the_settings_do_not_name_needs_trust(own_project: Path) -> None:
+    train(opened(own_project))
+    change_params(own_project, head__interaction={"name": "pooled"}, head__pooling={"name": "mean"})
+    arguments = ["evaluate", "-p", str(own_project / "params.yaml")]
+    refused = CliRunner().invoke(cli.app, arguments)
+    assert refused.exit_code == 2
+    assert "names 'my_head:MyHead', which params.yaml does not" in refused.stderr
+    assert CliRunner().invoke(cli.app, [*arguments, "--trust"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"), [("my_head:MyHead", False), ("torch.hub:load", True), ("evil:X", True)]
+)
+def test_a_study_names_parts_of_the_settings_or_the_project(
+    own_project: Path, name: str, refused: bool
+) -> None:
+    change_params(own_project, head__interaction={"name": "pooled"}, head__pooling={"name": "mean"})
+    study = own_project / "studies/strange.yaml"
+    study.parent.mkdir()
+    values = {
+        "base": "params.yaml",
+        "set": {"head.pooling": None},
+        "axes": {"head.interaction.name": [name]},
+        "seeds": [0],
+        "reference": f"name={name}",
+    }
+    study.write_text(json.dumps(values))
+    done = CliRunner().invoke(cli.app, ["ablate", str(study), "--dry-run"])
+    message = f"strange.yaml names '{name}', which params.yaml does not"
+    assert (message in done.stderr) == refused, done.stderr
+    assert (done.exit_code == 0) != refused, done.stderr
