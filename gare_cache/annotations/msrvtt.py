@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gare_cache.annotations.record import SPLIT_NAMES, SPLITS, AnnotationRecord, Annotations
-from gare_cache.annotations.text_files import check_text, parse_json, read_csv
+from gare_cache.annotations.text_files import check_text, decode_text, parse_json, read_csv
 from gare_cache.errors import AnnotationError, agreeing, counted
 
 TRAIN_LISTS = {"1k-a-9k": "MSRVTT_train.9k.csv", "1k-a-7k": "MSRVTT_train.7k.csv"}
@@ -76,18 +76,18 @@ def read_msrvtt(path: Path, protocol: str) -> Annotations:
     queries: dict[str, _Caption] = {}
     notes: list[str] = []
     if protocol == FULL:
-        lists = {split: _official(folder, corpus, split) for split in SPLITS}
+        lists = {split: _official(folder, corpus, split, notes) for split in SPLITS}
     else:
-        queries = _read_queries(folder / QUERIES)
-        named = _read_list(folder / TRAIN_LISTS[protocol])
-        validation = _official(folder, corpus, "val")
+        queries = _read_queries(folder / QUERIES, notes)
+        named = _read_list(folder / TRAIN_LISTS[protocol], notes)
+        validation = _official(folder, corpus, "val", notes)
         held_out = set(validation.ids)
         lists = {
             "train": _VideoList(named.source, [id_ for id_ in named.ids if id_ not in held_out]),
             "val": validation,
             "test": _VideoList(str(folder / QUERIES), list(queries)),
         }
-        notes = [
+        notes += [
             f"{len(named.ids) - len(lists['train'].ids):,} of the "
             f"{counted(len(named.ids), 'id')} of "
             f"{TRAIN_LISTS[protocol]} are official validation videos: they select the epoch and "
@@ -179,7 +179,7 @@ def _corpus(source: Path, files: Iterable[tuple[Path, bytes]]) -> _Corpus:
 
 
 def _parse(path: Path, content: bytes) -> tuple[list[Any], list[Any]]:
-    value = parse_json(path, content)
+    value = parse_json(path, decode_text(path, content))
     fields = value if isinstance(value, dict) else {}
     for name in ("videos", "sentences"):
         if not isinstance(fields.get(name), list):
@@ -195,10 +195,10 @@ def _text(origin: str, values: Any, name: str) -> str:
     return check_text(origin, name, values.get(name) if isinstance(values, dict) else None)
 
 
-def _official(folder: Path, corpus: _Corpus, split: str) -> _VideoList:
+def _official(folder: Path, corpus: _Corpus, split: str, notes: list[str]) -> _VideoList:
     path = folder / OFFICIAL_LISTS[split]
     if path.is_file():
-        return _read_list(path)
+        return _read_list(path, notes)
     ids = [id_ for id_, name in corpus.split_of.items() if SPLIT_NAMES.get(name) == split]
     if not ids:
         raise AnnotationError(
@@ -207,22 +207,26 @@ def _official(folder: Path, corpus: _Corpus, split: str) -> _VideoList:
     return _VideoList(corpus.source, ids)
 
 
-def _read_list(path: Path) -> _VideoList:
-    return _VideoList(str(path), list(_by_id(path, ("video_id",))))
+def _read_list(path: Path, notes: list[str]) -> _VideoList:
+    return _VideoList(str(path), list(_by_id(path, ("video_id",), notes)))
 
 
-def _read_queries(path: Path) -> dict[str, _Caption]:
-    rows = _by_id(path, ("video_id", "sentence"))
+def _read_queries(path: Path, notes: list[str]) -> dict[str, _Caption]:
+    rows = _by_id(path, ("video_id", "sentence"), notes)
     return {
         id_: _Caption(_text(origin, row, "sentence"), origin) for id_, (origin, row) in rows.items()
     }
 
 
-def _by_id(path: Path, columns: tuple[str, ...]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+def _by_id(
+    path: Path, columns: tuple[str, ...], notes: list[str]
+) -> dict[str, tuple[str, Mapping[str, Any]]]:
     if not path.is_file():
         raise AnnotationError(f"{path.absolute()} does not exist; put it beside the annotations")
     rows: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for origin, row in read_csv(path, columns).rows:
+    table = read_csv(path, columns)
+    notes += table.notes  # what was read otherwise than written is said
+    for origin, row in table.rows:
         id_ = _text(origin, row, "video_id").strip()
         if id_ in rows:
             raise AnnotationError(f"{origin}: {id_!r} occurs twice")

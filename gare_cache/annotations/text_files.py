@@ -41,7 +41,11 @@ def read_text(path: Path) -> str:
     Raises:
         AnnotationError: the file has another encoding; the message names the line.
     """
-    content = path.read_bytes()
+    return decode_text(path, path.read_bytes())
+
+
+def decode_text(path: Path, content: bytes) -> str:
+    """Decode the bytes of a file as ``read_text`` does, with its errors."""
     for mark, name in _OTHER_ENCODINGS.items():
         if content.startswith(mark):
             raise AnnotationError(f"{path} is {name} text; save as UTF-8")

@@ -285,3 +285,20 @@ def test_official_union_reads_as_the_archives_do(
     found = read_msrvtt(tmp_path / "MSRVTT_data.json", "1k-a-9k")
     assert triples(found) == triples(official["1k-a-9k"])
     assert found.notes == official["1k-a-9k"].notes
+
+
+def test_what_the_lists_write_otherwise_is_said(folder: Path) -> None:
+    (folder / TRAIN).write_text("Video_ID\nv0\nv2\n")
+    list_ = folder / QUERIES
+    list_.write_text(list_.read_text().replace(",", ";"))
+    notes = read_msrvtt(folder, "1k-a-9k").notes
+    assert f"{list_}: cells are separated by semicolons" in notes
+    assert f"{folder / TRAIN}: column 'Video_ID' as 'video_id'" in notes
+
+
+def test_json_in_another_encoding_names_the_line(folder: Path) -> None:
+    path = folder / "MSRVTT_data.json"
+    text = json.dumps(content(list(SPLIT_OF)), indent=0, ensure_ascii=False)
+    path.write_bytes(text.replace("one of v0", "café").encode("latin-1"))
+    with pytest.raises(AnnotationError, match=r"json:\d+: byte 0xe9 is not UTF-8 .*save as UTF-8"):
+        read_msrvtt(path, "1k-a-9k")
