@@ -29,6 +29,7 @@ class _Item:
     Attributes:
         video_id: id of the whole video.
         path: its file; None if there is none.
+        source: the least id of the videos of that file, which may have several links.
         extension: that of the annotated name, in lower case, if there is no file.
         start_seconds: start of the clip; None for the whole video.
         end_seconds: end of the clip; None for the whole video, or to its end.
@@ -36,6 +37,7 @@ class _Item:
 
     video_id: str
     path: Path | None
+    source: str
     extension: str
     start_seconds: float | None
     end_seconds: float | None
@@ -100,7 +102,7 @@ def build_manifest(
     split_of = assign_splits(
         _annotated_splits(items, records), val_fraction=val_fraction, test_fraction=test_fraction
     )
-    splits = {id_: split_of[item.video_id] for id_, item in item_of.items()}
+    splits = {id_: split_of[item.source] for id_, item in item_of.items()}
     return Manifest(
         videos=pa.Table.from_pylist(
             [
@@ -127,9 +129,11 @@ def build_manifest(
 
 def _items(records: Sequence[AnnotationRecord], files: VideoFiles) -> list[_Item]:
     names = [files.normalise(record.video) for record in records]
-    first: dict[str, Path] = {}  # links to one file are that file
+    # A file of the same name below several roots, by links, is one. Links of other names stay
+    # apart, for stores of content link equal videos of a benchmark to one file.
+    first: dict[tuple[str, str], Path] = {}
     paths = [
-        path and first.setdefault(os.path.realpath(path), path)
+        path and first.setdefault((os.path.realpath(path), path.name), path)
         for path in (files.find(record) for record in records)
     ]
     names_of: dict[Path, set[str]] = defaultdict(set)
@@ -139,10 +143,14 @@ def _items(records: Sequence[AnnotationRecord], files: VideoFiles) -> list[_Item
     id_of = {
         path: min(stems, key=lambda stem: (len(stem), stem)) for path, stems in names_of.items()
     }
+    source_of: dict[str, str] = {}
+    for path, id_ in sorted(id_of.items(), key=lambda pair: pair[1]):
+        source_of.setdefault(os.path.realpath(path), id_)
     items = [
         _Item(
             id_of[path] if path else video_stem(name),
             path,
+            source_of[os.path.realpath(path)] if path else video_stem(name),
             "" if path else name.removeprefix(video_stem(name)).lower(),
             *_interval(record),
         )
@@ -189,16 +197,16 @@ def _typed(record: AnnotationRecord) -> str:
 def _annotated_splits(
     items: Sequence[_Item], records: Sequence[AnnotationRecord]
 ) -> dict[str, str | None]:
-    """Return video id -> annotated split; a file, under whatever name, has one."""
+    """Return source -> annotated split; a file, under whatever name, has one."""
     first: dict[str, AnnotationRecord] = {}
     for item, record in zip(items, records, strict=True):
-        earlier = first.setdefault(item.video_id, record)
+        earlier = first.setdefault(item.source, record)
         if earlier.split != record.split:
             places = " and ".join(
                 f"{row.split or 'none'} ({row.origin}: {row.video})" for row in (earlier, record)
             )
             raise AnnotationError(f"video {item.video_id!r} is in two splits: {places}")
-    return {item.video_id: record.split for item, record in zip(items, records, strict=True)}
+    return {item.source: record.split for item, record in zip(items, records, strict=True)}
 
 
 def _video_row(id_: str, item: _Item, split: str, annotated: str) -> dict[str, Any]:
