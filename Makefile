@@ -11,9 +11,8 @@ demo: $(VENV)/.installed
 	gare-cache demo data/demo
 	dvc repro
 	@echo
-	@cat outputs/report/table.md
+	@gare-cache report
 	@echo
-	@echo "report: $(abspath outputs/report/report.html)"
 
 test: $(VENV)/.installed
 	ruff format --check .
