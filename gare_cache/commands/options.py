@@ -28,6 +28,14 @@ JsonFile = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Also write the unrounded figures here."),
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting for this command, such as train.epochs=5; may be repeated.",
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gare_cache.commands.options import DEFAULT_PARAMS, Device, Outputs, ParamsFile, Trust
+from gare_cache.commands.options import DEFAULT_PARAMS, Changes, Device, Outputs, ParamsFile, Trust
 
 
 def prepare(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
@@ -167,14 +167,7 @@ def train(
     params: ParamsFile = DEFAULT_PARAMS,
     outputs: Outputs = None,
     device: Device = "auto",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a setting for this run, such as train.epochs=5; may be repeated.",
-        ),
-    ] = None,
+    settings: Changes = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Random seed.", show_default="train.seed"),
@@ -209,14 +202,7 @@ def evaluate(
     params: ParamsFile = DEFAULT_PARAMS,
     outputs: Outputs = None,
     device: Device = "auto",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a setting for this scoring, such as evaluate.split=val; may be repeated.",
-        ),
-    ] = None,
+    settings: Changes = None,
     trust: Trust = False,
 ) -> None:
     """Score the head and the zero-shot baseline.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gare_cache.commands.options import Device, Outputs, Trust
+from gare_cache.commands.options import Changes, Device, Outputs, Trust
 
 
 def ablate(
@@ -35,14 +35,7 @@ def ablate(
     extract: Annotated[
         bool, typer.Option("--extract", help="Prepare and extract missing features first.")
     ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a setting, such as train.epochs=5, in all variants; may be repeated.",
-        ),
-    ] = None,
+    settings: Changes = None,
     check: Annotated[
         bool,
         typer.Option("--check", help="Train one row of the plan again and compare the results."),
