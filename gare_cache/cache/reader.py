@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,12 +153,23 @@ class FeatureCache:
         }
 
     def head_start(self) -> dict[str, Tensor]:
-        """Return the tensors that heads start from."""
-        from safetensors.torch import (
-            load_file,
-        )  # torch takes seconds to import; reading features does not need it
+        """Return the tensors that heads start from.
 
-        return load_file(self.folder / HEAD_START)
+        Raises:
+            CacheError: their file is not what was written.
+        """
+        # Imported late: torch takes seconds to import, and reading features does not need it.
+        from safetensors.torch import load
+
+        path = self.folder / HEAD_START
+        content = path.read_bytes()
+        expected = self.attributes.get("head_start_sha256")  # caches of early versions have none
+        if expected not in (None, hashlib.sha256(content).hexdigest()):
+            raise CacheError(
+                f"{path} is damaged: it is not what was written; delete it and run `gare-cache "
+                "extract`, which writes it again"
+            )
+        return load(content)
 
     def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
         """Return the JPEG thumbnail of each video; None if it has none."""

@@ -30,6 +30,7 @@ from gare_cache.training.setup import (
     set_up_training,
     training_identity,
 )
+from gare_cache.training.state_file import set_aside_damaged
 
 
 def train(
@@ -92,6 +93,8 @@ def _train(
     state_folder = workspace.state / canonical_digest(record)[:16]
     if processes.rank == 0:
         held.enter_context(workspace.alone("train", state_folder))
+        if damage := set_aside_damaged(state_folder / "training.pt"):
+            say(f"warning: {damage}")
     steps = num_batches(len(train_split.text), settings.batch_size)
 
     first = processes.rank == 0

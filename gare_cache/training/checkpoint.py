@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from gare_cache.errors import ConfigError, FingerprintMismatch
 from gare_cache.files import replacing
@@ -37,8 +41,13 @@ def save_checkpoint(
     path: Path, head: RetrievalHead, *, encoder_id: str, record: dict[str, Any]
 ) -> None:
     """Write a head by rename; its settings, encoder and record stand in the file's metadata."""
-    metadata = {"head": head.settings, "encoder_id": encoder_id, "record": record}
     tensors = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    metadata = {
+        "head": head.settings,
+        "encoder_id": encoder_id,
+        "record": record,
+        "weights": _digest(tensors),
+    }
     with replacing(path) as partial:
         save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
 
@@ -47,28 +56,44 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Build the head of a checkpoint.
 
     Raises:
-        ConfigError: the file is missing or no checkpoint of this project, its weights do not fit
-            its settings, or a custom part of the head is not named in the user's settings, cannot
-            be imported or has changed since the training.
+        ConfigError: the file is missing, damaged or no checkpoint of this project, its weights do
+            not fit its settings, or a custom part of the head is not named in the user's settings,
+            cannot be imported or has changed since the training.
     """
     if not path.is_file():
         raise ConfigError(f"no trained head at {path}; run `gare-cache train`")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
-    except (KeyError, SafetensorError) as err:
+    except (KeyError, ValueError, SafetensorError) as err:
         raise ConfigError(f"{path} is not a head trained by gare-cache ({err})") from err
     require_trusted(metadata["head"], where=path)
     require_unchanged(metadata["head"], metadata["record"].get("own", {}), where=path)
     head = build_head(**metadata["head"])
+    tensors = load_file(path)
     try:
-        head.load_state_dict(load_file(path))
+        head.load_state_dict(tensors)
     except RuntimeError as err:
         raise ConfigError(
             f"{path} holds other weights than a head of its settings has: another version of "
             "gare-cache, or of your own code, trained it; run `gare-cache train` again"
         ) from err
+    if metadata.get("weights", _digest(tensors)) != _digest(tensors):  # earlier heads have none
+        raise ConfigError(
+            f"{path} is damaged: its weights do not have the digest that was written with them; "
+            "restore it from a copy, or run `gare-cache train` again"
+        )
     return Checkpoint(head.eval(), metadata["encoder_id"], metadata["record"])
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 (hex) of names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def require_encoder(checkpoint: Checkpoint, encoder_id: str, *, where: object) -> None:

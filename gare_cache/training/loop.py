@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +17,12 @@ from gare_cache.errors import ConfigError
 from gare_cache.evaluation.increment import increment_figures
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
 from gare_cache.evaluation.similarity import score_split
-from gare_cache.files import replacing
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.losses.objective import Objective
 from gare_cache.training.distributed import Processes
 from gare_cache.training.optimizers import set_learning_rate, warmup_cosine
 from gare_cache.training.settings import TrainSettings
+from gare_cache.training.state_file import read_state, write_state
 
 
 @dataclass(frozen=True)
@@ -250,8 +249,7 @@ def _save(
         "order": generator.get_state(),
         "random": random_states,
     }
-    with replacing(path) as partial:
-        torch.save(saved, partial)
+    write_state(path, saved)
 
 
 def _restore(
@@ -259,7 +257,7 @@ def _restore(
 ) -> TrainingState | None:
     if not path.exists():
         return None
-    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    saved = read_state(path)
     setup.head.load_state_dict(saved["head"])
     setup.objective.load_state_dict(saved["objective"])
     setup.optimizer.load_state_dict(saved["optimizer"])

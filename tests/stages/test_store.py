@@ -567,3 +567,19 @@ def test_a_dry_run_needs_no_weights(project: Path, monkeypatch: pytest.MonkeyPat
         expected += units * sum(spec.row_bytes for spec in layout.arrays(kind))
     assert told == pytest.approx(expected / 2**20, abs=0.1)
     assert re.search(r"^fp32 +[\d,]+ frames/s, [\d,]+ captions/s", out, re.M)
+
+
+def test_damaged_tensors_that_heads_start_from_are_noticed_when_read(project: Path) -> None:
+    space = workspace(project)
+    prepare(space)
+    extract(space)
+    cache, _ = open_features(space)
+    path = cache.folder / schema.HEAD_START
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CacheError, match=r"is damaged: it is not what was written; delete it and"):
+        cache.head_start()
+    path.unlink()
+    extract(space)
+    assert cache.head_start()

@@ -15,6 +15,8 @@ from gare_cache.training.checkpoint import load_checkpoint, require_encoder, sav
 from gare_cache.training.loop import TrainingSetup, TrainingState, train_head, validation_scores
 from gare_cache.training.optimizers import build_optimizer
 from gare_cache.training.settings import TrainSettings
+from gare_cache.training.state_file import read_state, set_aside_damaged, write_state
+from tests.plain_head import plain_head
 
 DIM = 64
 EVEN = FrameChoice(5, jittered=False)
@@ -94,10 +96,10 @@ def test_a_state_of_before_the_increments_figures_is_continued(tmp_path: Path) -
     file = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
         run(file, stop_after=2)
-    saved = torch.load(file, weights_only=True)
+    saved = read_state(file)
     for record in saved["state"]["history"]:
         del record["increment"]
-    torch.save(saved, file)
+    write_state(file, saved)
     history = run(file)[1].history
     assert [record.increment is None for record in history] == [True, True, False, False]
 
@@ -208,3 +210,36 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("nothing")
     with pytest.raises(ConfigError, match=r"is not a head trained by gare-cache"):
         load_checkpoint(tmp_path / "x")
+
+
+def test_a_flipped_bit_of_a_head_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    save_checkpoint(path, plain_head(dim=16, max_frames=2), encoder_id="e", record={})
+    load_checkpoint(path)
+    content = bytearray(path.read_bytes())
+    for place in (-3, len(content) // 2):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1
+        path.write_bytes(spoilt)
+        with pytest.raises(ConfigError, match=r"head.safetensors is damaged: its weights do not"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "empty", "of another version"])
+def test_a_damaged_state_is_set_aside(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "training.pt"
+    write_state(path, {"epoch": 3, "weights": torch.arange(4.0)})
+    assert set_aside_damaged(path) is None
+    assert read_state(path)["epoch"] == 3
+    content = path.read_bytes()
+    spoilt = {
+        "flipped": content[:100] + bytes([content[100] ^ 1]) + content[101:],
+        "short": content[:-1],
+        "empty": b"",
+        "of another version": content[32:],
+    }
+    path.write_bytes(spoilt[damage])
+    assert "is set aside as" in (set_aside_damaged(path) or "")
+    assert not path.exists()
+    assert (tmp_path / "training.pt.damaged").read_bytes() == spoilt[damage]
+    assert set_aside_damaged(path) is None
