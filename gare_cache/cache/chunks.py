@@ -74,6 +74,20 @@ def keep_done_rows(
     return kept
 
 
+def is_as_written(
+    chunk: npt.NDArray[Any], spec: ArraySpec, expected: str | None, done: Sequence[int]
+) -> bool:
+    """Return whether a chunk has its checksum, by itself or without its unfinished rows.
+
+    Args:
+        chunk: the whole chunk.
+        spec: its array.
+        expected: the journal's checksum.
+        done: finished rows, counted from the chunk's first.
+    """
+    return expected in (checksum(chunk), checksum(keep_done_rows(chunk, spec, done)))
+
+
 def size_fault(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> str | None:
     """Say what is wrong with the size of a chunk's file; None if it is right."""
     path = chunk_path(folder, spec, unit)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import zarr
 
 from gare_cache.cache import journal
-from gare_cache.cache.chunks import map_chunk
+from gare_cache.cache.chunks import DROP_COMMAND, chunk_path, is_as_written, map_chunk
 from gare_cache.cache.group import open_group, stored_unit_rows
 from gare_cache.cache.rows import RowTable, read_rows
 from gare_cache.cache.schema import (
@@ -23,12 +23,14 @@ from gare_cache.cache.schema import (
     KINDS,
     PATCHES,
     VIEWS,
+    WORDS,
+    ArraySpec,
     Kind,
     Layout,
     thumbnail_path,
 )
 from gare_cache.cache.sizes import check_chunk_sizes
-from gare_cache.cache.words import Tokens, read_unit_words
+from gare_cache.cache.words import Tokens, read_unit_words, words_path
 from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest
 
@@ -62,6 +64,7 @@ class FeatureCache:
     records: Sequence[journal.UnitRecord]
     group: zarr.Group
     _latest: dict[Kind, dict[str, int]] = field(default_factory=dict)
+    _checked: set[tuple[str, int]] = field(default_factory=set)  # arrays and units
 
     @property
     def encoder_id(self) -> str:
@@ -84,9 +87,8 @@ class FeatureCache:
         Raises:
             CacheError: a video is not in the cache, or not done.
         """
-        rows = self.rows("video", ids)
         names = ("video/frames", "video/times", "video/num_frames")
-        return VideoFeatures(*(self._read(name, rows) for name in names))
+        return VideoFeatures(*(self._read("video", name, ids) for name in names))
 
     def num_frames(self, ids: Sequence[str]) -> npt.NDArray[np.int32]:
         """Return the number of real frames of videos, in the order asked; 0 for a failed one.
@@ -94,7 +96,7 @@ class FeatureCache:
         Raises:
             CacheError: as ``videos``.
         """
-        return self._read("video/num_frames", self.rows("video", ids))
+        return self._read("video", "video/num_frames", ids)
 
     def views(self, ids: Sequence[str]) -> list[npt.NDArray[np.float16]]:
         """Return the augmented features of videos, memory-mapped: (R, F, D) each, NaN on padding.
@@ -123,11 +125,17 @@ class FeatureCache:
         self._require(self.layout.words, "word tokens", "extract.word_tokens")
         table = self.tables["text"]
         rows = self.rows("text", ids)
-        units = {
-            unit: read_unit_words(self.folder, self.layout, table, unit).of_row
-            for unit in {row // table.unit_rows for row in rows}
-        }
+        units = {unit: self._unit_words(unit) for unit in {row // table.unit_rows for row in rows}}
         return [units[row // table.unit_rows][row] for row in rows]
+
+    def _unit_words(self, unit: int) -> Mapping[int, Tokens]:
+        table = self.tables["text"]
+        words = read_unit_words(self.folder, self.layout, table, unit)
+        if (WORDS, unit) not in self._checked:
+            whole = words.checksum() == table.checksums[unit].get(WORDS)
+            self._require_whole(whole, words_path(self.folder, unit))
+            self._checked.add((WORDS, unit))
+        return words.of_row
 
     def captions(self, ids: Sequence[str]) -> npt.NDArray[np.float16]:
         """Return the (T, D) text features of captions, in the order asked.
@@ -135,7 +143,7 @@ class FeatureCache:
         Raises:
             CacheError: a caption is not in the cache, or not done.
         """
-        return self._read("text/features", self.rows("text", ids))
+        return self._read("text", "text/features", ids)
 
     def counts(self, kind: Kind) -> dict[str, int]:
         """Count the current rows of all ids by status: ``ok``, ``failed``, ``pending``."""
@@ -198,11 +206,9 @@ class FeatureCache:
 
     def _mapped(self, name: str, ids: Sequence[str]) -> list[npt.NDArray[np.float16]]:
         unit_rows = self.tables["video"].unit_rows
-        spec = next(spec for spec in self.layout.arrays("video") if spec.name == name)
-        return [
-            map_chunk(self.folder, spec, row // unit_rows, unit_rows=unit_rows)[row % unit_rows]
-            for row in self.rows("video", ids)
-        ]
+        rows = self.rows("video", ids)
+        chunks = {unit: self._chunk("video", name, unit) for unit in {r // unit_rows for r in rows}}
+        return [chunks[row // unit_rows][row % unit_rows] for row in rows]
 
     def _require(self, present: bool, what: str, setting: str) -> None:
         if not present:
@@ -210,8 +216,36 @@ class FeatureCache:
                 f"{self.folder} holds no {what}; set {setting} and run `gare-cache extract`"
             )
 
-    def _read(self, name: str, rows: Sequence[int]) -> npt.NDArray[Any]:
-        return np.asarray(self.group[name][:])[np.asarray(rows, dtype=np.int64)]  # type: ignore[index]
+    def _read(self, kind: Kind, name: str, ids: Sequence[str]) -> npt.NDArray[Any]:
+        rows = np.asarray(self.rows(kind, ids), dtype=np.int64)
+        unit_rows = self.tables[kind].unit_rows
+        spec = self._spec(kind, name)
+        values = np.empty((len(rows), *spec.row_shape), spec.dtype)
+        for unit in np.unique(rows // unit_rows).tolist():
+            places = np.flatnonzero(rows // unit_rows == unit)
+            values[places] = self._chunk(kind, name, unit)[rows[places] % unit_rows]
+        return values
+
+    def _spec(self, kind: Kind, name: str) -> ArraySpec:
+        return next(spec for spec in self.layout.arrays(kind) if spec.name == name)
+
+    def _chunk(self, kind: Kind, name: str, unit: int) -> npt.NDArray[Any]:
+        """Memory-map a chunk, whose checksum is compared with the journal's the first time."""
+        table, spec = self.tables[kind], self._spec(kind, name)
+        chunk = map_chunk(self.folder, spec, unit, unit_rows=table.unit_rows)
+        if (name, unit) not in self._checked:
+            done = [row % table.unit_rows for row in table.done_rows(unit)]
+            whole = is_as_written(chunk, spec, table.checksums[unit].get(name), done)
+            self._require_whole(whole, chunk_path(self.folder, spec, unit))
+            self._checked.add((name, unit))
+        return chunk
+
+    def _require_whole(self, whole: bool, path: Path) -> None:
+        if not whole:
+            raise CacheError(
+                f"{path} is damaged: it does not have the checksum of the journal; run "
+                f"`{DROP_COMMAND}`, then `gare-cache extract` to write its unit again"
+            )
 
 
 def open_cache(folder: Path) -> FeatureCache:

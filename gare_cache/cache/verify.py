@@ -15,6 +15,7 @@ from gare_cache.cache.chunks import (
     DROP_COMMAND,
     checksum,
     chunk_path,
+    is_as_written,
     keep_done_rows,
     read_chunk,
     size_fault,
@@ -208,10 +209,9 @@ def _checksum_faults(
     expected = table.checksums[unit].get(spec.name)
     if checksum(chunk) == expected:
         return
-    first = unit * table.unit_rows
-    kept = keep_done_rows(chunk, spec, [row - first for row in table.done_rows(unit)])
+    done = [row % table.unit_rows for row in table.done_rows(unit)]
     file = str(chunk_path(cache.folder, spec, unit).relative_to(cache.folder))
-    if checksum(kept) == expected:
+    if is_as_written(chunk, spec, expected, done):
         remedy = "run `gare-cache extract`"
         yield Fault(file, _UNFINISHED, remedy, (table.kind, unit), harmless=True)
     else:

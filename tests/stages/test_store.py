@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from gare_cache import cli
 from gare_cache.cache import schema
+from gare_cache.cache.chunks import chunk_path
 from gare_cache.cache.loading import load_cache
 from gare_cache.cache.reader import open_cache
 from gare_cache.cache.schema import KINDS, Layout
@@ -583,3 +584,27 @@ def test_damaged_tensors_that_heads_start_from_are_noticed_when_read(project: Pa
     path.unlink()
     extract(space)
     assert cache.head_start()
+
+
+@pytest.mark.parametrize("name", ["video/frames", "video/times", "text/features"])
+def test_a_flipped_bit_of_a_chunk_is_noticed_when_it_is_first_read(
+    project: Path, name: str
+) -> None:
+    """It changed training and scores with exit code 0."""
+    space = workspace(project)
+    prepare(space)
+    extract(space)
+    cache, _ = open_features(space)
+    kind = name.split("/")[0]
+    spec = next(spec for spec in cache.layout.arrays(kind) if spec.name == name)  # type: ignore[arg-type]
+    path = chunk_path(cache.folder, spec, 0)
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    read = cache.videos if kind == "video" else cache.captions
+    ids = list(cache.tables[kind].latest())  # type: ignore[index]
+    with pytest.raises(CacheError, match=r"is damaged: it does not have the checksum of the jour"):
+        read(ids)
+    content[0] ^= 1
+    path.write_bytes(content)
+    read(ids)
