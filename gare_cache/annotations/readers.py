@@ -110,8 +110,7 @@ def _with_line_breaks(annotations: Annotations) -> Annotations:
     first = broken[0]
     note = (
         f"warning: {len(broken):,} of {len(annotations.records):,} captions hold a line "
-        "break; "
-        f"the first is {first.origin}: {shorten(first.caption)} (a stray quote joins rows)"
+        f"break; the first is {first.origin}: {shorten(first.caption)} (a stray quote joins rows)"
     )
     return replace(annotations, notes=(*annotations.notes, note))
 

@@ -34,8 +34,7 @@ def copies_across_splits(videos: RowTable, manifest: Manifest) -> Iterator[str]:
         return
     yield (
         f"warning: {counted(len(groups), 'video file', 'stand')} in several splits under "
-        "different names "
-        "(the same bytes): training sees what is scored"
+        "different names (the same bytes): training sees what is scored"
     )
     for rows in groups[:_SHOWN]:
         places = {row["split"]: f"{row['split']} ({row['annotated']})" for row in rows}

@@ -199,8 +199,7 @@ class FeatureCache:
         if absent:
             raise CacheError(
                 f"{len(absent)} of {len(ids):,} {kind} rows are not in {self.folder} "
-                "(first: "
-                f"{absent[0]!r}); run `gare-cache extract` (or `import-features`) again"
+                f"(first: {absent[0]!r}); run `gare-cache extract` (or `import-features`) again"
             )
         return [latest[id_] for id_ in ids]
 

@@ -68,8 +68,7 @@ def describe_copies(leaks: Mapping[str, Any]) -> Iterator[str]:
             mine, theirs = copies["examples"][0]
             yield (
                 f"{counted(copies['videos'], part['split'] + ' video', 'have')} copies in "
-                f"{other}, the "
-                f"first: {mine} of {theirs}"
+                f"{other}, the first: {mine} of {theirs}"
             )
 
 
