@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import model_validator
 
 from gare_cache.annotations.settings import DatasetSettings
@@ -16,6 +15,7 @@ from gare_cache.encoders.settings import EncoderSettings, ExtractSettings
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.heads.settings import HeadSettings
+from gare_cache.limits import read_yaml
 from gare_cache.reports.settings import ReportSettings
 from gare_cache.settings import CustomSettings, Settings, parse_settings
 from gare_cache.training.settings import TrainSettings
@@ -88,16 +88,14 @@ def read_values(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: the file is missing or no YAML mapping.
+        LimitExceeded: it is too large, or aliases or nesting make it so.
     """
     if not path.is_file():
         raise ConfigError(
             f"{path} does not exist; give the settings with --params FILE, or start a project with "
             f"`gare-cache init FOLDER --preset NAME` ({path.absolute().parent} is no project)"
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(err).split())}") from err
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no settings")
     return values

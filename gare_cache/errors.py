@@ -37,6 +37,14 @@ class FeatureFileError(GareCacheError, ValueError):
     """A feature file to import has an unknown layout, unknown ids or unusable values."""
 
 
+class UnreadableFile(GareCacheError, ValueError):
+    """A file is damaged, or is not of the kind that is read there."""
+
+
+class LimitExceeded(UnreadableFile):
+    """A file holds more than a limit allows (``gare_cache.limits``)."""
+
+
 class FingerprintMismatch(CacheError):
     """Two artefacts that must share an identity (encoder, extraction, content) do not."""
 

@@ -9,13 +9,17 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from gare_cache.errors import UnreadableFile
+from gare_cache.limits import TABLE_BYTES, TABLE_VALUES, parse_json, read_bytes, read_text
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -76,7 +80,7 @@ def read_lines(path: Path) -> list[str]:
 
     ``str.splitlines`` would also cut at U+2028, U+0085 and others, which a name may hold.
     """
-    return path.read_bytes().decode(errors="replace").split("\n")[:-1]
+    return read_bytes(path).decode(errors="replace").split("\n")[:-1]
 
 
 def _end_of_last_line(descriptor: int) -> int:
@@ -97,8 +101,39 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file of the tool's own.
+
+    Raises:
+        UnreadableFile: it is no JSON, or exceeds a limit.
+    """
+    return parse_own_json(path, read_text(path))
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    r"""Read a file of the tool's own with one JSON value on each line, separated by ``\n`` alone.
+
+    Raises:
+        UnreadableFile: a line is no JSON, or the file exceeds a limit.
+    """
+    lines = read_text(path).split("\n")
+    return [parse_own_json(f"{path}:{n}", line) for n, line in enumerate(lines, 1) if line]
+
+
+def parse_own_json(where: object, text: str) -> Any:
+    """Parse JSON that this tool wrote.
+
+    Raises:
+        UnreadableFile: it is no JSON, or nested too deeply.
+    """
+    try:
+        return parse_json(where, text)
+    except UnreadableFile:
+        raise
+    except ValueError as err:
+        raise UnreadableFile(
+            f"{where} is damaged: not valid JSON ({err}); restore it from a copy, or write it "
+            "again with the command that made it"
+        ) from err
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -123,6 +158,75 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a Parquet table atomically."""
     with replacing(path) as partial:
         pq.write_table(table, partial)
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet table of at most ``TABLE_VALUES`` values and ``TABLE_BYTES`` once decoded.
+
+    Args:
+        path: the file.
+        columns: those to read; None reads all.
+
+    Raises:
+        LimitExceeded: it holds more.
+        UnreadableFile: it is damaged, no Parquet file, or has not these columns.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_decoded_size(path, file)
+            lacking = [name for name in columns or () if name not in file.schema_arrow.names]
+            if lacking:
+                raise UnreadableFile(
+                    f"{path} has no column {lacking[0]!r} (found: "
+                    f"{', '.join(file.schema_arrow.names)}); write it again"
+                )
+            table = file.read(columns)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as err:
+        if isinstance(err, OSError) and err.errno is not None:
+            raise
+        raise UnreadableFile(
+            f"{path} cannot be read as Parquet ({' '.join(str(err).split())}); it is damaged: "
+            "restore it from a copy, or write it again"
+        ) from err
+    return table
+
+
+def _check_decoded_size(path: Path, file: pq.ParquetFile) -> None:
+    """Bound what the columns take, in which a dictionary may repeat one long value often."""
+    metadata = file.metadata
+    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+    columns = range(metadata.num_columns)
+    values = [sum(group.column(place).num_values for group in groups) for place in columns]
+    TABLE_VALUES.check(path, max(metadata.num_rows, sum(values)))
+    TABLE_BYTES.check(path, sum(group.total_byte_size for group in groups))
+    described = [metadata.schema.column(place) for place in columns]
+    strings = [column.path for column in described if column.physical_type == "BYTE_ARRAY"]
+    widths = (max(8, column.length or 0) for column in described)  # INT96 becomes 8 bytes
+    fixed = sum(count * width for count, width in zip(values, widths, strict=True))
+    TABLE_BYTES.check(path, fixed + _decoded_bytes(path, strings))
+
+
+def _decoded_bytes(path: Path, strings: Sequence[str]) -> int:
+    """Return the bytes that columns of strings take, read as dictionaries, which stay small."""
+    with pq.ParquetFile(path, read_dictionary=list(strings)) as file:
+        table = file.read(columns=list(strings))
+    return sum(_string_bytes(chunk) for column in table.columns for chunk in column.chunks)
+
+
+def _string_bytes(array: pa.Array) -> int:
+    if isinstance(array, pa.DictionaryArray):
+        lengths = pc.binary_length(array.dictionary)
+        return pc.sum(pc.take(lengths, array.indices)).as_py() or 0
+    if pa.types.is_nested(array.type):
+        return sum(map(_string_bytes, _inner(array)))
+    return int(array.nbytes)
+
+
+def _inner(array: pa.Array) -> list[pa.Array]:
+    if pa.types.is_struct(array.type):
+        return list(array.flatten())
+    return [array.values] if not pa.types.is_map(array.type) else [array.keys, array.items]
 
 
 def canonical_digest(value: Any) -> str:

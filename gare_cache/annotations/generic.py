@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gare_cache.annotations.record import SPLIT_NAMES, AnnotationRecord, Annotations
 from gare_cache.annotations.text_files import (
@@ -22,7 +21,8 @@ from gare_cache.annotations.text_files import (
     read_text,
     shorten,
 )
-from gare_cache.errors import AnnotationError, unknown_name
+from gare_cache.errors import AnnotationError, LimitExceeded, UnreadableFile, unknown_name
+from gare_cache.files import read_parquet
 
 REQUIRED_COLUMNS = ("video", "caption")
 OPTIONAL_COLUMNS = ("split", "start", "end")
@@ -90,9 +90,11 @@ def _read_jsonl(path: Path) -> Table:
 def _read_parquet(path: Path) -> Table:
     known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
     try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as err:
-        raise AnnotationError(f"{path} cannot be read as parquet: {err}") from err
+        table = read_parquet(path)
+    except LimitExceeded:
+        raise
+    except UnreadableFile as err:
+        raise AnnotationError(str(err)) from err
     names, renamed = match_columns(
         path.name, table.column_names, REQUIRED_COLUMNS, OPTIONAL_COLUMNS
     )

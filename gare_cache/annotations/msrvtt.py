@@ -14,6 +14,7 @@ from typing import Any
 from gare_cache.annotations.record import SPLIT_NAMES, SPLITS, AnnotationRecord, Annotations
 from gare_cache.annotations.text_files import check_text, decode_text, parse_json, read_csv
 from gare_cache.errors import AnnotationError, agreeing, counted
+from gare_cache.limits import TEXT_BYTES, read_bytes
 
 TRAIN_LISTS = {"1k-a-9k": "MSRVTT_train.9k.csv", "1k-a-7k": "MSRVTT_train.7k.csv"}
 FULL = "full"
@@ -142,7 +143,7 @@ def _read_corpus(path: Path) -> _Corpus:
         raise AnnotationError(
             f"{path} is not a .json file; give the folder of the official archives, or {JOINED}"
         )
-    return _corpus(path, [(path, path.read_bytes())])
+    return _corpus(path, [(path, read_bytes(path))])
 
 
 def _unzip(archive: Path) -> bytes:
@@ -154,8 +155,9 @@ def _unzip(archive: Path) -> bytes:
                 raise AnnotationError(
                     f"{archive} holds no {name} (found: {', '.join(file.namelist()) or 'nothing'})"
                 )
+            TEXT_BYTES.check(f"{archive}, {entries[0]}", file.getinfo(entries[0]).file_size)
             return file.read(entries[0])
-    except (zipfile.BadZipFile, zlib.error, EOFError) as err:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as err:
         raise AnnotationError(f"{archive} is damaged ({err}); fetch it again") from err
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gare_cache.errors import AnnotationError, counted
+from gare_cache import limits
+from gare_cache.errors import AnnotationError, LimitExceeded, counted
+from gare_cache.limits import VALUE_CHARACTERS, read_bytes
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
@@ -40,8 +41,9 @@ def read_text(path: Path) -> str:
 
     Raises:
         AnnotationError: the file has another encoding; the message names the line.
+        LimitExceeded: the file is too large.
     """
-    return decode_text(path, path.read_bytes())
+    return decode_text(path, read_bytes(path))
 
 
 def decode_text(path: Path, content: bytes) -> str:
@@ -69,11 +71,14 @@ def parse_json(origin: Path | str, text: str | bytes) -> Any:
     """Parse JSON; an object that names a key twice is an error, not its last value.
 
     Raises:
-        AnnotationError: the text is not JSON, or too deep or long a number to be read.
+        AnnotationError: the text is not JSON, or too long a number to be read.
+        LimitExceeded: it is nested too deeply.
     """
     try:
-        return json.loads(text, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as err:
+        return limits.parse_json(origin, text, object_pairs_hook=_without_repeats)
+    except LimitExceeded:
+        raise
+    except ValueError as err:
         raise AnnotationError(f"{origin}: not valid JSON: {err}") from err
 
 
@@ -144,11 +149,13 @@ def check_text(origin: str, name: str, value: Any) -> str:
     Raises:
         AnnotationError: it is not a string, empty, or holds what is no text (NUL, half a pair of
             UTF-16).
+        LimitExceeded: it is too long.
     """
     if not isinstance(value, str) or not value.strip():
         raise AnnotationError(
             f"{origin}: {name!r} is {shorten(value)}; it must be a non-empty string"
         )
+    VALUE_CHARACTERS.check(origin, len(value))
     if "\0" in value or _SURROGATE.search(value):
         kind = "a NUL character" if "\0" in value else "half of a UTF-16 pair"
         raise AnnotationError(f"{origin}: {name!r} holds {kind}: {shorten(value)}")
@@ -179,6 +186,7 @@ def _separator(text: str, required: Sequence[str]) -> str:
 
 
 def _csv_lines(source: str, text: str, separator: str) -> Iterator[tuple[str, list[str]]]:
+    csv.field_size_limit(VALUE_CHARACTERS.value)
     # A quote after the separator and a space opens a cell, too.
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
@@ -190,6 +198,8 @@ def _csv_lines(source: str, text: str, separator: str) -> Iterator[tuple[str, li
         except StopIteration:
             return
         except csv.Error as err:
+            if "field larger than" in str(err):
+                VALUE_CHARACTERS.check(origin, VALUE_CHARACTERS.value + 1, at_least=True)
             raise AnnotationError(f"{origin}: this row cannot be read as csv: {err}") from err
         yield origin, cells
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gare_cache.cache import journal
 from gare_cache.cache.schema import KINDS, TABLES, Kind
-from gare_cache.errors import CacheError, agreeing, counted
-from gare_cache.files import canonical_digest, write_parquet
+from gare_cache.errors import CacheError, LimitExceeded, UnreadableFile, agreeing, counted
+from gare_cache.files import canonical_digest, read_parquet, write_parquet
 
 # The first column after the row number is the id. An item keeps the last row of its id only if all
 # columns of KEYS are equal: a changed file or sentence gets a new row, even if it is changed back,
@@ -161,10 +160,10 @@ def read_sources(folder: Path, kind: Kind) -> list[dict[str, Any]]:
         return []
     names = SOURCE_COLUMNS[kind].names
     try:
-        table = pq.read_table(path, columns=["row", *names])
-    except (pa.ArrowException, OSError) as err:
-        if isinstance(err, OSError) and err.errno is not None:
-            raise
+        table = read_parquet(path, ["row", *names])
+    except LimitExceeded:
+        raise
+    except UnreadableFile as err:
         raise CacheError(f"{path} is not a cache table ({err}); {_RESTORE}") from err
     if table["row"].to_pylist() != list(range(len(table))):
         raise CacheError(

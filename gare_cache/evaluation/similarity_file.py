@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.errors import GareCacheError, counted
+from gare_cache.errors import GareCacheError, LimitExceeded, UnreadableFile, counted
 from gare_cache.evaluation.metrics import Scores
+from gare_cache.limits import read_npy, read_text
 
 _SHOWN = 3
 
@@ -123,14 +124,13 @@ def read_column(path: Path, expected: int, kind: str) -> list[str]:
 
 def _read_npy(path: Path) -> npt.NDArray[np.generic]:
     _require_file(path)
-    with path.open("rb") as file:
-        try:
-            return np.lib.format.read_array(file, allow_pickle=False)
-        except (ValueError, EOFError) as err:
-            raise SimilarityFileError(
-                f"{path} is not an npy file of plain numbers or strings ({err}); save the array "
-                "with numpy.save, without objects"
-            ) from err
+    try:
+        return read_npy(path)
+    except (ValueError, EOFError) as err:
+        raise SimilarityFileError(
+            f"{path} is not an npy file of plain numbers or strings ({err}); save the array "
+            "with numpy.save, without objects"
+        ) from err
 
 
 def _npy_column(path: Path) -> list[str]:
@@ -146,9 +146,11 @@ def _npy_column(path: Path) -> list[str]:
 def _text_column(path: Path) -> list[str]:
     _require_file(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as err:
-        raise SimilarityFileError(f"{path} is not UTF-8 text ({err})") from err
+        lines = read_text(path).split("\n")
+    except LimitExceeded:
+        raise
+    except UnreadableFile as err:
+        raise SimilarityFileError(str(err)) from err
     while lines and not lines[-1].strip():
         lines.pop()
     if path.suffix != ".csv":

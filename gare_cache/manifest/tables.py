@@ -9,11 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from gare_cache.annotations.record import SPLITS
 from gare_cache.errors import AnnotationError
-from gare_cache.files import canonical_digest, write_parquet
+from gare_cache.files import canonical_digest, read_parquet, write_parquet
 
 VIDEO_SCHEMA = pa.schema(
     [
@@ -120,13 +119,14 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         AnnotationError: a table is missing or has other columns.
+        UnreadableFile: a table is damaged.
     """
     tables = []
     for name, schema in (("videos", VIDEO_SCHEMA), ("captions", CAPTION_SCHEMA)):
         path = folder / f"{name}.parquet"
         if not path.is_file():
             raise AnnotationError(f"{path} does not exist; run `gare-cache prepare` first")
-        table = pq.read_table(path)
+        table = read_parquet(path)
         if name == "videos" and table.schema == _WITHOUT_PLACES:
             place = table.schema.get_field_index("size_bytes")
             table = table.add_column(place, "annotated", table["video_id"])

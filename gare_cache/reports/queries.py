@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.scores import HEAD, ZERO_SHOT
+from gare_cache.files import read_parquet
+from gare_cache.limits import read_npy
 from gare_cache.reports.content import BrowsedQuery, QueryExample, RetrievedVideo
 
 _TOP = 5
@@ -57,13 +58,13 @@ class Evaluation:
             if not (folder / name).is_file():
                 raise ConfigError(f"{folder / name} does not exist; run `gare-cache evaluate`")
         ranks: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for row in pq.read_table(folder / "ranks.parquet").to_pylist():
+        for row in read_parquet(folder / "ranks.parquet").to_pylist():
             ranks.setdefault((row["method"], row["direction"]), []).append(row)
-        retrieved = pq.read_table(folder / "retrieved.parquet").to_pylist()
+        retrieved = read_parquet(folder / "retrieved.parquet").to_pylist()
         return cls(
             ranks,
             {(r["method"], r["direction"], r["query_id"]): r["items"] for r in retrieved},
-            np.load(folder / "similarity.npy", allow_pickle=False),
+            read_npy(folder / "similarity.npy"),
             analysis["caption_ids"],
             analysis["video_ids"],
             captions,

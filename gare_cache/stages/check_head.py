@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from gare_cache.errors import ConfigError, GareCacheError, counted, unknown_name
 from gare_cache.evaluation.canary.checks import check_random_features
@@ -16,6 +15,7 @@ from gare_cache.evaluation.contract.checks import SCORING_CHECKS, check_contract
 from gare_cache.evaluation.contract.rows import ContractRow
 from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.heads.retrieval import RetrievalHead, build_head
+from gare_cache.limits import parse_yaml
 from gare_cache.own import split_own, use_project
 from gare_cache.reports.pages.plain_table import plain_table
 
@@ -120,8 +120,8 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
         if key in options:
             raise ConfigError(f"--option {key} is given twice; give it once")
         try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as err:
+            options[key] = parse_yaml(key, value)
+        except ValueError as err:
             raise ConfigError(f"--option {key}: {value!r} is not valid YAML") from err
     return options
 

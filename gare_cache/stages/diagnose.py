@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from gare_cache.diagnosis.parts import jsonable
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.increment import has_increment
 from gare_cache.evaluation.protocol import apply_protocol
-from gare_cache.files import file_digest, write_json, write_text
+from gare_cache.files import file_digest, read_json_lines, write_json, write_text
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
@@ -109,7 +108,7 @@ def _epochs(workspace: Workspace) -> list[dict[str, Any]]:
     log = workspace.run / "train_log.jsonl"
     if not log.is_file():
         raise ConfigError(f"{log} does not exist; run `gare-cache train`")
-    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    records = read_json_lines(log)
     return [{"epoch": r["epoch"], **r["increment"]} for r in records if r.get("increment")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from gare_cache.errors import ConfigError
 from gare_cache.evaluation.leaks import describe_copies
 from gare_cache.evaluation.results import SplitResult
 from gare_cache.evaluation.scores import METHOD_TITLES
-from gare_cache.files import read_json, write_text
+from gare_cache.files import read_json, read_json_lines, write_text
 from gare_cache.manifest.splits import caution_small
 from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project import ledger
@@ -224,5 +223,5 @@ def _frames_fact(cache: FeatureCache, train: dict[str, Any]) -> str:
 
 
 def _epochs(path: Path) -> list[Epoch]:
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = read_json_lines(path)
     return [Epoch(r["epoch"], r["losses"], r["validation"], r["learning_rate"]) for r in records]

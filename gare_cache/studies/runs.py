@@ -9,7 +9,6 @@ same run at once.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from gare_cache.code_identity import installed_code_digest
 from gare_cache.config import Params
@@ -30,7 +28,13 @@ from gare_cache.errors import EnvironmentFailure
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.results import or_nan
 from gare_cache.evaluation.scores import HEAD, normalised_method
-from gare_cache.files import canonical_digest, read_json, write_json
+from gare_cache.files import (
+    canonical_digest,
+    read_json,
+    read_json_lines,
+    read_parquet,
+    write_json,
+)
 from gare_cache.locks import opened
 from gare_cache.own import own_names, use_project
 from gare_cache.project.paths import Workspace
@@ -166,13 +170,12 @@ def read_run(task: RunTask, splits: tuple[str, ...]) -> RunResult:
         return RunResult(**common, reason=reason)
     record = read_json(task.folder / _RECORD)
     trained = read_json(task.folder / "run" / "record.json")
-    log = (task.folder / "run" / "train_log.jsonl").read_text(encoding="utf-8")
     return RunResult(
         **common,
         best_epoch=trained["best_epoch"],
         validation_score=trained["validation_score"],
         splits={split: _read_scores(t) for split, t in tasks.items()},
-        history=[json.loads(line) for line in log.splitlines()],
+        history=read_json_lines(task.folder / "run" / "train_log.jsonl"),
         seconds=record["seconds"],
         peak_memory_bytes=record["peak_memory_bytes"],
         parameters=record["parameters"],
@@ -245,7 +248,7 @@ def _read_scores(task: RunTask) -> SplitResult:
     if row_normaliser(task.params) is not None:
         row = metrics["normalisers"]["rows"][1]
         method, scores = normalised_method(row["title"]), row
-    table = pq.read_table(task.scores / "ranks.parquet")
+    table = read_parquet(task.scores / "ranks.parquet")
     table = table.filter(pc.equal(table["method"], method)).select(RANK_COLUMNS.names)
     return SplitResult(
         metrics={key: or_nan(scores[key[:3]][key[4:]]) for key in METRIC_KEYS},

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-import yaml
-
 from gare_cache.config import Params
 from gare_cache.config import with_changes as with_changes
 from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.limits import parse_yaml
 from gare_cache.settings import Settings, nested_settings
 
 
@@ -52,8 +51,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if key in changes:
             raise ConfigError(f"--set {assignment}: {key} is set twice")
         try:
-            changes[key] = yaml.safe_load(value)
-        except yaml.YAMLError as err:
+            changes[key] = parse_yaml(key, value)
+        except ValueError as err:
             raise ConfigError(f"--set {assignment}: the value is not valid YAML") from err
     return changes
 

@@ -13,6 +13,7 @@ import yaml
 from gare_cache.annotations.settings import DatasetSettings
 from gare_cache.errors import ConfigError, unknown_name
 from gare_cache.evaluation.metrics import DIRECTIONS, RECALL_AT
+from gare_cache.limits import read_yaml
 from gare_cache.studies.setting_keys import (
     check_setting,
     parse_assignments,
@@ -105,6 +106,7 @@ def read_study(path: Path) -> Study:
 
     Raises:
         ConfigError: it is missing, not valid YAML, repeats a key, or a part of it is wrong.
+        LimitExceeded: it is too large, or aliases or nesting make it so.
     """
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; name a study file, see docs/studies.md")
@@ -112,10 +114,7 @@ def read_study(path: Path) -> Study:
         raise ConfigError(
             f"{path}: a study's results are named after its file; use letters, digits, _, . and -"
         )
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(err).split())}") from err
+    content = read_yaml(path, _UniqueKeys)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no study; it must give base, axes, seeds and reference")
     try:

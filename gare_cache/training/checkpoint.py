@@ -17,6 +17,7 @@ from torch import Tensor
 from gare_cache.errors import ConfigError, FingerprintMismatch
 from gare_cache.files import replacing
 from gare_cache.heads.retrieval import RetrievalHead, build_head
+from gare_cache.limits import parse_json
 from gare_cache.own import require_trusted, require_unchanged
 
 _METADATA_KEY = "gare_cache"
@@ -64,7 +65,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ConfigError(f"no trained head at {path}; run `gare-cache train`")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
+            metadata = parse_json(path, (file.metadata() or {})[_METADATA_KEY])
     except (KeyError, ValueError, SafetensorError) as err:
         raise ConfigError(f"{path} is not a head trained by gare-cache ({err})") from err
     require_trusted(metadata["head"], where=path)

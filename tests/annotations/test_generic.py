@@ -94,7 +94,7 @@ def test_other_faults(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"a.jsonl:2: not valid JSON: Expecting"):
         read_annotations("generic", tmp_path / "a.jsonl")
     (tmp_path / "a.parquet").write_text("no parquet")
-    with pytest.raises(AnnotationError, match=r"cannot be read as parquet"):
+    with pytest.raises(AnnotationError, match=r"cannot be read as Parquet"):
         read_annotations("generic", tmp_path / "a.parquet")
     (tmp_path / "latin.csv").write_bytes("video,caption\na,zwölf\n".encode("latin-1"))
     with pytest.raises(
@@ -117,7 +117,6 @@ def test_other_faults(tmp_path: Path) -> None:
             '{"video": "a", "caption": "x", "end": ' + "9" * 5000 + "}",
             ":1: not valid JSON: Exceeds",
         ),
-        ('{"video": "a", "caption": ' + "[" * 100_000, ":1: not valid JSON: maximum recursion"),
         ('{"video": "a", "caption": "x", "Video": "b"}', "column 'video' occurs twice"),
         ("[1]", r":1: not a JSON object: '\[1\]'"),
     ],

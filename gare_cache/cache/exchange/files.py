@@ -6,7 +6,6 @@ their parts, each an array of which any range of rows can be read.
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +18,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.errors import FeatureFileError
+from gare_cache.errors import FeatureFileError, GareCacheError, LimitExceeded, UnreadableFile
 from gare_cache.files import canonical_digest, file_digest
+from gare_cache.limits import check_expansion, parse_json, read_npy_header, read_text
 
 Array = npt.NDArray[Any]
 
@@ -156,10 +156,20 @@ def _open_hdf5(path: Path) -> Iterator[FeatureFile]:
 
         def note(name: str, node: Any) -> None:
             if isinstance(node, h5py.Dataset) and node.shape is not None:
+                _check_dataset(path, name, node)
                 arrays[name] = StoredArray(node.shape, node.dtype, _hdf5_reader(file, name))
 
         file.visititems(note)
         yield FeatureFile(path, arrays, attributes=dict(file.attrs))
+
+
+def _check_dataset(path: Path, name: str, node: h5py.Dataset) -> None:
+    if node.external or node.is_virtual:
+        raise FeatureFileError(
+            f"{path}: {name!r} takes its values from other files, which are not opened; write them "
+            "into one file"
+        )
+    check_expansion(f"{path}, {name}", node.id.get_storage_size(), node.nbytes)
 
 
 def _hdf5_reader(file: h5py.File, name: str) -> Callable[[int, int], Array]:
@@ -190,10 +200,12 @@ def _open_folder(path: Path) -> Iterator[FeatureFile]:
 
 def _listed_ids(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         if path.suffix == ".txt":
             return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
-        ids = json.loads(text)
+        ids = parse_json(path, text)
+    except LimitExceeded:
+        raise
     except ValueError as err:
         raise FeatureFileError(f"{path} cannot be read: {err}") from err
     if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
@@ -203,7 +215,7 @@ def _listed_ids(path: Path) -> list[str]:
 
 def _mapped(path: Path) -> StoredArray:
     with path.open("rb") as file:
-        shape, dtype, _ = _npy_header(file, path)
+        shape, dtype, _ = _npy_header(file, path, path.stat().st_size)
 
     def read(start: int, stop: int) -> Array:
         if 0 in shape:  # an empty array cannot be mapped
@@ -224,6 +236,8 @@ def _open_npz(path: Path) -> Iterator[FeatureFile]:
         members = [name for name in archive.namelist() if name.endswith(_NPY)]
         if len(set(members)) < len(members):
             raise FeatureFileError(f"{path} holds two arrays of the same name; write it again")
+        for info in archive.infolist():
+            check_expansion(f"{path}, {info.filename}", info.compress_size, info.file_size)
         streams = _MemberStreams(archive)
         stack.callback(streams.close)
         yield FeatureFile(
@@ -245,6 +259,9 @@ class _MemberStreams:
             self._name, self._stream = name, self._archive.open(name)
         return self._stream
 
+    def size(self, name: str) -> int:
+        return self._archive.getinfo(name).file_size
+
     def close(self) -> None:
         if self._stream is not None:
             self._stream.close()
@@ -254,9 +271,9 @@ def _streamed(streams: _MemberStreams, member: str, path: Path) -> StoredArray:
     where = f"{path}, {member}"
     try:
         stream = streams.open(member)
-        shape, dtype, fortran = _npy_header(stream, where)
+        shape, dtype, fortran = _npy_header(stream, where, streams.size(member))
         first = stream.tell()
-    except FeatureFileError:
+    except GareCacheError:
         raise
     except _UNREADABLE as err:
         raise FeatureFileError(f"{where} cannot be read ({err})") from err
@@ -279,22 +296,10 @@ def _streamed(streams: _MemberStreams, member: str, path: Path) -> StoredArray:
     return StoredArray(shape, dtype, read)
 
 
-def _npy_header(file: IO[bytes], where: object) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+def _npy_header(
+    file: IO[bytes], where: object, size: int
+) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     try:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran, dtype = read_header(file)
-    except (ValueError, KeyError) as err:
-        raise FeatureFileError(
-            f"{where} is not an npy array ({err}); a pickle is never loaded, because it can run "
-            "any code: save plain arrays with numpy.save"
-        ) from err
-    if dtype.hasobject:
-        raise FeatureFileError(
-            f"{where} holds pickled Python objects, which are never loaded, because they can run "
-            "any code; save an array of numbers, or of strings, with numpy.save"
-        )
-    return shape, dtype, fortran
+        return read_npy_header(file, where, size)
+    except UnreadableFile as err:
+        raise FeatureFileError(str(err)) from err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from gare_cache.cache.exchange.identity import declared_encoder
 from gare_cache.cache.exchange.tables import IDS, FeatureTable, find_tables
 from gare_cache.cache.schema import KINDS, Kind, Layout
 from gare_cache.errors import ConfigError, FeatureFileError, agreeing, counted
+from gare_cache.limits import parse_json
 
 _DEFAULT_LOGIT_SCALE = math.log(100.0)
 _LOGIT_SCALE = "logit_scale"
@@ -126,8 +126,8 @@ def _encoder(files: Sequence[FeatureFile], name: str | None, dim: int) -> dict[s
             f"{files[0].path} and another file come from different encoders; import them separately"
         )
     try:
-        identity: dict[str, Any] = json.loads(str(stored[0]))
-    except json.JSONDecodeError as err:
+        identity: dict[str, Any] = parse_json(files[0].path, str(stored[0]))
+    except ValueError as err:
         raise FeatureFileError(
             f"{files[0].path}: attribute {ENCODER_IDENTITY!r} is not valid JSON ({err}); name the "
             "encoder with --encoder-id NAME"
