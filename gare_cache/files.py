@@ -79,8 +79,23 @@ def read_lines(path: Path) -> list[str]:
     return path.read_bytes().decode(errors="replace").split("\n")[:-1]
 
 
-def _end_of_last_line(descriptor: int) -> int:
-    end = os.fstat(descriptor).st_size
+def last_line(path: Path) -> bytes:
+    r"""Return the last whole line of a file without its ``\n``; empty if there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return b""
+    try:
+        end = _end_of_last_line(descriptor)
+        start = _end_of_last_line(descriptor, max(0, end - 1))
+        return os.pread(descriptor, end - start, start)[:-1]
+    finally:
+        os.close(descriptor)
+
+
+def _end_of_last_line(descriptor: int, end: int | None = None) -> int:
+    """Return the position after the last line break before ``end``; None is the file's end."""
+    end = os.fstat(descriptor).st_size if end is None else end
     while end:
         start = max(0, end - 4096)
         place = os.pread(descriptor, end - start, start).rfind(b"\n")
