@@ -175,7 +175,7 @@ def train(
     timeout: Annotated[
         float,
         typer.Option(
-            min=1.0, metavar="SECONDS", help="How long one of several processes waits for another."
+            min=1.0, metavar="S", help="How long one of several processes waits for another."
         ),
     ] = 60.0,
 ) -> None:

@@ -213,7 +213,7 @@ def process_group(
     try:
         yield Processes(rank, count, reference_gather, meetings)
     finally:
-        dist.destroy_process_group()
+        meetings.part()
 
 
 class _GatherRows(torch.autograd.Function):

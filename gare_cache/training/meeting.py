@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import torch.distributed as dist
 from torch.distributed import DistError, Store  # type: ignore[attr-defined]
 
 from gare_cache.errors import EnvironmentFailure
@@ -56,13 +57,14 @@ class Meetings:
         if self._store is None:
             yield
             return
-        self._ticks_left = 2 * self._timeout + _GRACE_SECONDS
-        self._waiting_for = exchange
         try:
-            self._meet(self._store, exchange)
+            self._watch_over(exchange)
+            self._meet(self._store, exchange, self._timeout)
             yield
         except RuntimeError as err:  # of gloo: torch has no class for a lost connection
-            self._meet(self._store, f"{exchange}, which it left")
+            # Who took part until its time limit comes at nearly the same moment.
+            grace = min(self._timeout, _GRACE_SECONDS)
+            self._meet(self._store, f"the end of {exchange}", grace)
             raise EnvironmentFailure(
                 f"rank {self._rank} of {self._count}: {exchange} failed: "
                 f"{' '.join(str(err).split())}"
@@ -70,20 +72,31 @@ class Meetings:
         finally:
             self._waiting_for = ""
 
-    def _meet(self, store: Store, exchange: str) -> None:
+    def part(self) -> None:
+        """Leave the process group, which may wait for what was not exchanged."""
+        self._watch_over("the end of the process group")
+        try:
+            dist.destroy_process_group()
+        finally:
+            self._waiting_for = ""
+
+    def _watch_over(self, exchange: str) -> None:
+        self._ticks_left = 2 * (self._timeout + _GRACE_SECONDS)
+        self._waiting_for = exchange
+
+    def _meet(self, store: Store, exchange: str, seconds: float) -> None:
         self._number += 1
         store.set(self._key(self._number, self._rank), "here")
         keys = {rank: self._key(self._number, rank) for rank in range(self._count)}
         try:
-            store.wait(list(keys.values()), timedelta(seconds=self._timeout))
+            store.wait(list(keys.values()), timedelta(seconds=seconds))
         except DistError as err:  # of the time limit, which also a pause of this process exceeds
             missing = [str(rank) for rank, key in keys.items() if not store.check([key])]
             if missing:
                 raise EnvironmentFailure(
-                    f"rank {self._rank} of {self._count} waited {self._timeout:g} s "
-                    f"(--timeout) for rank {', '.join(missing)}, which did not come to "
-                    f"{exchange}: it is stopped, dead or slow; start the training again, and it "
-                    "continues after its last complete epoch"
+                    f"rank {self._rank} of {self._count}: rank {', '.join(missing)} did not come "
+                    f"to {exchange} within {self._timeout:g} s (--timeout) and is stopped, dead or "
+                    "slow; start the training again, and it continues after its last complete epoch"
                 ) from err
         # Everyone has come to the meeting before, so nobody still waits for the one before that.
         store.delete_key(self._key(self._number - 2, self._rank))
