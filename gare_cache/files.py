@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -16,6 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from gare_cache.locks import lock_within
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -54,12 +55,13 @@ def append_line(path: Path, line: str) -> None:
 
     Raises:
         OSError: the line cannot be written whole (``ENOSPC`` where the disk takes a part).
+        EnvironmentFailure: another process holds the file for longer than 30 s.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = line.encode() + b"\n"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock_within(descriptor, path)
         whole = _end_of_last_line(descriptor)
         os.ftruncate(descriptor, whole)
         if os.write(descriptor, content) < len(content):
