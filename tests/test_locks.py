@@ -70,6 +70,14 @@ os.kill(os.getpid(), signal.SIGSTOP)
 """
 
 
+def take(path: Path) -> None:
+    if path.name == "lock.gate":
+        with gate(path.parent):
+            pass
+    else:
+        append_line(path, "a line")
+
+
 @pytest.mark.parametrize("name", ["lock.gate", "ledger.jsonl"])
 def test_a_short_lock_of_a_stopped_process_is_waited_for_so_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -83,13 +91,7 @@ def test_a_short_lock_of_a_stopped_process_is_waited_for_so_long(
             holder = f"process {process.pid}" if sys.platform == "linux" else "another process"
             message = rf"{name} has been locked for 0.3 s by {holder}; if that is stopped"
             with pytest.raises(EnvironmentFailure, match=message):
-                if name == "lock.gate":
-                    with gate(tmp_path):
-                        pass
-                else:
-                    append_line(tmp_path / name, "a line")
+                take(tmp_path / name)
         finally:
             process.kill()
-    append_line(tmp_path / name, "a line")
-    with gate(tmp_path):
-        pass
+    take(tmp_path / name)

@@ -186,6 +186,8 @@ def _try_decoding(
         preprocessing=encoder.preprocessing,
         workers=min(cores, count),
         deadline_seconds=settings.deadline_seconds,
+        most_pixels=settings.max_frame_pixels,
+        memory_bytes=settings.worker_memory_bytes,
         views=project_views(settings),
     ) as decoded:
         videos: list[DecodedVideo] = list(decoded)
