@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from gare_cache.errors import UnreadableFile
 from gare_cache.limits import TABLE_BYTES, TABLE_VALUES, parse_json, read_bytes, read_text
+from gare_cache.locks import lock_within
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -58,12 +58,13 @@ def append_line(path: Path, line: str) -> None:
 
     Raises:
         OSError: the line cannot be written whole (``ENOSPC`` where the disk takes a part).
+        EnvironmentFailure: another process holds the file for longer than 30 s.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = line.encode() + b"\n"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock_within(descriptor, path)
         whole = _end_of_last_line(descriptor)
         os.ftruncate(descriptor, whole)
         if os.write(descriptor, content) < len(content):
@@ -83,8 +84,23 @@ def read_lines(path: Path) -> list[str]:
     return read_bytes(path).decode(errors="replace").split("\n")[:-1]
 
 
-def _end_of_last_line(descriptor: int) -> int:
-    end = os.fstat(descriptor).st_size
+def last_line(path: Path) -> bytes:
+    r"""Return the last whole line of a file without its ``\n``; empty if there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return b""
+    try:
+        end = _end_of_last_line(descriptor)
+        start = _end_of_last_line(descriptor, max(0, end - 1))
+        return os.pread(descriptor, end - start, start)[:-1]
+    finally:
+        os.close(descriptor)
+
+
+def _end_of_last_line(descriptor: int, end: int | None = None) -> int:
+    """Return the position after the last line break before ``end``; None is the file's end."""
+    end = os.fstat(descriptor).st_size if end is None else end
     while end:
         start = max(0, end - 4096)
         place = os.pread(descriptor, end - start, start).rfind(b"\n")

@@ -1,8 +1,9 @@
-"""Lock files: each is released by the system when the process that holds it dies."""
+"""Locks of files: each is released by the system when the process that holds it dies."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gare_cache.errors import EnvironmentFailure
-from gare_cache.files import canonical_digest
 
+PATIENCE_SECONDS = 30.0  # for a lock that others hold for an instant
 _ATTEMPTS = 5
 _SECONDS_BETWEEN_ATTEMPTS = 0.05
 _held: set[int] = set()
@@ -29,7 +30,7 @@ def alone(locks: Path, place: Path, doing: str) -> Iterator[None]:
     Raises:
         EnvironmentFailure: another process holds it; the message names it.
     """
-    name = canonical_digest(str(place.resolve()))[:16]
+    name = hashlib.sha256(os.fsencode(place.resolve())).hexdigest()[:16]
     with opened(locks / f"{name}.lock") as descriptor:
         if not try_lock_patiently(descriptor, fcntl.LOCK_EX):
             holder = read_holder(locks / f"{name}.lock")
@@ -70,6 +71,41 @@ def try_lock_patiently(descriptor: int, mode: int) -> bool:
             return True
         time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
     return False
+
+
+def lock_within(descriptor: int, path: Path, seconds: float | None = None) -> None:
+    """Take an exclusive lock, and wait for it for a limited time.
+
+    Args:
+        descriptor: the open file.
+        path: its path, for the message.
+        seconds: how long others may hold it; None for the instant of a short step (30 s).
+
+    Raises:
+        EnvironmentFailure: another process still holds it; the message names it.
+    """
+    seconds = PATIENCE_SECONDS if seconds is None else seconds
+    end = time.monotonic() + seconds
+    while not try_lock(descriptor, fcntl.LOCK_EX):
+        if time.monotonic() > end:
+            raise EnvironmentFailure(
+                f"{path} has been locked for {seconds:g} s by {holder_of(path)}; if that is "
+                "stopped, continue or end it (`kill -CONT PID`, `kill -KILL PID`), and run again"
+            )
+        time.sleep(_SECONDS_BETWEEN_ATTEMPTS / 10)
+
+
+def holder_of(path: Path) -> str:
+    """Return the process that holds a file's lock, as Linux lists it in ``/proc/locks``."""
+    try:
+        inode = f":{path.stat().st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()  # 1: FLOCK ADVISORY WRITE 4711 08:01:1234 0 EOF
+            if fields[1] == "FLOCK" and fields[5].endswith(inode):
+                return f"process {fields[4]}"
+    except (OSError, IndexError):  # another system, or a lock released in between
+        pass
+    return "another process"
 
 
 def write_holder(descriptor: int, doing: str = "") -> None:

@@ -12,7 +12,8 @@ from typing import IO
 
 from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.lock import refuse_while_written, writers
-from gare_cache.cache.reader import FeatureCache, open_cache, open_unchecked
+from gare_cache.cache.owner import OWNER_FILE, read_owner
+from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import FEATURES, KINDS
 from gare_cache.cache.verify import verify_cache
 from gare_cache.cache.writer import partial_files
@@ -86,6 +87,12 @@ def is_complete(cache: FeatureCache) -> bool:
     """Return whether both kinds have rows and none is pending."""
     counts = [cache.counts(kind) for kind in KINDS]
     return all(sum(count.values()) > 0 and count["pending"] == 0 for count in counts)
+
+
+def of_other_projects(root: Path, owner_id: str) -> dict[Path, str]:
+    """Return the caches under a root that belong to other projects, each with its project."""
+    owners = {folder: read_owner(folder) for folder in cache_folders(root)}
+    return {f: owner.project for f, owner in owners.items() if owner and owner.id != owner_id}
 
 
 def leftovers(root: Path, named: set[str]) -> list[tuple[Path, str]]:
@@ -166,8 +173,10 @@ def _write_tar(stream: IO[bytes], folder: Path) -> None:
 def _packed_files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
-        is_lock = len(relative.parts) == 1 and relative.name.split(".")[0] == "lock"
-        if path.is_file() and not is_lock and not path.name.endswith(PARTIAL_SUFFIX):
+        of_this_machine = len(relative.parts) == 1 and (
+            relative.name == OWNER_FILE or relative.name.split(".")[0] == "lock"
+        )
+        if path.is_file() and not of_this_machine and not path.name.endswith(PARTIAL_SUFFIX):
             yield relative
 
 
@@ -243,6 +252,7 @@ def _refuse_faults(file: Path, folder: Path, name: str) -> None:
     faults = verify_cache(folder, sources=False).faults
     if faults:
         raise CacheError(f"{file} is damaged and was not unpacked: {faults[0]}")
-    cache = open_unchecked(folder)
-    if name != f"{cache.attributes['dataset']}-{cache.extraction_id[:12]}":
+    cache = open_cache(folder)
+    dataset, id_ = str(cache.attributes["dataset"]), cache.extraction_id[:12]
+    if not (name.startswith(f"{dataset}-") and name.endswith(f"-{id_}")):
         raise CacheError(f"{file} is refused: {name} is not the name of the extraction inside it")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
 
+from gare_cache.cache.rows import read_sources
 from gare_cache.cache.schema import (
     FEATURES,
     FORMAT_VERSION,
@@ -21,11 +27,14 @@ from gare_cache.cache.schema import (
     Layout,
     check_format,
 )
-from gare_cache.errors import CacheError, FingerprintMismatch
-from gare_cache.files import canonical_digest, replacing
+from gare_cache.errors import CacheError, FingerprintMismatch, counted
+from gare_cache.files import canonical_digest, read_json, replacing, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+METADATA = "zarr.json"
+_WRITTEN_AGAIN = "run `gare-cache extract`, which writes it again"
 
 
 def open_group(folder: Path) -> zarr.Group:
@@ -38,13 +47,33 @@ def open_group(folder: Path) -> zarr.Group:
         raise CacheError(f"no feature cache at {folder}; run `gare-cache extract`")
     try:
         group = zarr.open_group(folder / FEATURES, mode="r", zarr_format=3)
-    except (FileNotFoundError, ValueError) as err:
+        attributes = dict(group.attrs)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise CacheError(
-            f"{folder / FEATURES} cannot be opened ({err}); restore zarr.json from a copy, or move "
-            "the cache away and extract again"
+            f"{folder / FEATURES / METADATA} is missing or damaged ({err}); {_WRITTEN_AGAIN}"
         ) from err
-    check_format(dict(group.attrs), folder)
+    check_format(attributes, folder)
+    _check_attributes(attributes, folder)
     return group
+
+
+def _check_attributes(attributes: dict[str, Any], folder: Path) -> None:
+    """Check that a cache's attributes are those of its identity."""
+    try:
+        identity = attributes["identity"]
+        whole = (
+            attributes["extraction_id"] == canonical_digest(identity)
+            and attributes["encoder_id"] == canonical_digest(identity["encoder"])
+            and isinstance(attributes["dataset"], str)
+            and Layout(**attributes["layout"]).is_possible()
+        )
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise CacheError(
+            f"{folder / FEATURES / METADATA} does not hold the attributes of its extraction; "
+            f"{_WRITTEN_AGAIN}"
+        )
 
 
 def open_group_for_writing(
@@ -68,19 +97,25 @@ def open_group_for_writing(
         CacheError: the group has another format.
         FingerprintMismatch: it belongs to another extraction.
     """
-    group = zarr.open_group(folder / FEATURES, mode="a", zarr_format=3)
     from safetensors.torch import save
+
+    rows = {kind: len(read_sources(folder, kind)) for kind in KINDS}
+    filled = any(rows.values())
+    if filled:
+        _restore_metadata(folder, layout, rows)
+    group = zarr.open_group(folder / FEATURES, mode="a", zarr_format=3)
 
     tensors = save(dict(head_start))
     if not (folder / HEAD_START).exists():
         with replacing(folder / HEAD_START) as partial:
             partial.write_bytes(tensors)
-    if "format_version" not in group.attrs:  # new, or its creation was interrupted
-        for kind in KINDS:
-            for spec in layout.arrays(kind):
-                _create_array(group, spec, layout.unit_rows(kind))
-        if layout.words:
-            group.require_group(WORDS)
+    if "format_version" not in group.attrs:  # new, its creation was interrupted, or it was lost
+        if not filled:
+            for kind in KINDS:
+                for spec in layout.arrays(kind):
+                    _create_array(group, spec, layout.unit_rows(kind))
+            if layout.words:
+                group.require_group(WORDS)
         group.update_attributes(
             {
                 "dataset": dataset,
@@ -94,6 +129,7 @@ def open_group_for_writing(
         )
     attributes = dict(group.attrs)
     check_format(attributes, folder)
+    _check_attributes(attributes, folder)
     if attributes["extraction_id"] != canonical_digest(identity):
         raise FingerprintMismatch(
             f"{folder} holds another extraction ({str(attributes['extraction_id'])[:12]}, not "
@@ -108,7 +144,10 @@ def stored_array(group: zarr.Group, spec: ArraySpec, folder: Path) -> zarr.Array
     Raises:
         CacheError: it is missing, or its layout is not the cache's.
     """
-    array = group.get(spec.name)
+    try:
+        array = group.get(spec.name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        array = None
     if (
         not isinstance(array, zarr.Array)
         or array.shape[1:] != spec.row_shape
@@ -117,18 +156,92 @@ def stored_array(group: zarr.Group, spec: ArraySpec, folder: Path) -> zarr.Array
         or array.compressors
     ):
         raise CacheError(
-            f"{folder / FEATURES / spec.name} is not the raw array of rows {spec.row_shape} "
-            f"{spec.dtype} that belongs there; restore it from a copy, or move the cache away and "
-            "extract again"
+            f"{folder / FEATURES / spec.name / METADATA} is missing, or not that of the raw array "
+            f"of rows {spec.row_shape} {spec.dtype} that belongs there; {_WRITTEN_AGAIN}"
         )
     return array
 
 
 def stored_unit_rows(group: zarr.Group, layout: Layout, folder: Path) -> dict[Kind, int]:
-    """Return the rows per unit that were chosen when the arrays were created."""
-    return {
-        kind: int(stored_array(group, layout.arrays(kind)[0], folder).chunks[0]) for kind in KINDS
-    }
+    """Return the rows per unit that were chosen when the arrays were created.
+
+    Raises:
+        CacheError: the metadata of an array say something else than the other arrays and chunks.
+    """
+    unit_rows = {kind: unit_rows_on_disk(folder, layout, kind) for kind in KINDS}
+    for kind, expected in unit_rows.items():
+        for spec in layout.arrays(kind):
+            rows = stored_array(group, spec, folder).chunks[0]
+            if rows != expected:
+                raise CacheError(
+                    f"{folder / FEATURES / spec.name / METADATA} has {counted(rows, 'row')} per "
+                    f"chunk, the cache {expected:,}; {_WRITTEN_AGAIN}"
+                )
+    return unit_rows
+
+
+def array_fault(folder: Path, spec: ArraySpec, unit_rows: int) -> str | None:
+    """Say what is wrong with the metadata of an array; None if it is as written."""
+    try:
+        stored = read_json(folder / FEATURES / spec.name / METADATA)
+        rows = int(stored["shape"][0])
+    except FileNotFoundError:
+        return "it is missing"
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return "it is not the metadata of an array"
+    expected = array_metadata(spec, rows, unit_rows)
+    wrong = [key for key, value in expected.items() if stored.get(key) != value]
+    return f"{', '.join(wrong)} not as written" if wrong else None
+
+
+def array_metadata(spec: ArraySpec, rows: int, unit_rows: int) -> dict[str, Any]:
+    """Return what the metadata of an array must say: all that decides how its chunks are read."""
+    group = zarr.open_group(MemoryStore(), mode="w", zarr_format=3)
+    _create_array(group, spec, unit_rows)
+    array = stored_array(group, spec, Path())
+    array.resize((rows, *spec.row_shape))
+    stored = array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes()
+    values: dict[str, Any] = json.loads(stored)
+    return {key: value for key, value in values.items() if key not in ("attributes", "name")}
+
+
+def _restore_metadata(folder: Path, layout: Layout, rows: Mapping[Kind, int]) -> None:
+    """Write metadata that are missing or damaged again, so that the chunks below them are kept."""
+    for kind in KINDS:
+        unit_rows = unit_rows_on_disk(folder, layout, kind)
+        for spec in layout.arrays(kind):
+            if array_fault(folder, spec, unit_rows):
+                metadata = array_metadata(spec, rows[kind], unit_rows)
+                write_json(folder / FEATURES / spec.name / METADATA, metadata)
+    try:
+        open_group(folder)
+    except CacheError:
+        # Another format is refused below. Damaged attributes are written from the settings, whose
+        # digest the folder is named after.
+        if _stored_version(folder) in (None, FORMAT_VERSION):
+            write_json(folder / FEATURES / METADATA, {"zarr_format": 3, "node_type": "group"})
+
+
+def _stored_version(folder: Path) -> Any:
+    try:
+        return read_json(folder / FEATURES / METADATA)["attributes"]["format_version"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def unit_rows_on_disk(folder: Path, layout: Layout, kind: Kind) -> int:
+    """Return the rows per unit that most chunks and metadata of a kind agree on."""
+    votes = Counter([layout.unit_rows(kind)])
+    for spec in layout.arrays(kind):
+        array = folder / FEATURES / spec.name
+        with suppress(OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
+            rows = read_json(array / METADATA)["chunk_grid"]["configuration"]["chunk_shape"][0]
+            votes[int(rows)] += 1
+        for unit in (array / "c").glob("*"):
+            chunk = unit.joinpath(*("0" for _ in spec.row_shape))
+            if chunk.is_file():
+                votes[chunk.stat().st_size // spec.row_bytes] += 1
+    return votes.most_common(1)[0][0]
 
 
 def _create_array(group: zarr.Group, spec: ArraySpec, unit_rows: int) -> None:

@@ -1,8 +1,11 @@
-"""Extraction identity: two caches with equal identities hold the same features."""
+"""Identities: of an extraction, whose equal holds the same features, and of a project."""
 
 from __future__ import annotations
 
 import os
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from gare_cache.cache.schema import EXTRACTOR_REVISION, FORMAT_VERSION
 from gare_cache.files import canonical_digest
 
 ROOT_VARIABLE = "GARE_CACHE_ROOT"
+_ID_FILE = Path(".gare", "id")
 _EXPERIMENTS = Path(".dvc", "tmp", "exps")
 
 
@@ -57,3 +61,35 @@ def original_project(project: Path) -> Path:
 def folder_name(dataset: str, identity: dict[str, Any]) -> str:
     """Return ``<dataset>-<first 12 characters of the extraction id>``."""
     return f"{dataset}-{canonical_digest(identity)[:12]}"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A project, as an owner of caches.
+
+    Attributes:
+        id: random name, kept in the project's ``.gare/id``; it stays where the folder is moved.
+        project: the project's folder, for messages.
+    """
+
+    id: str
+    project: str
+
+
+def project_owner(project: Path) -> Owner:
+    """Return a project as an owner; its id is made at the first call."""
+    path = project / _ID_FILE
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        new.write_text(f"{secrets.token_hex(16)}\n")
+        with suppress(FileExistsError):  # another process was first
+            os.link(new, path)
+        new.unlink()
+    return Owner(owner_id(project), str(project.absolute()))
+
+
+def owner_id(project: Path) -> str:
+    """Return a project's id, empty if it has none."""
+    path = project / _ID_FILE
+    return path.read_text(errors="replace").strip() if path.exists() else ""

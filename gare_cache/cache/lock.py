@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gare_cache.errors import CacheError, ConfigError
-from gare_cache.locks import opened, read_holder, try_lock, try_lock_patiently, write_holder
+from gare_cache.locks import (
+    lock_within,
+    opened,
+    read_holder,
+    try_lock,
+    try_lock_patiently,
+    write_holder,
+)
 
 _WHOLE = "lock"
 _GATE = "lock.gate"
@@ -55,7 +62,7 @@ def parse_shard(text: str) -> Shard:
 def gate(folder: Path) -> Iterator[None]:
     """Wait for the folder's short-term exclusive lock and hold it."""
     with opened(folder / _GATE) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock_within(descriptor, folder / _GATE)
         yield
 
 

@@ -19,7 +19,6 @@ from gare_cache.cache.group import open_group, stored_unit_rows
 from gare_cache.cache.rows import RowTable, read_rows
 from gare_cache.cache.schema import (
     HEAD_START,
-    JOURNAL,
     KINDS,
     PATCHES,
     VIEWS,
@@ -79,7 +78,12 @@ class FeatureCache:
     @property
     def content_digest(self) -> str:
         """SHA-256 of the ids, their states and the checksums of the chunks."""
-        return canonical_digest({kind: self.tables[kind].digest() for kind in KINDS})
+        return self.digest_of({})
+
+    def digest_of(self, num_rows: Mapping[Kind, int]) -> str:
+        """Return the digest of the first rows of each kind, as many as given; see ``RowTable``."""
+        digests = {kind: self.tables[kind].digest(num_rows.get(kind)) for kind in KINDS}
+        return canonical_digest(digests)
 
     def videos(self, ids: Sequence[str]) -> VideoFeatures:
         """Return the frame features of videos, in the order asked.
@@ -254,13 +258,17 @@ def open_cache(folder: Path) -> FeatureCache:
         CacheError: the cache is missing or of another format, or a chunk that the journal records
             is missing or has the wrong size.
     """
-    cache = open_unchecked(folder)
+    cache = open_unchecked(folder, journal.read(folder))
     check_chunk_sizes(folder, cache.layout, cache.tables)
     return cache
 
 
-def open_unchecked(folder: Path) -> FeatureCache:
+def open_unchecked(folder: Path, records: Sequence[journal.UnitRecord]) -> FeatureCache:
     """Open a cache without checking its chunks, for verification.
+
+    Args:
+        folder: the cache folder.
+        records: its journal.
 
     Raises:
         CacheError: the cache is missing or of another format, or its tables are damaged.
@@ -268,7 +276,6 @@ def open_unchecked(folder: Path) -> FeatureCache:
     group = open_group(folder)
     attributes = dict(group.attrs)
     layout = Layout(**attributes["layout"])  # type: ignore[arg-type]
-    records = journal.read(folder / JOURNAL)
     return FeatureCache(
         folder=folder,
         attributes=attributes,

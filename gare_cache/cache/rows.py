@@ -55,6 +55,7 @@ class RowTable:
     sources: list[dict[str, Any]]
     outcomes: dict[int, journal.RowOutcome] = field(default_factory=dict)
     checksums: dict[int, dict[str, str]] = field(default_factory=dict)
+    _writes: dict[int, journal.UnitRecord] = field(default_factory=dict)  # the last one of each row
 
     def allocate(self, sources: Sequence[dict[str, Any]]) -> list[int]:
         """Return the row of each source; a new or changed source gets the next free row.
@@ -77,6 +78,16 @@ class RowTable:
                 rows[key] = len(self.sources)
                 self.sources.append({name: source[name] for name in columns})
         return [rows[self._key(source)] for source in sources]
+
+    def differing(self, sources: Sequence[dict[str, Any]]) -> list[str]:
+        """Return the ids of the sources that the table holds with another file or sentence."""
+        latest = self.latest()
+        ids = ((source[ID[self.kind]], source) for source in sources)
+        return [
+            id_
+            for id_, source in ids
+            if id_ in latest and self._key(self.sources[latest[id_]]) != self._key(source)
+        ]
 
     def latest(self) -> dict[str, int]:
         """Return the last row of every id."""
@@ -104,6 +115,7 @@ class RowTable:
         else:
             self.outcomes.update({outcome.row: outcome for outcome in record.outcomes})
             self.checksums[record.unit] = dict(record.checksums)
+            self._writes.update({outcome.row: record for outcome in record.outcomes})
 
     def done_rows(self, unit: int) -> list[int]:
         """Return the rows of a unit that have an outcome."""
@@ -116,13 +128,29 @@ class RowTable:
             return "pending"
         return "ok" if self.outcomes[row].reason is None else "failed"
 
-    def digest(self) -> str:
-        """Return the SHA-256 of the ids, their states and the checksums of the chunks."""
+    def digest(self, num_rows: int | None = None) -> str:
+        """Return the SHA-256 of ids, their states and the checksums of the chunks.
+
+        Args:
+            num_rows: of the first so many rows and of those that took their place later, each
+                chunk as it was after the last write of one of them, so that what another project
+                adds does not change it; None for all rows.
+        """
+        name = ID[self.kind]
+        ids = {source[name] for source in self.sources[:num_rows]}
         rows = [
-            [row, source[ID[self.kind]], self.status(row)]
+            (row, source[name], self.status(row))
             for row, source in enumerate(self.sources)
+            if source[name] in ids
         ]
-        return canonical_digest([rows, sorted(self.checksums.items())])
+        writes: dict[int, journal.UnitRecord] = {}
+        for row, _, status in rows:
+            unit = row // self.unit_rows
+            if status != "pending" and (
+                unit not in writes or self._writes[row].sequence > writes[unit].sequence
+            ):
+                writes[unit] = self._writes[row]
+        return canonical_digest([rows, [[unit, writes[unit].checksums] for unit in sorted(writes)]])
 
     def write(self, folder: Path) -> None:
         """Write the table as Parquet, atomically."""

@@ -101,6 +101,13 @@ class Layout:
         fitting = max(1, _UNIT_BYTES // row_bytes, min(_FEW_ROWS, _MOST_UNIT_BYTES // row_bytes))
         return min(_MOST_ROWS[kind], int(2 ** (fitting.bit_length() - 1)))
 
+    def is_possible(self) -> bool:
+        """Return whether the sizes are those of some cache; those of a damaged one may not be."""
+        sizes = (self.max_frames, self.dim, self.num_views, self.num_patches)
+        if any(type(size) is not int for size in sizes) or type(self.words) is not bool:
+            return False
+        return min(sizes[:2]) > 0 and min(sizes[2:]) >= 0
+
     def to_json(self) -> dict[str, int]:
         """Return the layout as stored in the group's attributes."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Verify a whole cache: checksums, sizes, counts, NaN patterns, norms, source digests."""
+"""Verify a whole cache: its parts against each other, checksums, values, source digests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gare_cache.cache import journal
 from gare_cache.cache.chunks import (
-    DROP_COMMAND,
     checksum,
     chunk_path,
     is_as_written,
@@ -20,10 +20,13 @@ from gare_cache.cache.chunks import (
     read_chunk,
     size_fault,
 )
-from gare_cache.cache.group import stored_array
+from gare_cache.cache.consistency import inconsistencies, journal_fault
+from gare_cache.cache.faults import WRITE_AGAIN, Fault
+from gare_cache.cache.group import METADATA, stored_array
 from gare_cache.cache.reader import FeatureCache, open_unchecked
 from gare_cache.cache.rows import RowTable
 from gare_cache.cache.schema import (
+    FEATURES,
     HEAD_START,
     KINDS,
     LENGTHS,
@@ -37,37 +40,7 @@ from gare_cache.cache.words import read_unit_words, words_fault, words_path
 from gare_cache.errors import CacheError, counted
 from gare_cache.files import file_digest
 
-_WRITE_AGAIN = f"run `{DROP_COMMAND}`, then `gare-cache extract`"
 _UNFINISHED = "rows that are not done hold data; an extraction was stopped while it wrote them"
-_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A difference between a cache and what was written.
-
-    Attributes:
-        file: path below the cache folder, or the source's path.
-        problem: what is wrong.
-        remedy: what to do.
-        unit: the unit to write again; None if that does not help.
-        rows: the rows concerned; empty for the whole unit.
-        harmless: only rows that are not done are concerned; extraction overwrites them.
-    """
-
-    file: str
-    problem: str
-    remedy: str
-    unit: tuple[Kind, int] | None = None
-    rows: tuple[int, ...] = ()
-    harmless: bool = False
-
-    def __str__(self) -> str:
-        place = "" if self.unit is None else f" ({self.unit[0]} unit {self.unit[1]}"
-        if place and self.rows:
-            shown = ", ".join(map(str, self.rows[:_SHOWN]))
-            place += f", rows {shown}{', ...' if len(self.rows) > _SHOWN else ''}"
-        return f"{self.file}: {self.problem}{place + ')' if place else ''}; {self.remedy}"
 
 
 @dataclass
@@ -75,6 +48,7 @@ class Verification:
     """Result of verifying a whole cache.
 
     Attributes:
+        cache: the cache that was read.
         faults: in the order of the arrays.
         num_chunks: number of chunks read.
         num_bytes: their total size.
@@ -83,6 +57,7 @@ class Verification:
         norms: array -> (smallest, largest) norm of a feature vector.
     """
 
+    cache: FeatureCache
     faults: list[Fault] = field(default_factory=list)
     num_chunks: int = 0
     num_bytes: int = 0
@@ -102,10 +77,13 @@ def verify_cache(
         on_step: called with 1 for every unit and every source; ``num_steps`` in all.
 
     Raises:
-        CacheError: it is not a cache, or its tables, journal or metadata cannot be read.
+        CacheError: it is not a cache, or its tables or metadata cannot be read.
     """
-    cache = open_unchecked(folder)
-    result = Verification()
+    records, damage = journal.examine(folder)
+    cache = open_unchecked(folder, records)
+    result = Verification(cache)
+    result.faults += [journal_fault(cache, line) for line in damage]
+    result.faults += inconsistencies(cache)
     result.faults += _head_start_faults(cache)
     for kind in KINDS:
         _check_shapes(cache, kind)
@@ -120,7 +98,7 @@ def verify_cache(
 
 def num_steps(folder: Path) -> int:
     """Return how often ``verify_cache`` calls ``on_step``."""
-    cache = open_unchecked(folder)
+    cache = open_unchecked(folder, journal.examine(folder)[0])
     return sum(len(cache.tables[kind].checksums) for kind in KINDS) + len(list(_sources(cache)))
 
 
@@ -138,12 +116,11 @@ def _check_shapes(cache: FeatureCache, kind: Kind) -> None:
     rows = len(cache.tables[kind].sources)
     for spec in cache.layout.arrays(kind):
         stored = stored_array(cache.group, spec, cache.folder)
-        if stored.shape[0] < rows or stored.chunks[0] != cache.tables[kind].unit_rows:
+        if stored.shape[0] < rows:
             raise CacheError(
-                f"{cache.folder}: array {spec.name} has {counted(stored.shape[0], 'row')} in "
-                "chunks of "
-                f"{stored.chunks[0]}, its table {rows} in units of {cache.tables[kind].unit_rows}; "
-                "restore zarr.json from a copy, or move the cache away and extract again"
+                f"{cache.folder}: array {spec.name} has {counted(stored.shape[0], 'row')}, its "
+                f"table {rows:,}; delete {FEATURES}/{spec.name}/{METADATA} and run `gare-cache "
+                "extract`, which writes it again"
             )
 
 
@@ -164,7 +141,7 @@ def _unit_faults(
             yield from _checksum_faults(cache, spec, table, unit, chunk)
         else:
             file = str(chunk_path(cache.folder, spec, unit).relative_to(cache.folder))
-            yield Fault(file, fault, _WRITE_AGAIN, (kind, unit))
+            yield Fault(file, fault, WRITE_AGAIN, (kind, unit))
     if kind == "text" and cache.layout.words:
         yield from _words_faults(cache, unit, result)
     if len(values) == len(cache.layout.arrays(kind)):
@@ -173,7 +150,7 @@ def _unit_faults(
         check = _video_problems if kind == "video" else _text_problems
         for name, problem, bad in check(values, ok, result):
             rows = tuple(int(row) for row in first + np.flatnonzero(bad))
-            yield Fault(f"array {name}", problem, _WRITE_AGAIN, (kind, unit), rows)
+            yield Fault(f"array {name}", problem, WRITE_AGAIN, (kind, unit), rows)
 
 
 def _words_faults(cache: FeatureCache, unit: int, result: Verification) -> Iterator[Fault]:
@@ -182,7 +159,7 @@ def _words_faults(cache: FeatureCache, unit: int, result: Verification) -> Itera
     file = str(path.relative_to(cache.folder))
     problem = words_fault(cache.folder, cache.layout, table, unit)
     if problem is not None:
-        yield Fault(file, problem, _WRITE_AGAIN, ("text", unit))
+        yield Fault(file, problem, WRITE_AGAIN, ("text", unit))
         return
     words = read_unit_words(cache.folder, cache.layout, table, unit)
     result.num_chunks += 1
@@ -190,13 +167,13 @@ def _words_faults(cache: FeatureCache, unit: int, result: Verification) -> Itera
     expected = table.checksums[unit].get(WORDS)
     if words.checksum() != expected:
         problem = f"its checksum is {words.checksum()}, the journal has {expected}"
-        yield Fault(file, problem, _WRITE_AGAIN, ("text", unit))
+        yield Fault(file, problem, WRITE_AGAIN, ("text", unit))
     elif not words.exact:
         yield Fault(file, _UNFINISHED, "run `gare-cache extract`", ("text", unit), harmless=True)
     bad = [row for row, tokens in words.of_row.items() if not np.isfinite(tokens).all()]
     if bad:
         problem = "values that are not finite"
-        yield Fault(f"array {WORDS}", problem, _WRITE_AGAIN, ("text", unit), tuple(bad))
+        yield Fault(f"array {WORDS}", problem, WRITE_AGAIN, ("text", unit), tuple(bad))
 
 
 def _checksum_faults(
@@ -216,7 +193,7 @@ def _checksum_faults(
         yield Fault(file, _UNFINISHED, remedy, (table.kind, unit), harmless=True)
     else:
         problem = f"its checksum is {checksum(chunk)}, the journal has {expected}"
-        yield Fault(file, problem, _WRITE_AGAIN, (table.kind, unit))
+        yield Fault(file, problem, WRITE_AGAIN, (table.kind, unit))
 
 
 def _video_problems(
@@ -305,4 +282,4 @@ def _source_faults(
         yield Fault(str(path), "the video has changed since it was encoded", remedy)
     elif file_digest(path) != table.outcomes[row].digest:
         problem = "the video has other content than when it was encoded, under the same date"
-        yield Fault(str(path), problem, _WRITE_AGAIN, ("video", row // table.unit_rows), (row,))
+        yield Fault(str(path), problem, WRITE_AGAIN, ("video", row // table.unit_rows), (row,))

@@ -8,6 +8,7 @@ done rows are removed before the lengths are written again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from gare_cache.cache.chunks import DROP_COMMAND, checksum, read_chunk, size_fau
 from gare_cache.cache.rows import RowTable
 from gare_cache.cache.schema import FEATURES, LENGTHS, WORDS, ArraySpec, Layout
 from gare_cache.errors import CacheError
-from gare_cache.files import fsync, replacing
+from gare_cache.files import fsync, read_json, replacing
 
 Tokens = npt.NDArray[np.float16]
 
@@ -114,6 +115,25 @@ def words_fault(folder: Path, layout: Layout, table: RowTable, unit: int) -> str
     if size not in (done, sum(lengths.values()) * layout.dim * 2):
         return f"chunk {name} has {size:,} bytes instead of {done:,}"
     return None
+
+
+def words_metadata_fault(folder: Path, layout: Layout, table: RowTable, unit: int) -> str | None:
+    """Say what is wrong with the metadata of a unit's tokens; None if they are as written.
+
+    A writer that was killed between the tokens and their metadata leaves those of the done rows.
+    """
+    path = words_path(folder, unit)
+    try:
+        stored = read_json(path.parents[2] / "zarr.json")
+        tokens = path.stat().st_size // (2 * layout.dim)
+    except FileNotFoundError:
+        return "it is missing"
+    except (ValueError, RecursionError):
+        return "it is not the metadata of an array"
+    lengths = _lengths(folder, layout, table, unit)
+    done = sum(lengths[row] for row in table.done_rows(unit))
+    expected = [json.loads(_metadata((number, layout.dim))) for number in (tokens, done)]
+    return None if stored in expected else "it is not as written"
 
 
 def words_path(folder: Path, unit: int) -> Path:

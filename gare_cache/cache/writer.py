@@ -25,7 +25,9 @@ from gare_cache.cache.chunks import (
 )
 from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.group import open_group_for_writing, stored_array, stored_unit_rows
+from gare_cache.cache.identity import Owner
 from gare_cache.cache.lock import Shard, gate, shard_of_cache, whole_cache, writers
+from gare_cache.cache.owner import claim, refuse_differing
 from gare_cache.cache.rows import RowTable, read_rows, read_sources
 from gare_cache.cache.schema import (
     JOURNAL,
@@ -56,11 +58,20 @@ class PendingUnit:
 
 @dataclass(frozen=True)
 class CacheWriter:
-    """A cache folder opened and locked by ``open_writer``."""
+    """A cache folder opened and locked by ``open_writer``.
+
+    Attributes:
+        folder: the cache folder.
+        layout: shapes of the arrays.
+        tables: the rows of each kind.
+        owned: whether the cache belongs to the project that writes; otherwise its items stay what
+            they are, and new ones are added.
+    """
 
     folder: Path
     layout: Layout
     tables: dict[Kind, RowTable]
+    owned: bool
     _group: zarr.Group
     _shard: Shard | None
     _retry_failed: bool
@@ -80,13 +91,16 @@ class CacheWriter:
             The row of each source.
 
         Raises:
-            CacheError: two of the sources have the same id.
+            CacheError: two of the sources have the same id, or one is another file or sentence in
+                the project that the cache belongs to.
             EnvironmentFailure: the file system refuses.
         """
         table = self.tables[kind]
         with environment_errors(self.folder), gate(self.folder):
             if self._shard:
                 table.sources[:] = read_sources(self.folder, kind)
+            if not self.owned:
+                refuse_differing(self.folder, table, sources)
             known = len(table.sources)
             rows = table.allocate(sources)
             if len(table.sources) > known:
@@ -213,6 +227,7 @@ def open_writer(
     identity: dict[str, Any],
     layout: Layout,
     head_start: Mapping[str, Tensor],
+    owner: Owner,
     shard: Shard | None = None,
     retry_failed: bool = False,
     on_commit: Callable[[journal.UnitRecord], None] | None = None,
@@ -225,6 +240,7 @@ def open_writer(
         identity: the extraction identity; the folder belongs to it alone.
         layout: shapes of the arrays.
         head_start: tensors that heads start from.
+        owner: the project that writes; a cache without an owner becomes its own.
         shard: write the units of this shard only; None writes all, as the only writer.
         retry_failed: treat failed rows as pending.
         on_commit: called with every record once it is durable; an exception stops the writing.
@@ -241,13 +257,15 @@ def open_writer(
             group = open_group_for_writing(
                 folder, dataset=dataset, identity=identity, layout=layout, head_start=head_start
             )
-            records = journal.read(folder / JOURNAL)
+            records = journal.read(folder)
             tables = read_rows(folder, records, stored_unit_rows(group, layout, folder))
+            owned = claim(folder, owner)
         check_chunk_sizes(folder, layout, tables)
         yield CacheWriter(
             folder=folder,
             layout=layout,
             tables=tables,
+            owned=owned,
             _group=group,
             _shard=shard,
             _retry_failed=retry_failed,
@@ -263,12 +281,15 @@ def open_writer(
 def drop_units(folder: Path, units: Sequence[tuple[Kind, int]]) -> None:
     """Record that units are not done, so that the next extraction writes them again.
 
+    Damaged lines of the journal are left out of it from then on.
+
     Raises:
         CacheError: another process writes.
         EnvironmentFailure: the file system refuses.
     """
     with _locked(folder, None), environment_errors(folder):
-        last = max((r.sequence for r in journal.read(folder / JOURNAL)), default=0)
+        journal.keep_whole_lines(folder)
+        last = max((r.sequence for r in journal.read(folder)), default=0)
         for number, (kind, unit) in enumerate(units, last + 1):
             record = journal.UnitRecord(
                 sequence=number,

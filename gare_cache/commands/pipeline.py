@@ -172,6 +172,12 @@ def train(
         int | None,
         typer.Option(min=0, metavar="N", help="Random seed.", show_default="train.seed"),
     ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=1.0, metavar="S", help="How long one of several processes waits for another."
+        ),
+    ] = 60.0,
 ) -> None:
     """Train a head on the cached features.
 
@@ -193,7 +199,7 @@ def train(
 
     changes = stage_changes("train", ("head", "train"), settings or (), seed=seed)
     workspace = open_workspace(params, outputs, changes=changes, borrow=True)
-    train(workspace, device=device)
+    train(workspace, device=device, timeout=timeout)
     if is_first_process():
         typer.echo(f"{workspace.run}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ LOCAL_DIR = "local-dir:"
 HF_HUB = "hf-hub:"
 _PATIENCE_SECONDS = 5.0
 _REMEMBERED_SECONDS = 60.0
+_SILENCE_SECONDS = 30.0  # of a server in the middle of a download
 _WITHOUT_NETWORK = (
     "without a network give a checkpoint file (encoder.pretrained: /path/model.pt), a folder "
     "(encoder.model: local-dir:FOLDER) or the built-in one (encoder.model: demo)"
@@ -42,6 +44,8 @@ def hub_files(what: str, *, download: bool = True) -> Iterator[None]:
     before = constants.HF_HUB_OFFLINE
     reachable = download and not before and _is_reachable(constants.ENDPOINT)
     constants.HF_HUB_OFFLINE = not reachable
+    unlimited = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SILENCE_SECONDS)  # open_clip's own downloads have no limit
     try:
         yield
     except (EnvironmentFailure, AttributeError, NameError):
@@ -54,6 +58,7 @@ def hub_files(what: str, *, download: bool = True) -> Iterator[None]:
             f"{_WITHOUT_NETWORK}"
         ) from err
     finally:
+        socket.setdefaulttimeout(unlimited)
         constants.HF_HUB_OFFLINE = before
 
 

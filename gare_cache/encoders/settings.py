@@ -45,4 +45,11 @@ class ExtractSettings(Settings):
     batch_frames: Count = 128
     batch_captions: Count = 256
     deadline_seconds: Positive = 60.0
+    max_frame_pixels: Count = 8192 * 8192
+    worker_memory_gib: Positive = 8.0
     max_failed_percent: Annotated[float, Field(ge=0, le=100)] = 5.0
+
+    @property
+    def worker_memory_bytes(self) -> int:
+        """Limit on the memory of a decode worker in bytes."""
+        return int(self.worker_memory_gib * 2**30)

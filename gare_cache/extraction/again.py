@@ -121,6 +121,8 @@ def _compare_videos(
             preprocessing=encoder.preprocessing,
             workers=_WORKERS,
             deadline_seconds=settings.deadline_seconds,
+            most_pixels=settings.max_frame_pixels,
+            memory_bytes=settings.worker_memory_bytes,
             views=project_views(settings),
         ) as decoded,
         progress("encode again", len(sources)) as advance,

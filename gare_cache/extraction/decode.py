@@ -9,7 +9,7 @@ import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from gare_cache.encoders.preprocessing import Frames, Preprocessing
 from gare_cache.errors import DecodeError, GareCacheError
 from gare_cache.files import file_digest
 from gare_cache.processes.workers import LostJob, in_workers
+from gare_cache.video.containers import MOST_PIXELS
 from gare_cache.video.decoding import DecodedClip, decode_clip
 
 # Limit on frames decoded ahead of the encoder: 3,500 of 224 x 224 px, 80 of 1080p.
@@ -44,6 +45,7 @@ class DecodedVideo:
         thumbnail: JPEG of the middle frame.
         views: (R, F, height, width, 3) uint8 augmented frames of the model's input size, or None.
         seconds: time that the worker took.
+        out_of_memory: whether the machine failed, not the video.
     """
 
     frames: npt.NDArray[np.uint8] | None
@@ -55,6 +57,7 @@ class DecodedVideo:
     thumbnail: bytes | None = None
     views: npt.NDArray[np.uint8] | None = None
     seconds: float = 0.0
+    out_of_memory: bool = False
 
 
 @contextmanager
@@ -67,6 +70,8 @@ def decode_in_workers(
     workers: int,
     deadline_seconds: float,
     views: Views | None = None,
+    most_pixels: int = MOST_PIXELS,
+    memory_bytes: int | None = None,
 ) -> Iterator[Iterator[DecodedVideo]]:
     """Decode videos ahead of the caller in worker processes, which end with the block.
 
@@ -78,6 +83,8 @@ def decode_in_workers(
         workers: number of concurrent processes.
         deadline_seconds: time limit per video; a worker that exceeds it is killed.
         views: augmented views to draw of every video.
+        most_pixels: of a frame.
+        memory_bytes: limit on the memory of a worker; None is no limit.
 
     Yields:
         The videos, in the order of the sources.
@@ -88,6 +95,7 @@ def decode_in_workers(
         max_frames=max_frames,
         preprocessing=preprocessing,
         views=views,
+        most_pixels=most_pixels,
     )
     with in_workers(
         work,
@@ -95,9 +103,10 @@ def decode_in_workers(
         workers=workers,
         deadline_seconds=deadline_seconds,
         ahead_bytes=_AHEAD_BYTES,
+        memory_bytes=memory_bytes,
     ) as results:
         yield (
-            _failed(f"{source['path']}: {result.reason}") if isinstance(result, LostJob) else result
+            _lost(source["path"], result) if isinstance(result, LostJob) else result
             for source, result in zip(sources, results, strict=True)
         )
 
@@ -109,6 +118,7 @@ def decode_video(
     max_frames: int,
     preprocessing: Preprocessing,
     views: Views | None = None,
+    most_pixels: int = MOST_PIXELS,
 ) -> DecodedVideo:
     """Decode and shrink one video; failures are returned with a reason, not raised.
 
@@ -116,24 +126,40 @@ def decode_video(
         source: row of the cache's table.
         sampler: name of the sampler.
         max_frames: maximum number of frames.
-        preprocessing: how frames are shrunk.
+        preprocessing: how each frame is shrunk as soon as it is decoded.
         views: augmented views to draw.
+        most_pixels: of a frame.
     """
     started = time.perf_counter()
+    thumbnail = b""
+    drawn: dict[int, Frames] = {}  # (R, 1, height, width, 3) by number of the frame
+
+    def shrink(number: int, count: int, frame: Frames) -> Frames:
+        nonlocal thumbnail
+        if number == count // 2:
+            thumbnail = _thumbnail(frame)
+        if views is not None:
+            drawn[number] = _views(frame[None], views, source["video_id"], preprocessing)
+        shrunk: Frames = preprocessing.shrink(frame[None])[0]  # (height, width, 3)
+        return shrunk
+
     try:
-        clip = _decode(source, sampler=sampler, max_frames=max_frames)
+        clip = _decode(
+            source, sampler=sampler, max_frames=max_frames, most_pixels=most_pixels, each=shrink
+        )
         return DecodedVideo(
-            frames=preprocessing.shrink(clip.frames),
+            frames=clip.frames,
             times=clip.times,
             decoder=clip.decoder,
             switch_reason=clip.switch_reason,
             digest=file_digest(Path(source["path"])),
-            thumbnail=_thumbnail(clip.frames[len(clip.frames) // 2]),
-            views=_views(clip.frames, views, source["video_id"], preprocessing),
+            thumbnail=thumbnail,
+            views=np.concatenate([drawn[i] for i in sorted(drawn)], axis=1) if drawn else None,
             seconds=time.perf_counter() - started,
         )
     except MemoryError:
-        reason = f"{source['path']}: its frames do not fit into memory"
+        reason = f"{source['path']}: a decode worker has too little memory for its frames"
+        return replace(_failed(reason, time.perf_counter() - started), out_of_memory=True)
     except DecodeError as err:
         reason = str(err)
     except OSError as err:
@@ -145,30 +171,29 @@ def decode_video(
     return _failed(reason, seconds=time.perf_counter() - started)
 
 
+def _lost(path: str, lost: LostJob) -> DecodedVideo:
+    return replace(_failed(f"{path}: {lost.reason}"), out_of_memory=lost.killed)
+
+
 def _failed(reason: str, seconds: float = 0.0) -> DecodedVideo:
     reason = " ".join(reason.splitlines())  # messages have one line each
     return DecodedVideo(None, np.empty(0, np.float32), reason=reason, seconds=seconds)
 
 
-def _decode(source: dict[str, Any], *, sampler: str, max_frames: int) -> DecodedClip:
+def _decode(source: dict[str, Any], **options: Any) -> DecodedClip:
     path = Path(source["path"])
     stat = path.stat()
     if (stat.st_size, stat.st_mtime_ns) != (source["size_bytes"], source["mtime_ns"]):
         raise DecodeError(f"{path} has changed since it was listed; run `gare-cache prepare`")
     return decode_clip(
         path,
-        sampler=sampler,
-        max_frames=max_frames,
         start_seconds=source["start_seconds"],
         end_seconds=source["end_seconds"],
+        **options,
     )
 
 
-def _views(
-    frames: Frames, views: Views | None, video_id: str, preprocessing: Preprocessing
-) -> Frames | None:
-    if views is None:
-        return None
+def _views(frames: Frames, views: Views, video_id: str, preprocessing: Preprocessing) -> Frames:
     try:
         return draw_views(frames, views, video_id=video_id, size=preprocessing.size)
     except RuntimeError as err:

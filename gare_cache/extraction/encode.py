@@ -55,13 +55,27 @@ def faint_features(features: npt.NDArray[np.float32]) -> Faint:
 
 @dataclass(frozen=True)
 class EncodedUnit:
-    """Arguments of a unit's commit (values by array name, outcomes ...), and its faint features."""
+    """Arguments of a unit's commit (values by array name, outcomes ...), and its faint features.
+
+    The rows in ``postponed`` failed for lack of memory: nothing is recorded of them.
+    """
 
     values: dict[str, npt.NDArray[Any]]
     outcomes: list[RowOutcome]
     thumbnails: dict[int, bytes] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     faint: Faint = field(default_factory=Faint)
+    postponed: frozenset[int] = frozenset()
+
+    @property
+    def recorded(self) -> list[RowOutcome]:
+        """Outcomes of the rows that are not postponed."""
+        return [outcome for outcome in self.outcomes if outcome.row not in self.postponed]
+
+    @property
+    def postponed_reasons(self) -> list[str]:
+        """Why each postponed row is tried again."""
+        return [o.reason for o in self.outcomes if o.row in self.postponed and o.reason]
 
 
 def encode_videos(
@@ -108,6 +122,9 @@ def encode_videos(
         unit,
         seconds={**seconds, "encode": frames.seconds + views.seconds},
         faint=frames.faint + views.faint,
+        postponed=frozenset(
+            row for row, video in zip(rows, videos, strict=True) if video.out_of_memory
+        ),
     )
 
 
@@ -190,7 +207,7 @@ def committing(writer: CacheWriter) -> Iterator[Callable[[PendingUnit, EncodedUn
                 writer.commit,
                 unit,
                 encoded.values,
-                encoded.outcomes,
+                encoded.recorded,
                 thumbnails=encoded.thumbnails,
                 seconds=encoded.seconds,
             )

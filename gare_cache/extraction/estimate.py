@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.cache.identity import folder_name
 from gare_cache.cache.reader import open_cache
 from gare_cache.cache.rows import RowTable
 from gare_cache.cache.schema import FEATURES, KINDS, Kind, Layout
@@ -28,6 +27,7 @@ from gare_cache.extraction.project_encoder import (
     project_views,
 )
 from gare_cache.manifest.tables import read_manifest
+from gare_cache.project.features import cache_folder
 from gare_cache.project.paths import Workspace
 from gare_cache.reproducibility import resolve_device, set_threads
 
@@ -85,7 +85,7 @@ def dry_run(
     manifest = read_manifest(workspace.manifest)
     encoder = project_encoder(workspace, manifest, device=device, download=False)
     identity = project_identity(workspace, encoder)
-    folder = workspace.cache_root / folder_name(workspace.params.dataset.name, identity)
+    folder = cache_folder(workspace, identity, dict(zip(KINDS, manifest.encodable(), strict=True)))
     layout = project_layout(workspace.params.extract, encoder)
     tables = _tables(folder, layout)
     pending = pending_sources(tables, manifest)
@@ -186,6 +186,8 @@ def _try_decoding(
         preprocessing=encoder.preprocessing,
         workers=min(cores, count),
         deadline_seconds=settings.deadline_seconds,
+        most_pixels=settings.max_frame_pixels,
+        memory_bytes=settings.worker_memory_bytes,
         views=project_views(settings),
     ) as decoded:
         videos: list[DecodedVideo] = list(decoded)

@@ -8,6 +8,7 @@ from itertools import islice
 from gare_cache.cache.writer import CacheWriter
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.encoders.settings import ExtractSettings
+from gare_cache.errors import EnvironmentFailure, counted
 from gare_cache.extraction.decode import decode_in_workers
 from gare_cache.extraction.encode import (
     FAINT_NORM,
@@ -23,6 +24,7 @@ from gare_cache.manifest.tables import Manifest
 from gare_cache.project.progress import progress, say
 
 _MOST_WORKERS = 16
+_REASONS_SHOWN = 3
 
 
 def encode_all_videos(
@@ -41,6 +43,9 @@ def encode_all_videos(
         manifest: lists the videos.
         settings: sampling, batch size and deadline.
         workers: decoding processes; 0 takes one per processor, at most 16.
+
+    Raises:
+        EnvironmentFailure: videos need more memory than there is; they stay pending.
     """
     sources, _ = manifest.encodable()
     rows = writer.allocate("video", sources)
@@ -48,6 +53,7 @@ def encode_all_videos(
     pending = writer.pending("video", rows)
     left = sum(len(unit.rows) for unit in pending)
     faint = Faint()
+    postponed: list[str] = []
     with (
         decode_in_workers(
             [source_of[row] for unit in pending for row in unit.rows],
@@ -56,6 +62,8 @@ def encode_all_videos(
             preprocessing=encoder.preprocessing,
             workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
             deadline_seconds=settings.deadline_seconds,
+            most_pixels=settings.max_frame_pixels,
+            memory_bytes=settings.worker_memory_bytes,
             views=project_views(settings),
         ) as decoded,
         committing(writer) as commit,
@@ -70,9 +78,18 @@ def encode_all_videos(
                 batch_frames=settings.batch_frames,
                 on_video=advance,
             )
-            commit(unit, encoded)
+            if encoded.recorded:
+                commit(unit, encoded)
             faint += encoded.faint
+            postponed += encoded.postponed_reasons
     _say_faint(faint, "frames")
+    if postponed:
+        raise EnvironmentFailure(
+            f"{counted(len(postponed), 'video')} could not be decoded for lack of memory "
+            f"({'; '.join(postponed[:_REASONS_SHOWN])}); everything else is kept. Run again, which "
+            "tries these videos once more, with fewer --workers or a larger "
+            "extract.worker_memory_gib"
+        )
 
 
 def encode_all_captions(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -74,6 +75,10 @@ class Worker:
         hint = ", as when memory runs out" if -code == signal.SIGKILL else ""
         return f"died with signal {-code} ({signal.Signals(-code).name}{hint})"
 
+    def was_killed(self) -> bool:
+        """Return whether a worker with a closed channel ended by SIGKILL."""
+        return self._process.poll() == -signal.SIGKILL
+
     def interrupt(self) -> None:
         """End the worker while another thread waits for it; that thread gets an ``EOFError``."""
         self._process.kill()
@@ -89,13 +94,16 @@ class Worker:
         self._channel.close()
 
 
-def start_worker(work: Callable[[Any], Any], *, deadline_seconds: float) -> Worker:
+def start_worker(
+    work: Callable[[Any], Any], *, deadline_seconds: float, memory_bytes: int | None = None
+) -> Worker:
     """Start a worker and wait until it is ready.
 
     Args:
         work: a module-level function (or a ``functools.partial`` of one) that takes a job and
             returns a result, both picklable.
         deadline_seconds: time limit per job.
+        memory_bytes: limit on the worker's own memory (RLIMIT_DATA); None is no limit.
 
     Raises:
         EnvironmentFailure: the process cannot be started or ends at once.
@@ -119,7 +127,7 @@ def start_worker(work: Callable[[Any], Any], *, deadline_seconds: float) -> Work
     worker = Worker(deadline_seconds, process, here)
     try:
         here.settimeout(_START_SECONDS)
-        channel.send(here, (work, deadline_seconds))
+        channel.send(here, (work, deadline_seconds, memory_bytes))
         channel.receive(here)
         here.settimeout(deadline_seconds)
     except (EOFError, OSError) as err:
@@ -141,7 +149,11 @@ def serve(descriptor: int, parent: int) -> None:
     """
     _end_with(parent)
     with socket.socket(fileno=descriptor) as jobs, suppress(EOFError, ConnectionError):
-        work, deadline_seconds = channel.receive(jobs)
+        work, deadline_seconds, memory_bytes = channel.receive(jobs)
+        if memory_bytes is not None:
+            _, most = resource.getrlimit(resource.RLIMIT_DATA)
+            limit = memory_bytes if most == resource.RLIM_INFINITY else min(memory_bytes, most)
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
         channel.send(jobs, "ready")
         while True:
             job = channel.receive(jobs)

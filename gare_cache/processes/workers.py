@@ -20,9 +20,11 @@ class LostJob:
 
     Attributes:
         reason: for example ``"decoding took longer than 60 s"``.
+        killed: whether the system killed the worker (SIGKILL), as when memory runs out.
     """
 
     reason: str
+    killed: bool = False
 
 
 @contextmanager
@@ -33,6 +35,7 @@ def in_workers(
     workers: int,
     deadline_seconds: float,
     ahead_bytes: int,
+    memory_bytes: int | None = None,
 ) -> Iterator[Iterator[Result | LostJob]]:
     """Run a function on jobs in worker processes, all of which end with the block.
 
@@ -46,6 +49,8 @@ def in_workers(
         workers: number of concurrent processes.
         deadline_seconds: time limit per job, counted from when a worker takes it.
         ahead_bytes: total size of the results held for the caller.
+        memory_bytes: limit on the memory of a worker, in which ``work`` gets a ``MemoryError``
+            beyond it; None is no limit.
 
     Yields:
         The results in the order of the jobs. A worker that misses the deadline or dies is killed
@@ -54,7 +59,13 @@ def in_workers(
     Raises:
         EnvironmentFailure: from the iterator, if a worker cannot be started.
     """
-    stream = _Stream(work, jobs, deadline_seconds=deadline_seconds, ahead_bytes=ahead_bytes)
+    stream = _Stream(
+        work,
+        jobs,
+        deadline_seconds=deadline_seconds,
+        ahead_bytes=ahead_bytes,
+        memory_bytes=memory_bytes,
+    )
     threads = [
         threading.Thread(target=stream.supervise, name=f"decode-{number}", daemon=True)
         for number in range(min(workers, len(jobs)))
@@ -79,11 +90,13 @@ class _Stream(Generic[Job, Result]):
         *,
         deadline_seconds: float,
         ahead_bytes: int,
+        memory_bytes: int | None,
     ) -> None:
         self._work = work
         self._jobs = jobs
         self._deadline_seconds = deadline_seconds
         self._ahead_bytes = ahead_bytes
+        self._memory_bytes = memory_bytes
         self._changed = threading.Condition()
         self._taken = 0  # number of jobs that workers have taken
         self._next = 0  # index of the result that the caller takes next
@@ -140,7 +153,9 @@ class _Stream(Generic[Job, Result]):
             return self._taken - 1
 
     def _start(self) -> Worker:
-        worker = start_worker(self._work, deadline_seconds=self._deadline_seconds)
+        worker = start_worker(
+            self._work, deadline_seconds=self._deadline_seconds, memory_bytes=self._memory_bytes
+        )
         with self._changed:
             self._workers.add(worker)
             if self._closed:
@@ -162,10 +177,10 @@ class _Stream(Generic[Job, Result]):
             self._deliver(number, held_bytes, worker.finish(envelope))
             return True
         except TimeoutError:
-            reason = f"decoding took longer than {self._deadline_seconds:g} s"
+            lost = LostJob(f"decoding took longer than {self._deadline_seconds:g} s")
         except (EOFError, OSError):
-            reason = f"the decoder {worker.cause_of_death()}"
-        self._deliver(number, held_bytes, LostJob(reason))
+            lost = LostJob(f"the decoder {worker.cause_of_death()}", worker.was_killed())
+        self._deliver(number, held_bytes, lost)
         return False
 
     def _admit(self, number: int, num_bytes: int) -> None:

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gare_cache.cache.faults import Fault
+from gare_cache.cache.owner import folder_for
 from gare_cache.cache.reader import FeatureCache, open_cache
+from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.errors import CacheError, FingerprintMismatch
 from gare_cache.files import read_json, write_json
 from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import say
+
+
+def cache_folder(
+    workspace: Workspace,
+    identity: dict[str, Any],
+    sources: Mapping[Kind, Sequence[dict[str, Any]]],
+) -> Path:
+    """Return the folder for a project's features, and say so if it is not the usual one.
+
+    Args:
+        workspace: the project.
+        identity: the extraction identity.
+        sources: its items by kind, with the columns of ``rows.SOURCE_COLUMNS``.
+
+    Raises:
+        CacheError: the tables of a cache of another project are damaged.
+    """
+    dataset = workspace.params.dataset.name
+    folder, note = folder_for(workspace.cache_root, dataset, identity, workspace.original, sources)
+    if note:
+        say(note)
+    return folder
 
 
 def write_features(
@@ -36,6 +62,7 @@ def write_features(
         "encoder_id": cache.encoder_id,
         "extraction_id": cache.extraction_id,
         "content_digest": cache.content_digest,
+        "rows": {kind: len(cache.tables[kind].sources) for kind in KINDS},
         "dim": cache.layout.dim,
         "max_frames": cache.layout.max_frames,
         "videos": dict(videos),
@@ -86,13 +113,36 @@ def open_features(workspace: Workspace) -> tuple[FeatureCache, dict[str, Any]]:
         raise CacheError(f"{workspace.features} does not exist; run `gare-cache extract` first")
     features = read_json(workspace.features)
     cache = open_cache(workspace.cache_root / features["folder"])
-    for name, actual in (
-        ("extraction_id", cache.extraction_id),
-        ("content_digest", cache.content_digest),
-    ):
-        if actual != features[name]:
-            raise FingerprintMismatch(
-                f"{cache.folder} has {name} {actual[:12]}, but {workspace.features} was written "
-                f"for {features[name][:12]}; run `gare-cache extract` again"
-            )
+    if difference := _difference(cache, features):
+        raise FingerprintMismatch(
+            f"{cache.folder} has {difference[0]}, but {workspace.features} was written for "
+            f"{difference[1]}; run `gare-cache extract` again"
+        )
     return cache, features
+
+
+def features_faults(workspace: Workspace, cache: FeatureCache) -> Iterator[Fault]:
+    """Yield what the project's ``features.json`` says against the cache that it names."""
+    features = read_json(workspace.features) if workspace.features.is_file() else {}
+    if features.get("folder") == cache.folder.name and (difference := _difference(cache, features)):
+        problem = f"the cache has {difference[0]}, it was written for {difference[1]}"
+        yield Fault(str(workspace.features), problem, "run `gare-cache extract` again")
+
+
+def _difference(cache: FeatureCache, features: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what a cache has and what ``features.json`` says, for the first that differs."""
+    if cache.extraction_id != features["extraction_id"]:
+        return _named("extraction_id", cache.extraction_id, features["extraction_id"])
+    rows = features.get("rows", {})
+    for kind, expected in rows.items():
+        held = len(cache.tables[kind].sources)
+        if held < expected:
+            return f"{held:,} {kind} rows", f"{expected:,}"
+    digest = cache.digest_of(rows)
+    if digest != features["content_digest"]:
+        return _named("content_digest", digest, features["content_digest"])
+    return None
+
+
+def _named(name: str, actual: str, expected: str) -> tuple[str, str]:
+    return f"{name} {actual[:12]}", expected[:12]

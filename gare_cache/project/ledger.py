@@ -20,10 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gare_cache.errors import counted
+from gare_cache.errors import EnvironmentFailure, counted
 from gare_cache.files import append_line, read_lines
 
 TEST = "test"
+_GIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -130,35 +131,45 @@ def count(scorings: Sequence[Scoring], *, checkpoint: str, dataset: str) -> Ledg
 
 def git_revision(folder: Path) -> str | None:
     """Return the commit of a folder's repository; None without git or outside a repository."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    described = _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return (described or "").strip() or None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints; None without git or outside a repository.
+
+    Raises:
+        EnvironmentFailure: git does not answer, as where the file server does not.
+    """
     try:
         done = subprocess.run(
-            [*command, "--exclude=*"],
+            ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
             check=True,
+            timeout=_GIT_SECONDS,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )
+    except subprocess.TimeoutExpired as err:
+        raise EnvironmentFailure(
+            f"`git {arguments[0]}` did not answer within {_GIT_SECONDS:g} s in {folder}; see "
+            "whether `git status` works there"
+        ) from err
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip() or None
+    return done.stdout
 
 
 def _copies(ledger: Path) -> list[Path]:
     """Return the paths of the ledger and, in a git repository, of the copy in its own folder."""
     ledger = Path(os.path.abspath(ledger))
     folder = next(path for path in ledger.parents if path.is_dir())
-    command = ["git", "-C", str(folder), "rev-parse", "--path-format=absolute"]
-    try:
-        done = subprocess.run(
-            [*command, "--git-common-dir", "--show-prefix"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
+    placed = _git(
+        folder, "rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix"
+    )
+    if placed is None:
         return [ledger]
-    common, prefix = done.stdout.splitlines()
+    common, prefix = placed.splitlines()
     below = Path(prefix, ledger.relative_to(folder))
     return [Path(common) / "gare-cache" / below, ledger]
 

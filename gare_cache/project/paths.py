@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gare_cache.cache.identity import cache_root, original_project
+from gare_cache.cache.identity import Owner, cache_root, original_project, project_owner
 from gare_cache.config import (
     Params,
     load_params,
@@ -91,6 +91,11 @@ class Workspace:
     def cache_root(self) -> Path:
         """Folder of all feature caches."""
         return cache_root(self.project)
+
+    @property
+    def owner(self) -> Owner:
+        """The project as an owner of caches."""
+        return project_owner(self.original)
 
     @property
     def state(self) -> Path:

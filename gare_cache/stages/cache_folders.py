@@ -10,12 +10,13 @@ from gare_cache.cache.folders import (
     cache_folders,
     folder_bytes,
     leftovers,
+    of_other_projects,
     pack,
     remove,
     summarise,
     unpack,
 )
-from gare_cache.cache.identity import cache_root, original_project
+from gare_cache.cache.identity import cache_root, original_project, owner_id
 from gare_cache.errors import CacheError
 from gare_cache.files import read_json
 from gare_cache.project.paths import Workspace
@@ -67,7 +68,7 @@ def collect_garbage(project: Path, outputs: Sequence[Path], *, remove_them: bool
     """List unused caches and leftover files, and remove them if wanted.
 
     A cache is kept if it is named by a features.json below the project's folder or in one of
-    ``outputs``, or if it is being written.
+    ``outputs``, if it belongs to another project, or if it is being written.
 
     Args:
         project: folder of params.yaml.
@@ -79,7 +80,12 @@ def collect_garbage(project: Path, outputs: Sequence[Path], *, remove_them: bool
         EnvironmentFailure: the disk is full or access is denied.
     """
     root = cache_root(project)
-    unused = leftovers(root, _named(original_project(project), root, outputs))
+    original = original_project(project)
+    others = of_other_projects(root, owner_id(original))
+    named = {folder.name for folder in others} | _named(original, root, outputs)
+    unused = leftovers(root, named)
+    for folder, place in others.items():
+        yield f"{folder} is kept: it belongs to the project {place}"
     freed = 0
     for path, reason in unused:
         size = remove(path) if remove_them else _size(path)

@@ -16,7 +16,6 @@ from gare_cache.cache.exchange.identity import import_identity
 from gare_cache.cache.exchange.imports import Place, import_unit
 from gare_cache.cache.exchange.sources import check_ids, read_source
 from gare_cache.cache.exchange.tables import IDS, FeatureTable
-from gare_cache.cache.identity import folder_name
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import KINDS, MANIFEST, Kind
@@ -25,7 +24,7 @@ from gare_cache.data.split import expected_items
 from gare_cache.errors import ConfigError, FeatureFileError, unknown_name
 from gare_cache.files import canonical_digest
 from gare_cache.manifest.tables import Manifest, read_manifest
-from gare_cache.project.features import open_features, write_features
+from gare_cache.project.features import cache_folder, open_features, write_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress, say
 
@@ -80,20 +79,26 @@ def import_features(
             max_frames=source.layout.max_frames,
             logit_scale=source.logit_scale,
         )
-        dataset = workspace.params.dataset.name
-        folder = workspace.cache_root / folder_name(dataset, identity)
+        places = {kind: _places(source.tables[kind], listed[kind]) for kind in KINDS}
+        folder = cache_folder(
+            workspace,
+            identity,
+            {kind: [listed[kind][t.ids[at]] for t, at in places[kind]] for kind in KINDS},
+        )
         say(f"cache {folder}")
         with open_writer(
             folder,
-            dataset=dataset,
+            dataset=workspace.params.dataset.name,
             identity=identity,
             layout=source.layout,
             head_start=source.head_start,
+            owner=workspace.owner,
         ) as writer:
             for kind in KINDS:
-                _import_kind(writer, kind, source.tables[kind], listed[kind])
-            with environment_errors(folder):
-                manifest.write(folder / MANIFEST)
+                _import_kind(writer, kind, places[kind], listed[kind])
+            if writer.owned:
+                with environment_errors(folder):
+                    manifest.write(folder / MANIFEST)
     return _publish(workspace, open_cache(folder), listed)
 
 
@@ -148,19 +153,22 @@ def _listed(manifest: Manifest) -> dict[Kind, dict[str, dict[str, Any]]]:
     }
 
 
-def _import_kind(
-    writer: CacheWriter,
-    kind: Kind,
-    tables: Sequence[FeatureTable],
-    listed: Mapping[str, dict[str, Any]],
-) -> None:
-    # Rows follow the files, so that reading them is one pass.
-    places: list[Place] = [
+def _places(tables: Sequence[FeatureTable], listed: Mapping[str, dict[str, Any]]) -> list[Place]:
+    """Return where each known item lies; rows follow the files, so that reading is one pass."""
+    return [
         (table, position)
         for table in tables
         for position, id_ in enumerate(table.ids)
         if id_ in listed
     ]
+
+
+def _import_kind(
+    writer: CacheWriter,
+    kind: Kind,
+    places: Sequence[Place],
+    listed: Mapping[str, dict[str, Any]],
+) -> None:
     rows = writer.allocate(kind, [listed[table.ids[at]] for table, at in places])
     place_of = dict(zip(rows, places, strict=True))
     pending = writer.pending(kind, rows)
@@ -180,7 +188,7 @@ def _import_kind(
             writer.commit(unit, imported.values, imported.outcomes, thumbnails={}, seconds=seconds)
             largest = max(largest, imported.relative_error)
     if left:
-        dtypes = sorted(frozenset().union(*(table.dtypes for table in tables)))
+        dtypes = sorted(frozenset().union(*(table.dtypes for table, _ in places)))
         say(
             f"{kind} features were {' and '.join(dtypes)}; the largest relative error of a "
             f"vector in float16 is {largest:.1e}"

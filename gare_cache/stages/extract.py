@@ -9,11 +9,10 @@ from typing import Any
 from gare_cache.cache.copies import copies_across_splits
 from gare_cache.cache.coverage import NOUNS, coverage
 from gare_cache.cache.disk import environment_errors
-from gare_cache.cache.identity import folder_name
 from gare_cache.cache.journal import UnitRecord
 from gare_cache.cache.lock import Shard
 from gare_cache.cache.reader import FeatureCache, open_cache
-from gare_cache.cache.schema import MANIFEST
+from gare_cache.cache.schema import KINDS, MANIFEST
 from gare_cache.cache.writer import open_writer
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.errors import CacheError, ConfigError, DecodeError, counted
@@ -25,7 +24,7 @@ from gare_cache.extraction.project_encoder import (
 )
 from gare_cache.extraction.write import encode_all_captions, encode_all_videos
 from gare_cache.manifest.tables import Manifest, read_manifest
-from gare_cache.project.features import write_features, write_stopped
+from gare_cache.project.features import cache_folder, write_features, write_stopped
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
 from gare_cache.reproducibility import set_threads
@@ -79,7 +78,7 @@ def extract(
     params = workspace.params
     encoder = project_encoder(workspace, manifest, device=device)
     identity = project_identity(workspace, encoder)
-    folder = workspace.cache_root / folder_name(params.dataset.name, identity)
+    folder = cache_folder(workspace, identity, dict(zip(KINDS, manifest.encodable(), strict=True)))
     say(f"cache {folder}")
     with open_writer(
         folder,
@@ -87,6 +86,7 @@ def extract(
         identity=identity,
         layout=project_layout(params.extract, encoder),
         head_start=encoder.head_start(),
+        owner=workspace.owner,
         shard=shard,
         retry_failed=retry_failed,
         on_commit=None if max_failures is None else _stop_after(max_failures),
@@ -96,7 +96,7 @@ def extract(
         else:
             encode_all_videos(writer, encoder, manifest, params.extract, workers=workers)
             encode_all_captions(writer, encoder, manifest, params.extract)
-        if shard is None:
+        if shard is None and writer.owned:
             with environment_errors(folder):
                 manifest.write(folder / MANIFEST)
     cache = open_cache(folder)

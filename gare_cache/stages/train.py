@@ -22,7 +22,12 @@ from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress, say
 from gare_cache.reproducibility import provenance, resolve_device
 from gare_cache.training.checkpoint import save_checkpoint
-from gare_cache.training.distributed import Processes, own_device, process_group
+from gare_cache.training.distributed import (
+    COLLECTIVE_TIMEOUT,
+    Processes,
+    own_device,
+    process_group,
+)
 from gare_cache.training.loop import TrainingState, train_head
 from gare_cache.training.setup import (
     listed_digests,
@@ -34,7 +39,11 @@ from gare_cache.training.state_file import set_aside_damaged
 
 
 def train(
-    workspace: Workspace, *, device: str = "auto", load: SplitLoader | None = None
+    workspace: Workspace,
+    *,
+    device: str = "auto",
+    load: SplitLoader | None = None,
+    timeout: float = COLLECTIVE_TIMEOUT,
 ) -> dict[str, Any]:
     """Train a head and write ``run/{head.safetensors, train_log.jsonl, record.json}``.
 
@@ -50,6 +59,7 @@ def train(
         workspace: the project.
         device: where to train; with several processes, ``auto`` and ``cuda`` give each its own GPU.
         load: replaces ``load_split``, for example by one that keeps loaded splits in memory.
+        timeout: seconds that one of several processes waits for the others.
 
     Returns:
         The content of ``record.json``.
@@ -57,11 +67,13 @@ def train(
     Raises:
         ConfigError: settings do not fit the data.
         CacheError: the features are missing or have changed.
-        EnvironmentFailure: another process writes these outputs, or trains the same head.
+        EnvironmentFailure: another process writes these outputs or trains the same head, or one of
+            several processes does not come in time.
     """
     target = resolve_device(own_device(device))
     gather = workspace.params.train.reference_gather
-    with process_group(target, reference_gather=gather) as processes, ExitStack() as held:
+    group = process_group(target, reference_gather=gather, timeout=timeout)
+    with group as processes, ExitStack() as held:
         if processes.rank == 0:
             held.enter_context(workspace.alone("train"))
         return _train(workspace, target, processes, load or load_split, held)

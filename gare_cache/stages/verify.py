@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import suppress
 
 import numpy as np
 
 from gare_cache.cache.copies import copies_across_splits
+from gare_cache.cache.faults import WRITE_AGAIN, Fault
 from gare_cache.cache.lock import refuse_while_written
-from gare_cache.cache.reader import open_cache, open_unchecked
+from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import KINDS, MANIFEST, Kind
-from gare_cache.cache.verify import Fault, Verification, num_steps, verify_cache
+from gare_cache.cache.verify import Verification, num_steps, verify_cache
 from gare_cache.cache.writer import drop_units
-from gare_cache.errors import CacheError, FingerprintMismatch, counted
+from gare_cache.errors import AnnotationError, CacheError, FingerprintMismatch, counted
 from gare_cache.extraction.again import Comparison, encode_again
 from gare_cache.extraction.project_encoder import project_encoder, project_identity
 from gare_cache.files import canonical_digest
 from gare_cache.manifest.tables import read_manifest
+from gare_cache.project.features import features_faults
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress
 from gare_cache.stages.cache_folders import find_folder
@@ -41,33 +43,34 @@ def verify(
     refuse_while_written(folder)
     with progress("verify", num_steps(folder)) as advance:
         verification = verify_cache(folder, on_step=advance)
-    yield from map(str, verification.faults)
-    yield from _copies(folder)
-    yield from _summary(folder, verification)
-    left: Sequence[Fault] = verification.faults
+    faults = [*verification.faults, *features_faults(workspace, verification.cache)]
+    yield from map(str, faults)
+    yield from _copies(verification.cache)
+    yield from _summary(verification, len(faults))
+    left: Sequence[Fault] = faults
     if drop_damaged:
-        units = sorted({fault.unit for fault in verification.faults if fault.unit is not None})
+        units = sorted({fault.unit for fault in faults if fault.unit is not None})
         drop_units(folder, units)
         yield f"dropped {counted(len(units), 'unit')}; `gare-cache extract` encodes them again"
-        left = [fault for fault in verification.faults if fault.unit is None]
+        left = [fault for fault in left if fault.unit is None and fault.remedy != WRITE_AGAIN]
     if left:
         raise CacheError(f"faults in {folder}: {len(left)}; the first: {left[0]}")
 
 
-def _copies(folder: Path) -> Iterator[str]:
-    if (folder / MANIFEST).is_dir():  # absent before the first extraction ends
-        cache = open_unchecked(folder)
-        yield from copies_across_splits(cache.tables["video"], read_manifest(folder / MANIFEST))
+def _copies(cache: FeatureCache) -> Iterator[str]:
+    with suppress(AnnotationError):  # absent before the first extraction ends; damage is a fault
+        manifest = read_manifest(cache.folder / MANIFEST)
+        yield from copies_across_splits(cache.tables["video"], manifest)
 
 
-def _summary(folder: Path, result: Verification) -> Iterator[str]:
+def _summary(result: Verification, num_faults: int) -> Iterator[str]:
     read = counted(result.num_chunks, "chunk")
-    yield f"{folder}: {read} read, {result.num_bytes / 2**20:,.1f} MB"
+    yield f"{result.cache.folder}: {read} read, {result.num_bytes / 2**20:,.1f} MB"
     for array, (low, high) in result.norms.items():
         yield f"norms of {array}: {low:.3g} to {high:.3g}"
     absent = f", {result.sources_absent:,} are not on this machine" if result.sources_absent else ""
     yield f"digests of {counted(result.sources_read, 'video')} computed again{absent}"
-    yield f"faults: {len(result.faults):,}"
+    yield f"faults: {num_faults:,}"
 
 
 def reextract(

@@ -35,10 +35,10 @@ from gare_cache.files import (
     read_parquet,
     write_json,
 )
-from gare_cache.locks import opened
+from gare_cache.locks import holder_of, lock_within, opened, try_lock
 from gare_cache.own import own_names, use_project
 from gare_cache.project.paths import Workspace
-from gare_cache.project.progress import quiet
+from gare_cache.project.progress import quiet, say
 from gare_cache.reproducibility import resolve_device
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.train import train
@@ -51,6 +51,7 @@ from gare_cache.training.checkpoint import load_checkpoint
 _RECORD = "run.json"
 _FAILURE = "failure.json"
 _LOCK = "lock"
+_LONGEST_RUN_SECONDS = 24 * 3600.0
 # Settings of evaluate that change no rank and no score.
 _WITHOUT_EFFECT_ON_RANKS = {"split", "resamples"}
 
@@ -261,7 +262,9 @@ def _read_scores(task: RunTask) -> SplitResult:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     with opened(folder / _LOCK) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not try_lock(descriptor, fcntl.LOCK_EX):
+            say(f"waiting for {holder_of(folder / _LOCK)}, which makes the run {folder}")
+            lock_within(descriptor, folder / _LOCK, _LONGEST_RUN_SECONDS)
         yield
 
 

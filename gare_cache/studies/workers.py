@@ -6,8 +6,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -24,6 +27,9 @@ from gare_cache.studies.runs import RunTask, execute, record_death
 
 # Training and validation split of two caches.
 _SPLITS_KEPT = 4
+_BEAT_SECONDS = 5.0  # between two signs of life of a worker
+_SILENCE_SECONDS = 120.0  # after which a worker counts as stopped
+_ALIVE = "alive"
 
 
 class KeptSplits:
@@ -72,10 +78,17 @@ def _run_here(tasks: Sequence[RunTask]) -> Iterator[RunTask]:
         yield task
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Worker:
     process: BaseProcess
     connection: Connection
+    silent_seconds: float = 0.0
+
+    def end(self) -> str:
+        """End the process, whatever it does; return how it ended."""
+        self.process.kill()  # a stopped process would not see a request to end
+        self.process.join(_BEAT_SECONDS)
+        return _cause(self.process.exitcode)
 
 
 def _run_in_processes(tasks: Sequence[RunTask], jobs: int) -> Iterator[RunTask]:
@@ -96,24 +109,41 @@ def _run_in_processes(tasks: Sequence[RunTask], jobs: int) -> Iterator[RunTask]:
         for _ in range(jobs):
             begin()
         while at_work:
-            for connection in wait(list(at_work)):
-                worker, task = at_work.pop(connection)
+            asked = time.monotonic()
+            for connection in wait(list(at_work), _BEAT_SECONDS):
+                worker, task = at_work[connection]
+                worker.silent_seconds = 0.0
                 alive: _Worker | None = worker
                 try:
-                    error = worker.connection.recv()
+                    message = worker.connection.recv()
                 except EOFError:
-                    worker.process.join()
-                    record_death(task, f"its process died ({_cause(worker.process.exitcode)})")
-                    error, alive = None, None
-                if error is not None:
-                    raise error
+                    worker.process.join(_BEAT_SECONDS)
+                    record_death(task, f"its process died ({worker.end()})")
+                    message, alive = None, None
+                if message == _ALIVE:
+                    continue
+                del at_work[connection]
+                if message is not None:
+                    raise message
                 yield task
                 if left:
                     begin(alive)
+            # Not the clock, which goes on while a terminal pauses all of the processes.
+            passed = min(time.monotonic() - asked, _BEAT_SECONDS)
+            for worker, task in list(at_work.values()):
+                worker.silent_seconds += passed
+                if worker.silent_seconds > _SILENCE_SECONDS:
+                    del at_work[worker.connection]
+                    worker.end()
+                    record_death(
+                        task, f"its process was stopped or hung for {_SILENCE_SECONDS:g} s"
+                    )
+                    yield task
+                    if left:
+                        begin()
     finally:
         for worker in workers:
-            worker.process.terminate()
-            worker.process.join()
+            worker.end()
 
 
 def _start(threads: int) -> _Worker:
@@ -128,6 +158,19 @@ def _start(threads: int) -> _Worker:
 def _work(connection: Connection, threads: int) -> None:
     # Ctrl-C reaches every process of the terminal; the parent terminates its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sending = threading.Lock()
+
+    def tell(message: Exception | str | None) -> None:
+        with sending:
+            connection.send(message)
+
+    def beat() -> None:
+        with suppress(OSError):  # the parent is gone
+            while True:
+                tell(_ALIVE)
+                time.sleep(_BEAT_SECONDS)
+
+    threading.Thread(target=beat, daemon=True).start()
     kept = KeptSplits()
     while True:
         try:
@@ -139,9 +182,9 @@ def _work(connection: Connection, threads: int) -> None:
             with quiet():
                 execute(task, load=kept.of(task.inputs))
         except Exception as err:  # a failure of the machine ends the study, in the parent
-            connection.send(err)
+            tell(err)
         else:
-            connection.send(None)
+            tell(None)
 
 
 def _cause(exit_code: int | None) -> str:

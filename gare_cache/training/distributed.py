@@ -6,6 +6,10 @@ videos; the rows are gathered, and every process computes the same loss of the w
 Its backward pass through the gathered matrix keeps the process's own rows, so the gradients of the
 W processes sum to the gradient of one process. The logit scale and the objective's own parameters
 act on the whole matrix: their gradient is the same everywhere and counted once.
+
+Before each exchange the processes meet at torchrun's store
+(``gare_cache.training.meeting``), so that one that is stopped, dead or slow is named instead of
+waited for.
 """
 
 from __future__ import annotations
@@ -13,18 +17,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from gare_cache.errors import ConfigError, EnvironmentFailure, counted
 from gare_cache.heads.pairs import PairScores
 from gare_cache.heads.retrieval import RetrievalHead
+from gare_cache.training.meeting import Meetings
 
 _State = TypeVar("_State")
+COLLECTIVE_TIMEOUT = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,15 @@ class Processes:
         rank: number of this process, from 0.
         count: W, how many there are.
         reference_gather: scale gradients as GARE's reference code does, see ``sum_gradients``.
+        meetings: where the processes wait for each other before an exchange.
+
+    What exchanges raises ``EnvironmentFailure`` if another process does not come in time.
     """
 
     rank: int = 0
     count: int = 1
     reference_gather: bool = False
+    meetings: Meetings = field(default_factory=Meetings, repr=False, compare=False)
 
     def require_shares(self, batch_size: int) -> None:
         """Check that a batch can be shared evenly.
@@ -87,7 +99,8 @@ class Processes:
         ]
         present = parameters[0].new_tensor([parameter.grad is not None for parameter in parameters])
         flat = torch.cat([*(gradient.flatten() for gradient in counted), present])
-        dist.all_reduce(flat)
+        with self.meetings.before("the sum of the gradients"):
+            dist.all_reduce(flat)
         sizes = [*(parameter.numel() for parameter in parameters), len(parameters)]
         *sums, present = torch.split(flat, sizes)
         for parameter, total, used in zip(parameters, sums, present.tolist(), strict=True):
@@ -102,7 +115,8 @@ class Processes:
         if self.count == 1:
             return [state]
         states: list[Any] = [None] * self.count
-        dist.all_gather_object(states, state)
+        with self.meetings.before("the states of all processes"):
+            dist.all_gather_object(states, state)
         return states
 
     def start(self, head: RetrievalHead, objective: nn.Module, *, seed: int) -> None:
@@ -123,14 +137,16 @@ class Processes:
             )
         if self.count == 1:
             return
-        for module in (head, objective):
-            for value in module.state_dict().values():
-                dist.broadcast(value, src=0)
+        with self.meetings.before("the first process's weights"):
+            for module in (head, objective):
+                for value in module.state_dict().values():
+                    dist.broadcast(value, src=0)
         if self.rank > 0:
             torch.manual_seed(seed + (self.rank << 32))
 
     def _gather(self, rows: Tensor) -> Tensor:
-        gathered: Tensor = _GatherRows.apply(rows, self.rank, self.count)  # type: ignore[no-untyped-call]
+        with self.meetings.before("the scores of the batch"):
+            gathered: Tensor = _GatherRows.apply(rows, self.rank, self.count)  # type: ignore[no-untyped-call]
         return gathered
 
 
@@ -156,12 +172,15 @@ def own_device(name: str) -> str:
 
 
 @contextmanager
-def process_group(device: torch.device, *, reference_gather: bool) -> Iterator[Processes]:
+def process_group(
+    device: torch.device, *, reference_gather: bool, timeout: float = COLLECTIVE_TIMEOUT
+) -> Iterator[Processes]:
     """Join the other processes that torchrun has started, if any, and part at the end.
 
     Args:
         device: of this process; NCCL connects CUDA devices, gloo CPUs.
         reference_gather: see ``Processes``.
+        timeout: seconds that a process waits for the others at each exchange.
 
     Raises:
         EnvironmentFailure: the processes do not find each other.
@@ -172,17 +191,29 @@ def process_group(device: torch.device, *, reference_gather: bool) -> Iterator[P
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    limit = timedelta(seconds=timeout)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, rank, _ = next(rendezvous("env://", timeout=limit))
+        meetings = Meetings(store, rank, count, timeout)
+        with meetings.before("the connection"):
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
+                rank=rank,
+                world_size=count,
+                timeout=limit,
+            )
+    except EnvironmentFailure:
+        raise
     except (ValueError, RuntimeError) as err:
         raise EnvironmentFailure(
             f"WORLD_SIZE is {count}, but the {count} processes could not be connected ({err}); "
             "start them with torchrun, or unset WORLD_SIZE to train in one process"
         ) from err
     try:
-        yield Processes(dist.get_rank(), count, reference_gather)
+        yield Processes(rank, count, reference_gather, meetings)
     finally:
-        dist.destroy_process_group()
+        meetings.part()
 
 
 class _GatherRows(torch.autograd.Function):

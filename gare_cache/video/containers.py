@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,19 @@ MPEG_STREAMS = frozenset({"mpegts", "mpeg"})  # transport and programme streams
 GREY_START_CODECS = frozenset(
     ["mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "h263", "flv1", "rv10", "rv20"]
 )
+# FFmpeg's readers of files that hold their streams themselves. Left out are those of playlists,
+# scripts and numbered pictures, which open whatever files they name.
+CONTAINERS = (
+    *ISO_MEDIA.split(","),
+    *MATROSKA.split(","),
+    *("avi", "asf", "flv", "mpegts", "mpeg", "ogg", "gif"),
+    *("h264", "hevc", "m4v", "mpegvideo"),  # bare streams
+)
+MOST_PIXELS = 8192 * 8192
 ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+
+_READ_BYTES = 1 << 18
+_MARGIN_PIXELS = 1 << 16
 
 _H264_HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 _H264_SLICES, _H264_IDR = frozenset({1, 5}), 5
@@ -30,42 +43,74 @@ _H264_SLICES, _H264_IDR = frozenset({1, 5}), 5
 
 @contextmanager
 def open_video(
-    path: Path, stream_index: int | None = None
+    path: Path, stream_index: int | None = None, *, most_pixels: int = MOST_PIXELS
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file and its video stream for single-threaded decoding.
 
     Args:
         path: a local file.
         stream_index: the stream to open; the default one if None.
+        most_pixels: of a frame.
 
     Yields:
         The container and the stream.
 
     Raises:
-        DecodeError: not a readable file, no video stream, no decoder for it, or FFmpeg or PyAV
-            fails inside the block, whatever the exception.
+        DecodeError: not a readable file, another container than those of ``CONTAINERS``, no video
+            stream, no decoder for it, larger frames, or FFmpeg or PyAV fails inside the block,
+            whatever the exception.
     """
     checked_size(path)
     _refuse_animated_webp(path)
+    opened = False
     try:
-        # A playlist must not make the program fetch other files.
-        with av.open(
-            str(path.absolute()),
-            metadata_errors="replace",
-            container_options={"protocol_whitelist": "file"},
-        ) as container:
+        # FFmpeg reads this one open file, and opens nothing itself.
+        with (
+            path.open("rb") as file,
+            av.open(
+                file,
+                mode="r",
+                buffer_size=_READ_BYTES,
+                metadata_errors="replace",
+                container_options={
+                    "protocol_whitelist": "none",
+                    "format_whitelist": ",".join(CONTAINERS),
+                },
+            ) as container,
+        ):
+            opened = True
             stream = _video_stream(path, container, stream_index)
+            _check_pixels(path, stream, most_pixels)
             stream.codec_context.thread_count = 1
             # Without it FFmpeg crops the left edge only to a multiple of its memory alignment.
             stream.codec_context.flags |= Flags.unaligned
             yield container, stream
-    except (av.error.FFmpegError, UnicodeError) as err:
-        reason = getattr(err, "strerror", None) or str(err)
-        raise DecodeError(f"{path} is damaged or not a video: {reason}") from err
+    except av.error.FFmpegError as err:
+        if err.errno == errno.ENOMEM:
+            raise MemoryError(f"{path}: {err}") from err
+        if err.errno != errno.EINVAL or opened:
+            raise DecodeError(f"{path} is damaged or not a video: {err.strerror or err}") from err
+        raise DecodeError(
+            f"{path} is not in a supported container ({', '.join(CONTAINERS)}); lists of other "
+            "files are not opened: convert it to MP4"
+        ) from err
+    except UnicodeError as err:
+        raise DecodeError(f"{path} is damaged or not a video: {err}") from err
     except (GareCacheError, MemoryError):
         raise
     except Exception as err:  # one odd file must not end an extraction
         raise DecodeError(f"{path} cannot be decoded: {type(err).__name__}: {err}") from err
+
+
+def _check_pixels(path: Path, stream: VideoStream, most_pixels: int) -> None:
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > most_pixels:
+        raise DecodeError(
+            f"{path} has frames of {width} x {height} pixels; extract.max_frame_pixels allows "
+            f"{most_pixels:,}"
+        )
+    # For frames that turn out larger than announced; FFmpeg counts the margins of its buffers.
+    stream.codec_context.options = {"max_pixels": str(2 * most_pixels + _MARGIN_PIXELS)}
 
 
 def _refuse_animated_webp(path: Path) -> None:
@@ -124,7 +169,9 @@ def decoded_packets(
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
-        except av.error.FFmpegError:
+        except av.error.FFmpegError as err:
+            if err.errno == errno.ENOMEM:
+                raise MemoryError(str(err)) from err
             yield packet, None
             continue
         if packet.size == 0 and begun and codec.name == "mpeg4" and not codec.has_b_frames:

@@ -7,7 +7,7 @@ non-square samples stay so, and frames of other sizes are scaled to the size of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -23,7 +23,10 @@ from gare_cache.video.probing import VideoProbe
 
 Frames = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
-Decoder = Callable[[Path, VideoProbe, Indices], Frames]
+Step = Callable[
+    [int, Frames], Frames
+]  # number of a frame among those asked, (H, W, 3) -> (h, w, 3)
+Decoder = Callable[[Path, VideoProbe, Indices, Step], Frames]
 
 DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
 MOST_DIFFERENCE = 2.0  # mean grey levels between the decoders; their own rounding gives below 1
@@ -75,7 +78,14 @@ def import_decord() -> ModuleType | None:
     return module
 
 
-def decode_with_decord(path: Path, probe: VideoProbe, indices: Indices) -> Frames:
+def keep_whole(_: int, frame: Frames) -> Frames:
+    """Keep a frame as it is decoded."""
+    return frame
+
+
+def decode_with_decord(
+    path: Path, probe: VideoProbe, indices: Indices, step: Step = keep_whole
+) -> Frames:
     """Decode frames with decord, on one thread, where PyAV agrees on the file.
 
     Both must give the same count and times, and the same pictures for the first and last frames
@@ -85,9 +95,10 @@ def decode_with_decord(path: Path, probe: VideoProbe, indices: Indices) -> Frame
         path: a local file.
         probe: its probe.
         indices: (F,) ascending indices of presented frames.
+        step: what to keep of each frame, called as soon as it is decoded.
 
     Returns:
-        (F, H, W, 3) uint8 RGB.
+        (F, H, W, 3) uint8 RGB, as ``step`` returns them.
 
     Raises:
         DecodeError: decord is absent, or its count, times or pictures differ.
@@ -106,11 +117,18 @@ def decode_with_decord(path: Path, probe: VideoProbe, indices: Indices) -> Frame
         stamps = np.asarray(reader.get_frame_timestamp(union), np.float64)[:, 0]
         if np.abs(stamps - (probe.times[union] - probe.times[0])).max() > 0.5 / probe.fps:
             raise DecodeError("decord gives other times to the frames")
-        frames = reader.get_batch(union.tolist()).asnumpy().copy()
+        expected = dict(zip(checked, decode_with_pyav(path, probe, checked), strict=True))
+        place = {int(index): number for number, index in enumerate(indices)}
+        kept: list[Frames] = []
+        for index in union.tolist():  # one at a time: whole frames may be large
+            frame = np.asarray(reader.get_batch([index]).asnumpy()[0].copy(), np.uint8)
+            if index in expected:
+                _check_picture(frame, expected.pop(index), float(probe.times[index]))
+            if index in place:
+                kept.append(step(place[index], frame))
     finally:
         del reader  # an open reader keeps decoding into memory in the background
-    _check_pictures(frames[np.searchsorted(union, checked)], path, probe, checked)
-    return np.ascontiguousarray(frames[np.searchsorted(union, indices)], np.uint8)
+    return np.stack(kept)
 
 
 def _ends(probe: VideoProbe) -> Indices:
@@ -120,20 +138,19 @@ def _ends(probe: VideoProbe) -> Indices:
     return np.unique(np.clip([0, *inner, len(probe.times) - 1], 0, None)).astype(np.int64)
 
 
-def _check_pictures(frames: Frames, path: Path, probe: VideoProbe, checked: Indices) -> None:
-    expected = decode_with_pyav(path, probe, checked)
-    if frames.shape != expected.shape:
-        raise DecodeError(f"decord gives frames {frames.shape[1:3]}, PyAV {expected.shape[1:3]}")
-    for index, ours, theirs in zip(checked, expected, frames, strict=True):
-        difference = float(np.abs(ours.astype(np.int16) - theirs).mean())
-        if difference > MOST_DIFFERENCE:
-            raise DecodeError(
-                f"decord and PyAV differ by {difference:.1f} grey levels "
-                f"at {probe.times[index]:.3f} s"
-            )
+def _check_picture(frame: Frames, expected: Frames, seconds: float) -> None:
+    if frame.shape != expected.shape:
+        raise DecodeError(f"decord gives frames {frame.shape[:2]}, PyAV {expected.shape[:2]}")
+    difference = float(np.abs(expected.astype(np.int16) - frame).mean())
+    if difference > MOST_DIFFERENCE:
+        raise DecodeError(
+            f"decord and PyAV differ by {difference:.1f} grey levels at {seconds:.3f} s"
+        )
 
 
-def decode_with_pyav(path: Path, probe: VideoProbe, indices: Indices) -> Frames:
+def decode_with_pyav(
+    path: Path, probe: VideoProbe, indices: Indices, step: Step = keep_whole
+) -> Frames:
     """Decode frames with PyAV, on one thread, each identified by its timestamp.
 
     If decoding may begin at every keyframe, the reader seeks to the keyframe before a wanted frame
@@ -146,35 +163,49 @@ def decode_with_pyav(path: Path, probe: VideoProbe, indices: Indices) -> Frames:
         path: a local file.
         probe: its probe.
         indices: (F,) ascending indices of presented frames.
+        step: what to keep of each frame, called as soon as it is decoded and upright.
 
     Returns:
-        (F, H, W, 3) uint8 RGB, upright (H and W swapped by quarter turns).
+        (F, H, W, 3) uint8 RGB, upright (H and W swapped by quarter turns), as ``step`` returns
+        them.
 
     Raises:
         DecodeError: a frame cannot be decoded.
     """
     keys = indices if probe.pts is None else probe.pts[indices]
-    wanted = [int(key) for key in keys]
+    wanted = {int(key): number for number, key in enumerate(keys)}
+
+    def kept(key: int, frame: Frames) -> Frames:
+        return step(wanted[key], _upright(frame, probe))
+
     may_seek = probe.clean_keyframes and probe.pts is not None and not probe.has_edit_list
-    frames = _seek_and_decode(path, probe, wanted) if may_seek else {}
+    frames = _seek_and_decode(path, probe, list(wanted), kept) if may_seek else {}
     if missing := [key for key in wanted if key not in frames]:
-        with open_video(path, probe.stream_index) as (container, stream):
-            frames |= _decode_run(container, stream, probe, missing)
+        with _opened(path, probe) as (container, stream):
+            frames |= _decode_run(container, stream, probe, missing, kept)
     for index, key in zip(indices, wanted, strict=True):
         if key not in frames:
             raise DecodeError(
                 f"{path} is damaged: the frame at {probe.times[index]:.3f} s "
                 f"(number {index} of {len(probe.times)}) cannot be decoded"
             )
-    return _upright(np.stack([frames[key] for key in wanted]), probe)
+    return np.stack([frames[key] for key in wanted])
 
 
-def _seek_and_decode(path: Path, probe: VideoProbe, wanted: list[int]) -> dict[int, Frames]:
+def _opened(
+    path: Path, probe: VideoProbe
+) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:
+    return open_video(path, probe.stream_index, most_pixels=probe.most_pixels)
+
+
+def _seek_and_decode(
+    path: Path, probe: VideoProbe, wanted: list[int], step: Step
+) -> dict[int, Frames]:
     frames: dict[int, Frames] = {}
-    with suppress(DecodeError), open_video(path, probe.stream_index) as (container, stream):
+    with suppress(DecodeError), _opened(path, probe) as (container, stream):
         for keyframe, run in _runs(probe.keyframe_pts, wanted):
             container.seek(keyframe, stream=stream)
-            frames |= _decode_run(container, stream, probe, run, begin=keyframe)
+            frames |= _decode_run(container, stream, probe, run, step, begin=keyframe)
     return frames
 
 
@@ -192,6 +223,8 @@ def _decode_run(
     stream: VideoStream,
     probe: VideoProbe,
     wanted: list[int],
+    step: Step,
+    *,
     begin: int | None = None,
 ) -> dict[int, Frames]:
     """Decode until all wanted frames are decoded; damaged ones are left out.
@@ -201,16 +234,17 @@ def _decode_run(
         stream: its video stream.
         probe: its probe.
         wanted: timestamps, or frame numbers if the probe has no timestamps.
+        step: what to keep of the frame of each.
         begin: timestamp that the first packet must have, after a seek.
 
     Returns:
-        (H, W, 3) frames by timestamp or number.
+        (H, W, 3) frames by timestamp or number, as ``step`` returns them.
     """
     frames: dict[int, Frames] = {}
     for key, frame in _intact_frames(container, stream, probe, begin):
         if key in wanted:
             rgb = frame.to_ndarray(format="rgb24", width=probe.width, height=probe.height)
-            frames[key] = np.asarray(rgb, np.uint8)
+            frames[key] = step(key, np.asarray(rgb, np.uint8))
             if len(frames) == len(wanted):
                 break
     return frames
@@ -239,11 +273,11 @@ def _intact_frames(
                 yield key, frame
 
 
-def _upright(frames: Frames, probe: VideoProbe) -> Frames:
-    """Mirror and rotate (F, H, W, 3) frames so that they stand upright."""
+def _upright(frame: Frames, probe: VideoProbe) -> Frames:
+    """Mirror and rotate an (H, W, 3) frame so that it stands upright."""
     if probe.mirrored:
-        frames = frames[:, :, ::-1]
-    return np.ascontiguousarray(np.rot90(frames, k=-(probe.rotation // 90), axes=(1, 2)))
+        frame = frame[:, ::-1]
+    return np.ascontiguousarray(np.rot90(frame, k=-(probe.rotation // 90)))
 
 
 DECODERS: dict[str, Decoder] = {"decord": decode_with_decord, "pyav": decode_with_pyav}

@@ -7,6 +7,7 @@ it (some flipped bits inside a picture) is noticed by neither decoder.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gare_cache.errors import ConfigError, DecodeError, unknown_name
+from gare_cache.video.containers import MOST_PIXELS
 from gare_cache.video.decoders import (
     DECODERS,
+    Frames,
     choose_decoder,
     decord_objection,
     import_decord,
@@ -32,7 +35,7 @@ class DecodedClip:
     """Sampled frames of a video or of a clip of it.
 
     Attributes:
-        frames: (F, H, W, 3) uint8 RGB, upright.
+        frames: (F, H, W, 3) uint8 RGB, upright, or what ``each`` made of them.
         times: (F,) float32 seconds from the start of the file, ascending.
         decoder: ``"decord"`` or ``"pyav"``.
         switch_reason: error of decord if PyAV had to take over, else None.
@@ -52,6 +55,8 @@ def decode_clip(
     start_seconds: float | None = None,
     end_seconds: float | None = None,
     decoder: str = "auto",
+    most_pixels: int = MOST_PIXELS,
+    each: Callable[[int, int, Frames], Frames] | None = None,
 ) -> DecodedClip:
     """Decode the frames of a video, or of a clip of it, that a sampler chooses.
 
@@ -63,6 +68,10 @@ def decode_clip(
         end_seconds: end of the clip; None is the end of the video.
         decoder: ``"auto"`` follows the rule on the file; ``"pyav"`` and ``"decord"`` allow only
             that decoder.
+        most_pixels: of a frame.
+        each: takes a frame's number, the number of frames, and the (H, W, 3) frame as soon as it is
+            decoded, and returns what is kept of it, so that whole frames are held one at a time.
+            It may get a frame twice, where another decoder takes over.
 
     Returns:
         The clip, with 1 to ``max_frames`` frames.
@@ -75,7 +84,7 @@ def decode_clip(
     if decoder not in DECODER_CHOICES:
         raise ConfigError(unknown_name("decoder", decoder, DECODER_CHOICES))
     path = Path(path)
-    video = probe(path)
+    video = probe(path, most_pixels=most_pixels)
     try:
         indices = select_frames(
             video.times,
@@ -88,19 +97,27 @@ def decode_clip(
         )
     except DecodeError as err:
         raise DecodeError(f"{path}: {err}") from err
+
+    def step(number: int, frame: Frames) -> Frames:
+        return frame if each is None else each(number, len(indices), frame)
+
     name = _allowed_decoder(path, video, decoder)
     switch_reason = None
     try:
-        frames = DECODERS[name](path, video, indices)
+        frames = DECODERS[name](path, video, indices, step)
+    except MemoryError:
+        raise
     # decord raises its own error classes as well as RuntimeError and IndexError.
     except Exception as err:
         if name == "pyav":
             raise
+        if "alloc" in str(err):  # which decoder is used must not depend on the memory left
+            raise MemoryError(str(err)) from err
         switch_reason = _first_line(err)
         if decoder == "decord":
             raise DecodeError(f"{path}: decord failed: {switch_reason}") from err
         name = "pyav"
-        frames = DECODERS[name](path, video, indices)
+        frames = DECODERS[name](path, video, indices, step)
     return DecodedClip(frames, video.times[indices].astype(np.float32), name, switch_reason)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 import struct
@@ -24,6 +25,7 @@ from gare_cache.errors import DecodeError
 from gare_cache.video.containers import (
     ISO_MEDIA,
     MATROSKA,
+    MOST_PIXELS,
     MPEG_STREAMS,
     decoded_packets,
     may_hold_fields,
@@ -35,6 +37,7 @@ from gare_cache.video.truncation import looks_like_iso_media, missing_bytes
 
 Ticks = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+_Decoded = tuple[Ticks | None, int, Ticks | None]
 
 # Here every packet is one shown frame with its own time. VP8 has packets with hidden frames, MPEG-4
 # Part 2 has packets without a picture and wrongly marked keyframes, and AVI stores no presentation
@@ -73,6 +76,7 @@ class VideoProbe:
         times: (N,) float64 seconds of the presented frames from the start of the file, ascending.
         fps: frames per second.
         constant_rate: whether every frame lies within a quarter period of even spacing.
+        most_pixels: limit on the pixels of a frame, which decoders keep, too.
     """
 
     container: str
@@ -92,6 +96,7 @@ class VideoProbe:
     times: Floats
     fps: float
     constant_rate: bool
+    most_pixels: int = MOST_PIXELS
 
 
 @dataclass
@@ -128,7 +133,7 @@ class _Scan:
             self.pts.append(packet.pts)
 
 
-def probe(path: Path | str) -> VideoProbe:
+def probe(path: Path | str, *, most_pixels: int = MOST_PIXELS) -> VideoProbe:
     """Read the properties and presentation times of a video.
 
     The packets are demuxed and one frame is decoded, for its orientation. If packets do not
@@ -138,25 +143,26 @@ def probe(path: Path | str) -> VideoProbe:
 
     Args:
         path: a local file.
+        most_pixels: of a frame.
 
     Returns:
         The probe of the default video stream.
 
     Raises:
-        DecodeError: the file is missing, empty, truncated or not a video, no frame decodes, or its
-            colours are unsupported.
+        DecodeError: the file is missing, empty, truncated or not a video, no frame decodes, its
+            frames are too large, or its colours are unsupported.
     """
     path = Path(path)
     try:
-        return _probe(path)
+        return _probe(path, most_pixels)
     except DecodeError:  # often because the file ends before what is read first
         if looks_like_iso_media(path):
             _check_length(path, ISO_MEDIA)
         raise
 
 
-def _probe(path: Path) -> VideoProbe:
-    with open_video(path) as (container, stream):
+def _probe(path: Path, most_pixels: int) -> VideoProbe:
+    with open_video(path, most_pixels=most_pixels) as (container, stream):
         codec = stream.codec_context.codec.canonical_name
         scan = _scan_packets(stream, container, codec)
         name = container.format.name
@@ -166,7 +172,8 @@ def _probe(path: Path) -> VideoProbe:
         rotation, mirrored = _orientation(path, frame)
         fields = codec == "h264" and may_hold_fields(stream.codec_context.extradata)
         one_each = _packets_are_frames(scan, name, codec) and not fields
-        pts, times = _presented(path, container, stream, scan.pts if one_each else None)
+        decoded = None if one_each else _decoded(path, most_pixels)
+        pts, times = _presented(path, container, stream, decoded, scan.pts)
         fps, constant_rate = _rate(times, _declared_fps(stream))
         trimmed = name == ISO_MEDIA and stream.frames > scan.num_packets
         late = name == ISO_MEDIA and times[0] > 0.5 / fps
@@ -188,6 +195,7 @@ def _probe(path: Path) -> VideoProbe:
             times=times,
             fps=fps,
             constant_rate=constant_rate,
+            most_pixels=most_pixels,
         )
 
 
@@ -198,7 +206,9 @@ def _scan_packets(stream: VideoStream, container: InputContainer, codec: str) ->
         if scan.first_frame is None:
             try:
                 scan.first_frame = next(iter(packet.decode()), None)
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as err:
+                if err.errno == errno.ENOMEM:
+                    raise
                 scan.clean_start = False
         if packet.size > 0:
             scan.add(packet, codec, extradata)
@@ -234,7 +244,7 @@ def _packets_are_frames(scan: _Scan, container: str, codec: str) -> bool:
     )
 
 
-def _decoded(path: Path) -> tuple[Ticks | None, int, Ticks | None]:
+def _decoded(path: Path, most_pixels: int) -> _Decoded:
     """Decode the stream; return the ticks of its frames, None if unreliable, and their number.
 
     Third come the sorted ticks if they belong to the frames but in another order, as where packed
@@ -245,7 +255,7 @@ def _decoded(path: Path) -> tuple[Ticks | None, int, Ticks | None]:
     """
     frame_pts: list[int | None] = []
     failed: list[int | None] = []
-    with open_video(path) as (container, stream):
+    with open_video(path, most_pixels=most_pixels) as (container, stream):
         wraps = container.format.name in MPEG_STREAMS
         for packet, frames in decoded_packets(container, stream):
             if frames is None:
@@ -268,17 +278,21 @@ def _decoded(path: Path) -> tuple[Ticks | None, int, Ticks | None]:
 
 
 def _presented(
-    path: Path, container: InputContainer, stream: VideoStream, packet_pts: list[int] | None
+    path: Path,
+    container: InputContainer,
+    stream: VideoStream,
+    found: _Decoded | None,
+    packet_pts: list[int],
 ) -> tuple[Ticks | None, Floats]:
     """Return the ticks of the presented frames and their seconds as a player counts them.
 
-    The ticks are those of the packets, or of the decoded frames if the packets have none; None if
-    the frames have none either and the seconds follow from the declared rate.
+    The ticks are those of the packets, or of the decoded frames, if these were needed; None if
+    the frames have none and the seconds follow from the declared rate.
     """
-    if packet_pts is not None:
+    if found is None:
         pts = np.array(sorted(packet_pts), np.int64)
     else:
-        decoded, num_frames, in_order = _decoded(path)
+        decoded, num_frames, in_order = found
         if in_order is not None and stream.time_base is not None:
             seconds = in_order * float(stream.time_base)
             if container.format.name in UNTIMED_CONTAINERS:

@@ -4,13 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
+from gare_cache.cache.identity import Owner
 from gare_cache.cache.journal import RowOutcome
-from gare_cache.cache.schema import Layout
+from gare_cache.cache.schema import MANIFEST, Layout
 from gare_cache.cache.writer import CacheWriter, open_writer
 from gare_cache.files import canonical_digest
+from gare_cache.manifest.tables import CAPTION_SCHEMA, VIDEO_SCHEMA, Manifest
 
+OWNER = Owner("a" * 32, "/projects/a")
 LAYOUT = Layout(max_frames=3, dim=4)
 IDENTITY: dict[str, Any] = {"encoder": {"weights": "abc"}, "sampling": {"max_frames": 3}}
 NAME = f"d-{canonical_digest(IDENTITY)[:12]}"
@@ -23,7 +27,7 @@ def writer(folder: Path, identity: dict[str, Any] = IDENTITY, **options: Any) ->
         identity=identity,
         layout=LAYOUT,
         head_start={"logit_scale": torch.tensor(4.6)},
-        **options,
+        **{"owner": OWNER, **options},
     )
 
 
@@ -86,7 +90,20 @@ def make(folder: Path, *, videos: int = 10) -> Path:
     with writer(folder) as cache:
         fill(cache, range(videos))
         fill_captions(cache, range(videos))
+    manifest(videos).write(folder / MANIFEST)
     return folder
+
+
+def manifest(videos: int) -> Manifest:
+    """The manifest of the cache that ``make`` makes."""
+    place = {"split": "train", "annotated": "captions.csv"}
+    return Manifest(
+        pa.Table.from_pylist([{**source(i), **place} for i in range(videos)], VIDEO_SCHEMA),
+        pa.Table.from_pylist(
+            [{**caption(i), "video_id": f"v{i}", "split": "train"} for i in range(videos)],
+            CAPTION_SCHEMA,
+        ),
+    )
 
 
 def chunk_files(folder: Path) -> list[Path]:

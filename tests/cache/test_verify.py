@@ -1,10 +1,13 @@
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gare_cache.cache import journal
 from gare_cache.cache.chunks import checksum, read_chunk, write_chunk
 from gare_cache.cache.journal import RowOutcome, UnitRecord, append
 from gare_cache.cache.reader import open_cache, open_unchecked
@@ -12,7 +15,17 @@ from gare_cache.cache.verify import num_steps, verify_cache
 from gare_cache.cache.writer import drop_units
 from gare_cache.errors import CacheError
 from gare_cache.files import file_digest
-from tests.cache.made import LAYOUT, chunk_files, features, fill, make, source, writer
+from tests.cache.made import (
+    LAYOUT,
+    NAME,
+    chunk_files,
+    features,
+    fill,
+    make,
+    manifest,
+    source,
+    writer,
+)
 
 pytestmark = pytest.mark.usefixtures("small_units")
 
@@ -87,7 +100,7 @@ def journalled(folder: Path, name: str, change: Any) -> None:
     chunk = read_chunk(folder, spec, 0, unit_rows=4 if name.startswith("video") else 8).copy()
     change(chunk)
     write_chunk(folder, spec, 0, chunk)
-    cache = open_unchecked(folder)
+    cache = open_unchecked(folder, journal.read(folder))
     kind: Any = name.split("/")[0]
     checksums = {**cache.tables[kind].checksums[0], name: checksum(chunk)}
     append(folder / "journal/units.jsonl", UnitRecord(99, kind, 0, [], checksums, {}))
@@ -198,3 +211,126 @@ def test_the_tensors_that_heads_start_from_are_checked(tmp_path: Path) -> None:
 def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="no feature cache at"):
         verify_cache(tmp_path)
+
+
+def array_files(folder: Path) -> list[Path]:
+    return [folder / "features.zarr" / name / "zarr.json" for name in ARRAYS]
+
+
+@pytest.mark.parametrize("change", ["missing", "cut", "another rows per chunk"])
+def test_metadata_that_are_lost_or_damaged_are_found_and_written_again(
+    tmp_path: Path, change: str
+) -> None:
+    make(tmp_path)
+    digest = open_cache(tmp_path).content_digest
+    for path in array_files(tmp_path):
+        content = path.read_text()
+        if change == "missing":
+            path.unlink()
+        elif change == "cut":
+            path.write_text(content[:90])
+        else:
+            metadata = json.loads(content)
+            metadata["chunk_grid"]["configuration"]["chunk_shape"][0] += 1
+            path.write_text(json.dumps(metadata))
+        try:
+            faults = [str(fault) for fault in verify_cache(tmp_path).faults]
+        except CacheError as err:  # the cache cannot be read at all
+            faults = [str(err)]
+        assert any(str(path.relative_to(tmp_path)) in fault for fault in faults), (path, faults)
+        assert all("gare-cache extract" in fault for fault in faults)
+        make(tmp_path)
+        assert verify_cache(tmp_path).faults == []
+        assert json.loads(path.read_text())["chunk_grid"] == json.loads(content)["chunk_grid"]
+    assert open_cache(tmp_path).content_digest == digest
+
+
+@pytest.mark.parametrize("change", ["missing", "cut", "no attributes", "renamed identity"])
+def test_attributes_that_are_lost_or_damaged_are_found_and_written_again(
+    tmp_path: Path, change: str
+) -> None:
+    make(tmp_path)
+    digest = open_cache(tmp_path).content_digest
+    path = tmp_path / "features.zarr" / "zarr.json"
+    content = path.read_text()
+    attributes = json.loads(content)["attributes"]
+    if change == "missing":
+        path.unlink()
+    elif change == "cut":
+        path.write_text(content[:90])
+    elif change == "no attributes":
+        path.write_text(json.dumps({"zarr_format": 3, "node_type": "group"}))
+    else:
+        path.write_text(content.replace(attributes["encoder_id"], "f" * 64))
+    with pytest.raises(CacheError, match=r"gare-cache extract"):
+        verify_cache(tmp_path)
+    make(tmp_path)
+    assert verify_cache(tmp_path).faults == []
+    assert dict(open_cache(tmp_path).attributes) == attributes
+    assert open_cache(tmp_path).content_digest == digest
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_a_journal_that_was_emptied_or_shortened_is_found(tmp_path: Path, left: int) -> None:
+    make(tmp_path)
+    path = tmp_path / "journal/units.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:left]))
+    faults = verify_cache(tmp_path).faults
+    videos = max(0, 10 - 4 * left)
+    expected = [f"{videos} rows that were done are lost"] if videos else []
+    assert [fault.problem.removeprefix("the records of ") for fault in faults] == [
+        *expected,
+        "10 rows that were done are lost",
+    ]
+    assert "video units 0, 1, 2" in faults[0].file or left
+    make(tmp_path)
+    assert verify_cache(tmp_path).faults == []
+
+
+def test_damaged_lines_of_the_journal_are_left_out_on_request(tmp_path: Path) -> None:
+    make(tmp_path)
+    digest = open_cache(tmp_path).content_digest
+    flip(tmp_path / "journal/units.jsonl", 800)
+    with pytest.raises(
+        CacheError, match=r"units.jsonl:1: the line is not .*; run .*--drop-damaged"
+    ):
+        open_cache(tmp_path)
+    faults = [str(fault) for fault in verify_cache(tmp_path).faults]
+    assert faults[0].startswith("journal/units.jsonl:1: the line is not a journal record")
+    assert "the records of 4 rows that were done are lost" in faults[1]
+    drop_units(tmp_path, [])
+    assert open_cache(tmp_path).counts("video")["pending"] == 4
+    make(tmp_path)
+    assert verify_cache(tmp_path).faults == []
+    assert open_cache(tmp_path).content_digest == digest
+
+
+def test_dropped_units_are_not_lost_records(tmp_path: Path) -> None:
+    make(tmp_path)
+    drop_units(tmp_path, [("video", 1)])
+    assert verify_cache(tmp_path).faults == []
+
+
+def test_the_manifest_of_a_cache_is_checked(tmp_path: Path) -> None:
+    make(tmp_path)
+    path = tmp_path / "manifest/videos.parquet"
+    path.unlink()
+    (fault,) = verify_cache(tmp_path).faults
+    assert fault.file == "manifest"
+    manifest(12).write(tmp_path / "manifest")
+    assert [str(fault) for fault in verify_cache(tmp_path).faults] == [
+        "items.parquet: 2 videos have no row (first: 'v10'); run `gare-cache extract`",
+        "captions.parquet: 2 captions have no row (first: 'v10#0'); run `gare-cache extract`",
+    ]
+    shutil.rmtree(tmp_path / "manifest")
+    (fault,) = verify_cache(tmp_path).faults
+    assert str(fault).startswith("manifest: it is missing; run `gare-cache extract`")
+
+
+def test_a_folder_under_the_name_of_another_extraction_is_a_fault(tmp_path: Path) -> None:
+    make(tmp_path / NAME)
+    assert verify_cache(tmp_path / NAME).faults == []
+    (tmp_path / NAME).rename(tmp_path / "d-0123456789ab")
+    (fault,) = verify_cache(tmp_path / "d-0123456789ab").faults
+    assert f"it holds extraction {NAME[2:]}" in str(fault)

@@ -18,7 +18,7 @@ from gare_cache.cache.verify import verify_cache
 from gare_cache.cache.words import words_path
 from gare_cache.cache.writer import CacheWriter, open_writer
 from gare_cache.errors import CacheError
-from tests.cache.made import IDENTITY, caption
+from tests.cache.made import IDENTITY, OWNER, caption
 
 LAYOUT = Layout(max_frames=2, dim=3, words=True)
 
@@ -41,6 +41,7 @@ def opened(folder: Path) -> Any:
         identity=IDENTITY,
         layout=LAYOUT,
         head_start={"logit_scale": torch.tensor(4.6)},
+        owner=OWNER,
     )
 
 

@@ -1,5 +1,6 @@
 """Models that have to be downloaded, on a machine without a network."""
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,19 @@ def test_a_tags_preprocessing_and_activation_are_its_own(
     assert encoder.identity["quick_gelu"] is True
     assert encoder.preprocessing.mean == (0.1, 0.2, 0.3)
     assert encoder.preprocessing.resize_mode == "squash"
+
+
+def test_a_server_that_falls_silent_in_a_download_ends_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    open_clip = import_open_clip()
+    monkeypatch.setattr(hub, "_is_reachable", lambda endpoint: True)
+    monkeypatch.setattr(hub, "_SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/model.pt"
+        monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: {"url": url})
+        with pytest.raises(EnvironmentFailure, match=r"cannot be downloaded \(.*timed out"):
+            hub.tag_weights(open_clip, "ViT-B-32", "openai", download=True)
+    assert socket.getdefaulttimeout() is None

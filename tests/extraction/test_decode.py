@@ -130,14 +130,14 @@ real = av.open
 
 def odd(file, *args, **kwargs):
     errors = {
-        "train0": MemoryError(),
+        "train0": EOFError(),
         "train1": RuntimeError("odd"),
         "train2": UnicodeDecodeError("utf-8", b"\\xff", 0, 1, "odd"),
         "train3": av.error.PatchWelcomeError(1163346256, "odd"),
         "val0": AssertionError(),
     }
-    if Path(file).stem in errors:
-        raise errors[Path(file).stem]
+    if Path(file.name).stem in errors:
+        raise errors[Path(file.name).stem]
     return real(file, *args, **kwargs)
 
 

@@ -46,6 +46,11 @@ def fill(job: tuple[Path, int, int]) -> np.ndarray:
     return np.full(size, number, np.uint8)
 
 
+def allocate(num_bytes: int) -> int:
+    """Fill so many bytes of memory and return how many they were."""
+    return np.ones(num_bytes, np.uint8).nbytes
+
+
 def not_to_be_had(_: int) -> None:
     raise AssertionError("never run")
 

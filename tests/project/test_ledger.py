@@ -1,11 +1,12 @@
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from gare_cache.data.split import load_split
-from gare_cache.errors import ConfigError
+from gare_cache.errors import ConfigError, EnvironmentFailure
 from gare_cache.files import file_digest
 from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project import ledger
@@ -185,3 +186,17 @@ def test_no_setting_selects_on_test(trained: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(train_stage, "read_manifest", lambda _: without)
     with pytest.raises(ConfigError, match="the manifest has no val videos"):
         train(workspace(trained))
+
+
+def test_a_git_that_does_not_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text("#!/bin/sh\nexec sleep 600\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(git.parent), prepend=os.pathsep)
+    monkeypatch.setattr(ledger, "_GIT_SECONDS", 0.3)
+    for ask in (ledger.git_revision, lambda folder: enter(folder / "ledger.jsonl", "a")):
+        with pytest.raises(EnvironmentFailure, match=r"`git .*` did not answer within 0.3 s in"):
+            ask(tmp_path)

@@ -151,6 +151,8 @@ ELSEWHERE = {
     "head.interaction.options",
     "train.loss.contrastive.options",
     "extract.deadline_seconds",
+    "extract.max_frame_pixels",  # and worker_memory_gib: extraction/test_limits.py
+    "extract.worker_memory_gib",
     "extract.max_failed_percent",
     "train.threads",
     "train.frame_choice",  # test_views_and_frames.py

@@ -210,6 +210,33 @@ def test_a_process_that_dies_is_a_failed_run(
     assert all("its process died (signal SIGKILL; out of memory?)" in r["failed"][0] for r in rows)
 
 
+@pytest.mark.slow
+def test_a_process_that_is_stopped_is_a_failed_run(
+    extracted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = write_study(extracted, "stopping", seeds=[0, 1], axes={"train.loss.dir.alpha": [2.0]})
+    monkeypatch.setattr(ablate_workers, "_work", _stop_on_the_second_seed)
+    monkeypatch.setattr(ablate_workers, "_BEAT_SECONDS", 0.5)
+    monkeypatch.setattr(ablate_workers, "_SILENCE_SECONDS", 20.0)
+    code, _, err = command(study, "--jobs", 2)
+    assert code == 0, err
+    rows = document(extracted, "stopping")["table"]
+    assert [row["n"] for row in rows] == [1]
+    assert all("its process was stopped or hung for 20 s" in r["failed"][0] for r in rows)
+
+
+def _stop_on_the_second_seed(connection: Any, threads: int) -> None:
+    real = ablate_workers.execute
+
+    def execute_or_stop(task: Any, **options: Any) -> None:
+        if task.params.train.seed == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        real(task, **options)
+
+    ablate_workers.execute = execute_or_stop
+    ablate_workers._work(connection, threads)
+
+
 def _die_on_the_second_seed(connection: Any, threads: int) -> None:
     task = connection.recv()
     if task.params.train.seed == 1:

@@ -149,7 +149,7 @@ def test_what_is_no_video(tmp_path, shared_data_dir):
 
 
 def test_sound_alone_is_no_video(tmp_path):
-    path = tmp_path / "sound.wav"
+    path = tmp_path / "sound.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")

@@ -21,6 +21,7 @@ from gare_cache.cache.reader import open_cache
 from gare_cache.cache.schema import Layout
 from gare_cache.cache.writer import open_writer
 from gare_cache.errors import CacheError, FeatureFileError
+from tests.cache.made import OWNER
 
 LAYOUT = Layout(max_frames=3, dim=4)
 RNG = np.random.default_rng(0)
@@ -464,6 +465,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         identity={"encoder": {"weights": "abc"}, "sampling": {}},
         layout=LAYOUT,
         head_start={"logit_scale": torch.tensor(4.5), "text.x": torch.arange(6.0).view(2, 3)},
+        owner=OWNER,
     ) as cache:
         no_file = dict.fromkeys(["path", "start_seconds", "end_seconds", "size_bytes", "mtime_ns"])
         videos = [{"video_id": f"v{i}", **no_file} for i in range(10)]

@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from gare_cache.cache import journal
+from gare_cache.cache.journal import RowOutcome, UnitRecord, append, examine, keep_whole_lines, read
+from gare_cache.errors import CacheError
+
+
+def record(number: int, unit: int | None = None) -> UnitRecord:
+    outcomes = [RowOutcome(8 * number + i, reason="Schlüssel\u2028fehlt") for i in range(8)]
+    return UnitRecord(
+        sequence=number,
+        kind="video",
+        unit=number if unit is None else unit,
+        outcomes=outcomes,
+        checksums={"video/frames": "00ff00ff"},
+        seconds={"write": 0.5},
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "journal" / "units.jsonl"
+    for number in range(4):
+        append(path, record(number))
+    return path
+
+
+def without_checksums(line: bytes) -> bytes:
+    fields = json.loads(line)
+    del fields["after"], fields["line"]
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+def test_every_flipped_bit_of_a_line_is_noticed(file: Path) -> None:
+    lines = file.read_bytes().split(b"\n")
+    for bit in range(8 * len(lines[1])):
+        damaged = bytearray(lines[1])
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(b"\n".join([lines[0], bytes(damaged), *lines[2:]]))
+        _, damage = examine(file.parents[1])
+        assert damage, bit
+        assert damage[0].number == 2
+    file.write_bytes(b"\n".join(lines))
+    assert read(file.parents[1]) == [record(number) for number in range(4)]
+
+
+def test_lost_lines_are_noticed_unless_they_are_the_last(file: Path) -> None:
+    lines = file.read_bytes().splitlines(keepends=True)
+    for lost in range(3):
+        file.write_bytes(b"".join(lines[:lost] + lines[lost + 1 :]))
+        (damage,) = examine(file.parents[1])[1]
+        assert (damage.number, damage.problem) == (lost + 1, "records before this line are lost")
+        with pytest.raises(CacheError, match=rf"units.jsonl:{lost + 1}: records before .*; run"):
+            read(file.parents[1])
+    # What is cut from the end is found by verification, in the tables and features.json.
+    file.write_bytes(b"".join(lines[:3]))
+    assert len(read(file.parents[1])) == 3
+
+
+def test_the_whole_lines_of_a_damaged_file_are_kept(file: Path) -> None:
+    lines = file.read_bytes().split(b"\n")
+    file.write_bytes(b"\n".join([lines[0], b"x" + lines[1], *lines[3:]]))
+    assert [d.number for d in examine(file.parents[1])[1]] == [2, 3]
+    keep_whole_lines(file.parents[1])
+    assert read(file.parents[1]) == [record(0), record(3)]
+    content = file.read_bytes()
+    keep_whole_lines(file.parents[1])
+    assert file.read_bytes() == content
+    append(file, record(4))
+    assert len(read(file.parents[1])) == 3
+
+
+def test_journals_of_earlier_versions_are_read_and_continued(file: Path) -> None:
+    lines = file.read_bytes().split(b"\n")[:-1]
+    old = [without_checksums(line) for line in lines]
+    file.write_bytes(b"\n".join(old) + b"\n")
+    append(file, record(4))
+    assert read(file.parents[1]) == [record(number) for number in range(5)]
+    file.write_bytes(b"\n".join([*old[:3], file.read_bytes().split(b"\n")[4]]) + b"\n")
+    assert examine(file.parents[1])[1][0].number == 4
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}",
+        b"[1]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"sequence": true}',
+        without_checksums(journal._line(record(0), after=b"")).replace(b'"unit": 0', b'"unit": -1'),
+    ],
+)
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "journal" / "units.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(line + b"\n")
+    with pytest.raises(CacheError, match=r"units.jsonl:1: the line is not a journal record"):
+        read(tmp_path)
