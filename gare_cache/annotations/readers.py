@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gare_cache.annotations.generic import read_generic
-from gare_cache.annotations.msrvtt import PROTOCOLS as MSRVTT_PROTOCOLS
+from gare_cache.annotations.grammar import Sizes, compare_sizes
+from gare_cache.annotations.msrvtt import SIZES as MSRVTT
 from gare_cache.annotations.msrvtt import read_msrvtt
 from gare_cache.annotations.record import Annotations
 from gare_cache.annotations.text_files import shorten
@@ -20,21 +21,27 @@ class Reader:
 
     Attributes:
         read: function of the path and, if the data set has protocols, of the protocol's name.
-        protocols: names of the data set's protocols; empty if the file names the splits.
-        joins: whether the sentences of a video can be joined to a paragraph.
+        sizes: the data set's protocols and the official size of each split; empty if the file
+            names the splits.
+        joins: whether ``dataset.captions`` may join the sentences of a video to a paragraph.
         fractions: default shares of videos that a hash assigns to splits that the annotations may
             leave out; no entry for a split that they always name.
     """
 
     read: Callable[..., Annotations]
-    protocols: tuple[str, ...] = ()
+    sizes: Mapping[str, Sizes] = field(default_factory=dict)
     joins: bool = True
     fractions: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Names of the protocols."""
+        return tuple(self.sizes)
 
 
 READERS: dict[str, Reader] = {
     "generic": Reader(read_generic, fractions={"val_fraction": 0.1, "test_fraction": 0.1}),
-    "msrvtt": Reader(read_msrvtt, protocols=MSRVTT_PROTOCOLS, joins=False),
+    "msrvtt": Reader(read_msrvtt, sizes=MSRVTT, joins=False),
 }
 
 
@@ -61,7 +68,9 @@ def read_annotations(reader: str, path: Path, protocol: str | None = None) -> An
         )
     if protocol not in entry.protocols:
         raise ConfigError(unknown_name(f"protocol of reader {reader!r}", protocol, entry.protocols))
-    return _with_line_breaks(entry.read(path, protocol))
+    annotations = entry.read(path, protocol)
+    warnings = compare_sizes(annotations.records, entry.sizes[protocol])
+    return _with_line_breaks(replace(annotations, notes=(*annotations.notes, *warnings)))
 
 
 def split_fractions(reader: str, given: Mapping[str, float | None]) -> dict[str, float]:
@@ -93,12 +102,12 @@ def check_joins(reader: str) -> None:
     """Check that the sentences of a video may be joined to a paragraph.
 
     Raises:
-        ConfigError: the reader is unknown, or each of its sentences describes the whole video.
+        ConfigError: the reader is unknown, or its protocols say what is joined.
     """
     if not _find(reader).joins:
         raise ConfigError(
-            f"dataset.captions is 'paragraph', but each sentence of reader {reader!r} describes "
-            "the whole video, and its protocols score them separately; set dataset.captions to each"
+            f"dataset.captions is 'paragraph', but the protocols of reader {reader!r} say which "
+            "sentences are one caption; set dataset.captions to each"
         )
 
 

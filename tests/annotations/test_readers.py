@@ -34,7 +34,7 @@ def test_fractions_have_a_default_and_are_refused_where_no_split_is_cut() -> Non
 
 def test_sentences_that_describe_the_whole_video_are_not_joined() -> None:
     check_joins("generic")
-    with pytest.raises(ConfigError, match=r"dataset.captions is 'paragraph', but each sentence of"):
+    with pytest.raises(ConfigError, match=r"dataset.captions is 'paragraph', but the protocols of"):
         check_joins("msrvtt")
 
 
