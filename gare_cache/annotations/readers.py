@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gare_cache.annotations.activitynet import SIZES as ACTIVITYNET
+from gare_cache.annotations.activitynet import read_activitynet
+from gare_cache.annotations.didemo import SIZES as DIDEMO
+from gare_cache.annotations.didemo import read_didemo
 from gare_cache.annotations.generic import read_generic
 from gare_cache.annotations.grammar import Sizes, compare_sizes
 from gare_cache.annotations.msrvtt import SIZES as MSRVTT
@@ -42,6 +46,10 @@ class Reader:
 READERS: dict[str, Reader] = {
     "generic": Reader(read_generic, fractions={"val_fraction": 0.1, "test_fraction": 0.1}),
     "msrvtt": Reader(read_msrvtt, sizes=MSRVTT, joins=False),
+    "didemo": Reader(read_didemo, sizes=DIDEMO, joins=False),
+    "activitynet": Reader(
+        read_activitynet, sizes=ACTIVITYNET, joins=False, fractions={"val_fraction": 0.05}
+    ),
 }
 
 
