@@ -12,10 +12,16 @@ from gare_cache.annotations.didemo import SIZES as DIDEMO
 from gare_cache.annotations.didemo import read_didemo
 from gare_cache.annotations.generic import read_generic
 from gare_cache.annotations.grammar import Sizes, compare_sizes
+from gare_cache.annotations.lsmdc import SIZES as LSMDC
+from gare_cache.annotations.lsmdc import read_lsmdc
 from gare_cache.annotations.msrvtt import SIZES as MSRVTT
 from gare_cache.annotations.msrvtt import read_msrvtt
+from gare_cache.annotations.msvd import SIZES as MSVD
+from gare_cache.annotations.msvd import read_msvd
 from gare_cache.annotations.record import Annotations
 from gare_cache.annotations.text_files import shorten
+from gare_cache.annotations.youcook2 import SIZES as YOUCOOK2
+from gare_cache.annotations.youcook2 import read_youcook2
 from gare_cache.errors import ConfigError, unknown_name
 
 
@@ -50,6 +56,9 @@ READERS: dict[str, Reader] = {
     "activitynet": Reader(
         read_activitynet, sizes=ACTIVITYNET, joins=False, fractions={"val_fraction": 0.05}
     ),
+    "msvd": Reader(read_msvd, sizes=MSVD, joins=False),
+    "lsmdc": Reader(read_lsmdc, sizes=LSMDC, joins=False),
+    "youcook2": Reader(read_youcook2, sizes=YOUCOOK2, joins=False, fractions={"val_fraction": 0.1}),
 }
 
 
