@@ -14,12 +14,18 @@ from gare_cache.annotations.generic import read_generic
 from gare_cache.annotations.grammar import Sizes, compare_sizes
 from gare_cache.annotations.lsmdc import SIZES as LSMDC
 from gare_cache.annotations.lsmdc import read_lsmdc
+from gare_cache.annotations.moments import SIZES as MOMENTS
+from gare_cache.annotations.moments import read_moments
 from gare_cache.annotations.msrvtt import SIZES as MSRVTT
 from gare_cache.annotations.msrvtt import read_msrvtt
 from gare_cache.annotations.msvd import SIZES as MSVD
 from gare_cache.annotations.msvd import read_msvd
 from gare_cache.annotations.record import Annotations
 from gare_cache.annotations.text_files import shorten
+from gare_cache.annotations.tgif import SIZES as TGIF
+from gare_cache.annotations.tgif import read_tgif
+from gare_cache.annotations.vatex import SIZES as VATEX
+from gare_cache.annotations.vatex import read_vatex
 from gare_cache.annotations.youcook2 import SIZES as YOUCOOK2
 from gare_cache.annotations.youcook2 import read_youcook2
 from gare_cache.errors import ConfigError, unknown_name
@@ -59,6 +65,14 @@ READERS: dict[str, Reader] = {
     "msvd": Reader(read_msvd, sizes=MSVD, joins=False),
     "lsmdc": Reader(read_lsmdc, sizes=LSMDC, joins=False),
     "youcook2": Reader(read_youcook2, sizes=YOUCOOK2, joins=False, fractions={"val_fraction": 0.1}),
+    "tgif": Reader(read_tgif, sizes=TGIF, joins=False),
+    "vatex": Reader(read_vatex, sizes=VATEX, joins=False),
+    "moments": Reader(
+        read_moments,
+        sizes=MOMENTS,
+        joins=False,
+        fractions={"val_fraction": 0.1, "test_fraction": 0.1},
+    ),
 }
 
 
