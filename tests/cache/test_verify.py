@@ -315,6 +315,11 @@ def test_dropped_units_are_not_lost_records(tmp_path: Path) -> None:
 def test_the_manifest_of_a_cache_is_checked(tmp_path: Path) -> None:
     make(tmp_path)
     path = tmp_path / "manifest/videos.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:200])
+    (fault,) = verify_cache(tmp_path).faults
+    assert fault.file == "manifest"
+    assert "cannot be read as Parquet" in fault.problem
     path.unlink()
     (fault,) = verify_cache(tmp_path).faults
     assert fault.file == "manifest"

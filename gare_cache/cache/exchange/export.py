@@ -54,7 +54,7 @@ def export_features(
         raise FeatureFileError(f"{path} exists; remove it, or give another name")
     rows = {kind: sorted(cache.rows(kind, ids[kind])) for kind in KINDS}
     group = zarr.open_group(cache.folder / FEATURES, mode="r", zarr_format=3)
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    with replacing(path) as partial, h5py.File(partial, "w", locking=False) as file:
         file.attrs.update(_attributes(cache))
         for name, tensor in cache.head_start().items():
             file[HEAD_START_PREFIX + name] = tensor.numpy()
