@@ -88,6 +88,28 @@ def test_too_little_memory_is_not_the_videos_failure(tmp_path: Path) -> None:
     assert video.out_of_memory
 
 
+@linux
+def test_no_limit_decides_over_decoder_or_failure(tmp_path: Path) -> None:
+    """What libraries make of a failed allocation: damage, another decoder, or an abort."""
+    path = tmp_path / "large.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(10))
+        stream.width, stream.height, stream.pix_fmt = 3840, 2160, "yuv420p"
+        for level in range(12):
+            picture = np.full((2160, 3840, 3), 20 * level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    (whole,) = decode(path)
+    assert whole.reason is None
+    outcomes = []
+    for mebibytes in (100, 150, 200, 300, 400, 600):
+        (video,) = decode(path, memory_bytes=mebibytes * 2**20)
+        outcomes.append(video.out_of_memory)
+        if not video.out_of_memory:
+            assert (video.reason, video.decoder) == (None, whole.decoder), mebibytes
+    assert outcomes[0]
+
+
 def decode(path: Path, **limits: Any) -> list[DecodedVideo]:
     stat = path.stat()
     source = {
