@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import glob
 import hashlib
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gare_cache.errors import UnreadableFile
+from gare_cache.errors import UnreadableFile, disk_errors
 from gare_cache.limits import TABLE_BYTES, TABLE_VALUES, parse_json, read_bytes, read_text
 from gare_cache.locks import lock_within
 
@@ -35,23 +34,27 @@ def replacing(path: Path) -> Iterator[Path]:
     Every call has a name of its own, so that of several writers each publishes a whole file. On an
     exception the temporary file is removed and an earlier ``path`` stays as it was. Those of killed
     writers are removed first: a living writer holds a lock on its own.
+
+    Raises:
+        EnvironmentFailure: the disk fails, as in ``disk_errors``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
-        _remove_if_left(left)
-    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    partial = new.with_name(f"{new.name}{PARTIAL_SUFFIX}")
-    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        new.rename(partial)  # by this name it is found, and is locked
-        yield partial
-        fsync(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-        os.close(descriptor)
-    fsync(path.parent)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
+            _remove_if_left(left)
+        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        partial = new.with_name(f"{new.name}{PARTIAL_SUFFIX}")
+        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            new.rename(partial)  # by this name it is found, and is locked
+            yield partial
+            fsync(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+            os.close(descriptor)
+        fsync(path.parent)
 
 
 def _remove_if_left(partial: Path) -> None:
@@ -81,23 +84,28 @@ def append_line(path: Path, line: str) -> None:
     One process at a time appends. A line that a crash cut short before is dropped.
 
     Raises:
-        OSError: the line cannot be written whole (``ENOSPC`` where the disk takes a part).
-        EnvironmentFailure: another process holds the file for longer than 30 s.
+        EnvironmentFailure: the line cannot be written whole, as in ``disk_errors``, or another
+            process holds the file for longer than 30 s.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = line.encode() + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        lock_within(descriptor, path)
-        whole = _end_of_last_line(descriptor)
-        os.ftruncate(descriptor, whole)
-        if os.write(descriptor, content) < len(content):
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = line.encode() + b"\n"
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            lock_within(descriptor, path)
+            whole = _end_of_last_line(descriptor)
             os.ftruncate(descriptor, whole)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    fsync(path.parent)
+            try:
+                rest = memoryview(content)
+                while rest:  # after a short write, the next says why
+                    rest = rest[os.write(descriptor, rest) :]
+            except OSError:
+                os.ftruncate(descriptor, whole)
+                raise
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        fsync(path.parent)
 
 
 def read_lines(path: Path) -> list[str]:

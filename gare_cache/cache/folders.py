@@ -167,7 +167,7 @@ def pack(folder: Path, file: Path) -> None:
     faults = verify_cache(folder, sources=False).faults
     if faults:
         raise CacheError(f"{folder} is damaged: {faults[0]}")
-    with environment_errors(file.parent), replacing(file) as partial, partial.open("wb") as stream:
+    with replacing(file) as partial, partial.open("wb") as stream:
         _write_tar(stream, folder)
 
 

@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 from gare_cache.code_identity import installed_code_digest
 from gare_cache.config import Params
 from gare_cache.data.split import SplitLoader
-from gare_cache.errors import EnvironmentFailure
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.results import or_nan
 from gare_cache.evaluation.scores import HEAD, normalised_method
@@ -230,7 +229,7 @@ def _recorded(path: Path, work: Callable[[], dict[str, Any]]) -> None:
     """Write the result of some work, or the reason why it failed."""
     try:
         result = work()
-    except (OSError, EnvironmentFailure):
+    except (OSError, MemoryError):  # EnvironmentFailure is an OSError
         raise
     except Exception as err:
         known = type(err).__module__.startswith("gare_cache")

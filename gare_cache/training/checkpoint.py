@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from gare_cache.errors import (
@@ -56,7 +56,7 @@ def save_checkpoint(
     }
     with replacing(path) as partial:
         metadata = json.dumps(sealed(content), sort_keys=True)
-        save_file(tensors, partial, metadata={_METADATA_KEY: metadata})
+        partial.write_bytes(save(tensors, metadata={_METADATA_KEY: metadata}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
