@@ -5,7 +5,7 @@ BIN := $(abspath $(VENV))/bin
 # Every tool of the environment is found first, also by the commands that DVC starts.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test docs format clean
+.PHONY: demo test docs audit format clean
 
 demo: $(VENV)/.installed
 	gare-cache demo data/demo
@@ -27,6 +27,12 @@ docs: $(VENV)/.installed
 	@echo
 	@echo "documentation: $(abspath site/index.html)"
 
+# Needs a network: compares the pins with the public advisories, in an environment of its own.
+audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(abspath $(VENV)-audit)/bin/pip install --quiet pip-audit==2.10.1
+	$(abspath $(VENV)-audit)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 format: $(VENV)/.installed
 	ruff format .
 	ruff check --fix .
@@ -39,4 +45,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) data/demo outputs cache .gare/state .gare/runs .gare/features .dvc/cache dvc.lock site .cache
+	rm -rf $(VENV) $(VENV)-audit data/demo outputs cache .gare/state .gare/runs .gare/features .dvc/cache dvc.lock site .cache

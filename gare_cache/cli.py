@@ -6,6 +6,7 @@ Everything heavy is imported inside a command, so that ``--help`` answers at onc
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -14,10 +15,11 @@ import typer
 from gare_cache import __version__
 from gare_cache.commands import caches, compare, inspect, pipeline, start, study
 from gare_cache.commands.help_pages import Command, Group
-from gare_cache.errors import GareCacheError
+from gare_cache.errors import DISK_CAUSES, GareCacheError
 
 INTERRUPTED = 130
 ENVIRONMENT = 1
+MISTAKE = 2
 
 # Panel of the help -> its commands, in the order of use.
 PANELS: dict[str, dict[str, Callable[..., None]]] = {
@@ -61,12 +63,33 @@ class _ErrorReportingGroup(Group):
         except KeyboardInterrupt:
             typer.echo("interrupted; finished work is kept: run the same command again", err=True)
             raise typer.Exit(INTERRUPTED) from None
-        except (GareCacheError, OSError) as err:
+        except (GareCacheError, OSError, MemoryError, UnicodeEncodeError) as err:
             if ctx.params["debug"]:
                 raise
-            typer.echo(f"error: {' '.join(str(err).split())}", err=True)
-            code = err.exit_code if isinstance(err, GareCacheError) else ENVIRONMENT
+            message, code = _message_and_code(err)
+            typer.echo(f"error: {' '.join(message.split())}", err=True)
             raise typer.Exit(code) from None
+
+
+def _message_and_code(err: Exception) -> tuple[str, int]:
+    if isinstance(err, GareCacheError):
+        return str(err), err.exit_code
+    if isinstance(err, MemoryError):
+        cause = f" ({err})" if str(err) else ""
+        return f"the machine's memory is used up{cause}; close other programs", ENVIRONMENT
+    if isinstance(err, UnicodeEncodeError):
+        around = err.object[max(0, err.start - 200) : err.end + 50]
+        name = around.encode(errors="backslashreplace").decode()
+        return f"a name is not UTF-8: {name}; rename the file or folder", MISTAKE
+    if isinstance(err, FileNotFoundError) and err.filename is not None:
+        return (
+            f"{os.fspath(err.filename)!s} does not exist, or was removed while the command ran; "
+            "restore it from a copy, or run the command that makes it again"
+        ), ENVIRONMENT
+    if isinstance(err, OSError) and err.errno in DISK_CAUSES:
+        wrong, advice = DISK_CAUSES[err.errno]
+        return f"{err}: {wrong}; {advice}, and run the same command again", ENVIRONMENT
+    return str(err), ENVIRONMENT
 
 
 def _print_version(asked: bool) -> None:

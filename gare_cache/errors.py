@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
+
+# errno -> what is wrong with the disk, what to do
+DISK_CAUSES = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space"),
+    errno.EFBIG: ("the limit of a file's size is reached", "raise `ulimit -f`"),
+    errno.EROFS: ("the folder is read-only", "make it writable"),
+    errno.EACCES: ("there is no permission to write", "make it writable"),
+    errno.EPERM: ("there is no permission to write", "make it writable"),
+    errno.EIO: ("the disk reports an input/output error", "check the disk"),
+}
 
 
 class GareCacheError(Exception):
@@ -53,6 +67,28 @@ class EnvironmentFailure(GareCacheError, OSError):
     """The machine cannot do what is asked: no disk space, no permission, a missing device."""
 
     exit_code: ClassVar[int] = 1
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of the disk while writing ``path`` into ``EnvironmentFailure``.
+
+    Raises:
+        EnvironmentFailure: an error of ``DISK_CAUSES``, with its ``errno``; the message names the
+            file and the remedy. Other ``OSError`` pass.
+    """
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in DISK_CAUSES or isinstance(err, EnvironmentFailure):
+            raise
+        wrong, advice = DISK_CAUSES[err.errno]
+        failure = EnvironmentFailure(
+            f"cannot write {path}: {wrong}; {advice}. Finished work is kept: run the same command "
+            "again"
+        )
+        failure.errno = err.errno
+        raise failure from err
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

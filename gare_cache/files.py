@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import errno
+import fcntl
+import glob
 import hashlib
 import json
 import math
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gare_cache.errors import UnreadableFile
+from gare_cache.errors import UnreadableFile, disk_errors
 from gare_cache.limits import TABLE_BYTES, TABLE_VALUES, parse_json, read_bytes, read_text
 from gare_cache.locks import lock_within
 
 PARTIAL_SUFFIX = ".partial"
+_DIGEST = "digest"
+_MAKE_AGAIN = "restore it from a copy, or write it again with the command that made it"
 
 
 @contextmanager
@@ -29,17 +32,41 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success flush it to disk and rename it.
 
     Every call has a name of its own, so that of several writers each publishes a whole file. On an
-    exception the temporary file is removed and an earlier ``path`` stays as it was.
+    exception the temporary file is removed and an earlier ``path`` stays as it was. Those of killed
+    writers are removed first: a living writer holds a lock on its own.
+
+    Raises:
+        EnvironmentFailure: the disk fails, as in ``disk_errors``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
-    try:
-        yield partial
-        fsync(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    fsync(path.parent)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
+            _remove_if_left(left)
+        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        partial = new.with_name(f"{new.name}{PARTIAL_SUFFIX}")
+        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            new.rename(partial)  # by this name it is found, and is locked
+            yield partial
+            fsync(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+            os.close(descriptor)
+        fsync(path.parent)
+
+
+def _remove_if_left(partial: Path) -> None:
+    with suppress(FileNotFoundError):
+        descriptor = os.open(partial, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
+        except BlockingIOError:  # its writer lives
+            pass
+        finally:
+            os.close(descriptor)
 
 
 def fsync(path: Path) -> None:
@@ -57,23 +84,28 @@ def append_line(path: Path, line: str) -> None:
     One process at a time appends. A line that a crash cut short before is dropped.
 
     Raises:
-        OSError: the line cannot be written whole (``ENOSPC`` where the disk takes a part).
-        EnvironmentFailure: another process holds the file for longer than 30 s.
+        EnvironmentFailure: the line cannot be written whole, as in ``disk_errors``, or another
+            process holds the file for longer than 30 s.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = line.encode() + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        lock_within(descriptor, path)
-        whole = _end_of_last_line(descriptor)
-        os.ftruncate(descriptor, whole)
-        if os.write(descriptor, content) < len(content):
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = line.encode() + b"\n"
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            lock_within(descriptor, path)
+            whole = _end_of_last_line(descriptor)
             os.ftruncate(descriptor, whole)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    fsync(path.parent)
+            try:
+                rest = memoryview(content)
+                while rest:  # after a short write, the next says why
+                    rest = rest[os.write(descriptor, rest) :]
+            except OSError:
+                os.ftruncate(descriptor, whole)
+                raise
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        fsync(path.parent)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -117,22 +149,23 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of the tool's own.
+    """Read a JSON file of the tool's own; an object of ``write_record`` without its digest.
 
     Raises:
-        UnreadableFile: it is no JSON, or exceeds a limit.
+        UnreadableFile: it is no JSON, does not have its digest, or exceeds a limit.
     """
-    return parse_own_json(path, read_text(path))
+    return unsealed(path, parse_own_json(path, read_text(path)))
 
 
 def read_json_lines(path: Path) -> list[Any]:
     r"""Read a file of the tool's own with one JSON value on each line, separated by ``\n`` alone.
 
     Raises:
-        UnreadableFile: a line is no JSON, or the file exceeds a limit.
+        UnreadableFile: a line is no JSON or does not have its digest, or the file exceeds a limit.
     """
-    lines = read_text(path).split("\n")
-    return [parse_own_json(f"{path}:{n}", line) for n, line in enumerate(lines, 1) if line]
+    lines = enumerate(read_text(path).split("\n"), 1)
+    places = ((f"{path}:{number}", line) for number, line in lines if line)
+    return [unsealed(where, parse_own_json(where, line)) for where, line in places]
 
 
 def parse_own_json(where: object, text: str) -> Any:
@@ -146,10 +179,7 @@ def parse_own_json(where: object, text: str) -> Any:
     except UnreadableFile:
         raise
     except ValueError as err:
-        raise UnreadableFile(
-            f"{where} is damaged: not valid JSON ({err}); restore it from a copy, or write it "
-            "again with the command that made it"
-        ) from err
+        raise UnreadableFile(f"{where} is damaged: not valid JSON ({err}); {_MAKE_AGAIN}") from err
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -159,6 +189,40 @@ def write_json(path: Path, value: Any) -> None:
     """
     text = json.dumps(finite_or_none(value), indent=2, sort_keys=True, ensure_ascii=False)
     write_text(path, text + "\n")
+
+
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as ``write_json`` does, with a digest by which ``read_json`` finds damage."""
+    write_json(path, sealed(value))
+
+
+def write_json_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    """Write objects one a line, atomically, each with the digest of ``write_record``."""
+    lines = (json.dumps(sealed(value), sort_keys=True, ensure_ascii=False) for value in values)
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object as JSON holds it, with the digest of its content."""
+    content: dict[str, Any] = json.loads(json.dumps(finite_or_none(value)))
+    return {**content, _DIGEST: canonical_digest(content)}
+
+
+def unsealed(where: object, value: Any) -> Any:
+    """Return what ``sealed`` sealed; values of earlier versions have no digest.
+
+    Raises:
+        UnreadableFile: the content does not have its digest.
+    """
+    if not isinstance(value, dict) or _DIGEST not in value:
+        return value
+    content = {key: item for key, item in value.items() if key != _DIGEST}
+    if canonical_digest(content) != value[_DIGEST]:
+        raise UnreadableFile(
+            f"{where} is damaged, or was changed by hand: it does not have its digest; "
+            f"{_MAKE_AGAIN}"
+        )
+    return content
 
 
 def finite_or_none(value: Any) -> Any:
@@ -173,7 +237,7 @@ def finite_or_none(value: Any) -> Any:
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a Parquet table atomically."""
     with replacing(path) as partial:
-        pq.write_table(table, partial)
+        pq.write_table(table, partial, write_page_checksum=True)
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -188,7 +252,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         UnreadableFile: it is damaged, no Parquet file, or has not these columns.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_decoded_size(path, file)
             lacking = [name for name in columns or () if name not in file.schema_arrow.names]
             if lacking:

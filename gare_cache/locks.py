@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gare_cache.errors import EnvironmentFailure
+from gare_cache.errors import EnvironmentFailure, disk_errors
 
 PATIENCE_SECONDS = 30.0  # for a lock that others hold for an instant
 _ATTEMPTS = 5
@@ -38,15 +38,16 @@ def alone(locks: Path, place: Path, doing: str) -> Iterator[None]:
                 f"{place} is being written by process {holder}; wait for it, or stop it with "
                 f"`kill {holder.split()[0]}` and run again"
             )
-        write_holder(descriptor, doing)
+        write_holder(descriptor, locks / f"{name}.lock", doing)
         yield
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
     """Open a lock file, and create it if it is missing; closing it releases its locks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     _held.add(descriptor)
     try:
         yield descriptor
@@ -108,11 +109,12 @@ def holder_of(path: Path) -> str:
     return "another process"
 
 
-def write_holder(descriptor: int, doing: str = "") -> None:
+def write_holder(descriptor: int, path: Path, doing: str = "") -> None:
     """Write who holds the lock: the pid and what it does."""
     holder = f"{os.getpid()} (gare-cache {doing})" if doing else f"{os.getpid()}"
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{holder}\n".encode(), 0)
+    with disk_errors(path):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{holder}\n".encode(), 0)
 
 
 def read_holder(path: Path) -> str:

@@ -1,8 +1,10 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from gare_cache import own
 from tests.tiny import make_project, make_tiny_encoder
@@ -12,6 +14,19 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set how many examples Hypothesis tries: the same ones in every run."""
+    options: dict[str, Any] = {
+        "deadline": None,
+        "derandomize": True,
+        # Each example writes its file anew, so all may use the folder of one test.
+        "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    }
+    settings.register_profile("short", max_examples=60, **options)
+    settings.register_profile("long", max_examples=3000, **options)
+    settings.load_profile("long" if config.getoption("--slow") else "short")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import resource
 import subprocess
@@ -6,14 +7,22 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from gare_cache.errors import UnreadableFile
 from gare_cache.files import (
     append_line,
     canonical_digest,
+    read_json,
+    read_json_lines,
     read_lines,
+    read_parquet,
     replacing,
     write_json,
+    write_json_lines,
+    write_parquet,
+    write_record,
     write_text,
 )
 
@@ -106,3 +115,57 @@ def test_a_line_that_does_not_fit_is_an_error_and_leaves_none(tmp_path: Path) ->
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert path.read_bytes() == b"whole\n"
+
+
+def test_a_record_is_read_without_its_digest_and_damage_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    content = {"a": [1, 2.5, None], "b": {"1": "ü"}, "n": 3}
+    write_record(path, {**content, "b": {1: "ü"}, "a": [1, 2.5, float("nan")]})
+    assert read_json(path) == content
+    text = path.read_text()
+    path.write_text(text.replace("2.5", "2.6"))
+    with pytest.raises(UnreadableFile, match=r"record.json is damaged, or was changed by hand"):
+        read_json(path)
+    # Files of earlier versions, and of other programs, have no digest.
+    path.write_text(json.dumps(content))
+    assert read_json(path) == content
+
+
+def test_every_line_of_records_has_its_digest(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    records = [{"epoch": 1, "name": "a\u2028b"}, {"epoch": 2}]
+    write_json_lines(path, records)
+    assert read_json_lines(path) == records
+    path.write_text(path.read_text().replace('"epoch": 2', '"epoch": 3'))
+    with pytest.raises(UnreadableFile, match=r"log.jsonl:2 is damaged"):
+        read_json_lines(path)
+
+
+def test_a_flipped_bit_of_a_parquet_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    table = pa.table({"id": [f"v{n}" for n in range(50)], "rank": list(range(50))})
+    write_parquet(path, table)
+    content = path.read_bytes()
+    for place in range(8, content.index(b"v49"), 5):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        try:
+            found = read_parquet(path)
+        except UnreadableFile:
+            continue
+        assert found == table, place
+    path.write_bytes(content)
+    assert read_parquet(path) == table
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_ones_is_kept(tmp_path: Path) -> None:
+    left = tmp_path / "a.json.0123456789abcdef.partial"
+    left.write_text("x")
+    other = tmp_path / "b.json.0123456789abcdef.partial"
+    other.write_text("x")
+    with replacing(tmp_path / "a.json") as living:
+        assert not left.exists()
+        write_text(tmp_path / "a.json", "1")
+        assert living.exists()
+        living.write_text("2")
+    assert (tmp_path / "a.json").read_text() == "2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", other.name]

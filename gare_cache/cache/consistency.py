@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pyarrow.parquet as pq
-
 from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.faults import WRITE_AGAIN, Fault
 from gare_cache.cache.group import METADATA, array_fault, unit_rows_on_disk
@@ -14,8 +12,9 @@ from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import FEATURES, KINDS, MANIFEST, TABLES, Kind
 from gare_cache.cache.words import words_fault, words_metadata_fault, words_path
-from gare_cache.errors import AnnotationError, counted
-from gare_cache.manifest.tables import read_manifest
+from gare_cache.errors import AnnotationError, UnreadableFile, counted
+from gare_cache.files import read_parquet
+from gare_cache.manifest.tables import MANIFEST_FILES, read_manifest
 
 _EXTRACT = "run `gare-cache extract`"
 _ID_CHARACTERS = 12
@@ -70,7 +69,7 @@ def _lost_records(cache: FeatureCache, kind: Kind) -> Iterator[Fault]:
     if not path.exists():
         return
     table = cache.tables[kind]
-    states = pq.read_table(path, columns=["status"])["status"].to_pylist()
+    states = read_parquet(path, ["status"])["status"].to_pylist()
     dropped = {record.unit for record in cache.records if record.dropped and record.kind == kind}
     lost = tuple(
         row
@@ -89,13 +88,14 @@ def _lost_records(cache: FeatureCache, kind: Kind) -> Iterator[Fault]:
 def _manifest_faults(cache: FeatureCache) -> Iterator[Fault]:
     path = cache.folder / MANIFEST
     remedy = f"{_EXTRACT}, which writes it again"
-    if not path.is_dir():
+    missing = [name for name in MANIFEST_FILES if not (path / name).is_file()]
+    if missing:
         if all(cache.tables[kind].sources for kind in KINDS) and _is_finished(cache):
-            yield Fault(MANIFEST, "it is missing", remedy)
+            yield Fault(MANIFEST, f"{' and '.join(missing)} missing", remedy)
         return
     try:
         manifest = read_manifest(path)
-    except AnnotationError as err:
+    except (AnnotationError, UnreadableFile) as err:
         yield Fault(MANIFEST, str(err).split(";")[0], remedy)
         return
     if is_imported(cache):  # its rows are those of the files, not the manifest's
@@ -112,7 +112,7 @@ def _manifest_faults(cache: FeatureCache) -> Iterator[Fault]:
 def _is_finished(cache: FeatureCache) -> bool:
     """Return whether an extraction ended: only then does a table say what became of its rows."""
     states = [
-        pq.read_table(cache.folder / TABLES[kind], columns=["status"])["status"].to_pylist()
+        read_parquet(cache.folder / TABLES[kind], ["status"])["status"].to_pylist()
         for kind in KINDS
     ]
     return all("pending" not in column for column in states)

@@ -11,15 +11,25 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from gare_cache.cache.disk import environment_errors
+from gare_cache.cache.identity import ROOT_VARIABLE
 from gare_cache.cache.lock import refuse_while_written, writers
 from gare_cache.cache.owner import OWNER_FILE, read_owner
 from gare_cache.cache.reader import FeatureCache, open_cache
-from gare_cache.cache.schema import FEATURES, KINDS
+from gare_cache.cache.schema import (
+    FEATURES,
+    HEAD_START,
+    JOURNAL,
+    KINDS,
+    MANIFEST,
+    TABLES,
+    THUMBNAILS,
+)
 from gare_cache.cache.verify import verify_cache
 from gare_cache.cache.writer import partial_files
-from gare_cache.errors import CacheError
+from gare_cache.errors import CacheError, EnvironmentFailure
 from gare_cache.files import PARTIAL_SUFFIX, replacing
 
+_CONTENT = frozenset([FEATURES, JOURNAL, HEAD_START, MANIFEST, THUMBNAILS, *TABLES.values()])
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*-[0-9a-f]{12}")
 
 
@@ -157,7 +167,7 @@ def pack(folder: Path, file: Path) -> None:
     faults = verify_cache(folder, sources=False).faults
     if faults:
         raise CacheError(f"{folder} is damaged: {faults[0]}")
-    with environment_errors(file.parent), replacing(file) as partial, partial.open("wb") as stream:
+    with replacing(file) as partial, partial.open("wb") as stream:
         _write_tar(stream, folder)
 
 
@@ -191,14 +201,15 @@ def unpack(file: Path, root: Path) -> Path:
         The new folder.
 
     Raises:
-        CacheError: it is not a packed cache, names a path outside its folder, is damaged, or its
-            folder exists.
-        EnvironmentFailure: the file system refuses.
+        CacheError: it is not a packed cache, names a path outside its folder or another file than
+            those of a cache, announces more than it holds, is damaged, or its folder exists.
+        EnvironmentFailure: the file system refuses, or has too little room.
     """
     try:
         with tarfile.open(file, "r:") as tar:
             members = tar.getmembers()
             name = _only_folder(file, members)
+            _check_sizes(file, root, members)
             target = root / name
             if target.exists():
                 raise CacheError(f"{target} exists and is not overwritten; move it away first")
@@ -223,10 +234,12 @@ def _only_folder(file: Path, members: list[tarfile.TarInfo]) -> str:
     for member in members:
         path = PurePosixPath(member.name)
         outside = path.is_absolute() or ".." in path.parts or len(path.parts) < 2
-        if outside or not member.isfile() or path in seen:
+        # A sparse member is written as large as it says, however little the archive holds of it.
+        plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
+        if outside or not plain or path in seen or path.parts[1] not in _CONTENT:
             raise CacheError(
-                f"{file} is refused: member {member.name!r} is not a distinct file in a cache "
-                "folder; make it with `gare-cache cache pack`"
+                f"{file} is refused: member {member.name!r} is not a distinct, plain file of a "
+                "cache; make it with `gare-cache cache pack`"
             )
         seen.add(path)
         names.add(path.parts[0])
@@ -236,6 +249,22 @@ def _only_folder(file: Path, members: list[tarfile.TarInfo]) -> str:
             "cache folder; make it with `gare-cache cache pack`"
         )
     return min(names)
+
+
+def _check_sizes(file: Path, root: Path, members: list[tarfile.TarInfo]) -> None:
+    """Check that an archive holds what it announces, and that the disk has room for it."""
+    announced, held = sum(member.size for member in members), file.stat().st_size
+    if announced > held:
+        raise CacheError(
+            f"{file} is damaged: it announces {announced:,} bytes and holds {held:,}; copy it again"
+        )
+    place = next(path for path in (root, *root.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if announced > free:
+        raise EnvironmentFailure(
+            f"{file} needs {announced:,} bytes, and {place} has {free:,} free; make room, or set "
+            f"${ROOT_VARIABLE} to another disk"
+        )
 
 
 def _write_members(tar: tarfile.TarFile, members: list[tarfile.TarInfo], folder: Path) -> None:

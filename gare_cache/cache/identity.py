@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gare_cache.cache.schema import EXTRACTOR_REVISION, FORMAT_VERSION
+from gare_cache.errors import disk_errors
 from gare_cache.files import canonical_digest
 
 ROOT_VARIABLE = "GARE_CACHE_ROOT"
@@ -80,12 +81,15 @@ def project_owner(project: Path) -> Owner:
     """Return a project as an owner; its id is made at the first call."""
     path = project / _ID_FILE
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        new.write_text(f"{secrets.token_hex(16)}\n")
-        with suppress(FileExistsError):  # another process was first
-            os.link(new, path)
-        new.unlink()
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                new.write_text(f"{secrets.token_hex(16)}\n")
+                with suppress(FileExistsError):  # another process was first
+                    os.link(new, path)
+            finally:
+                new.unlink(missing_ok=True)
     return Owner(owner_id(project), str(project.absolute()))
 
 

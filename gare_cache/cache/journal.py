@@ -18,6 +18,7 @@ import google_crc32c
 from gare_cache.cache.schema import JOURNAL, KINDS, Kind
 from gare_cache.errors import CacheError
 from gare_cache.files import append_line, last_line, replacing
+from gare_cache.limits import parse_json, read_bytes
 
 UNITS_FILE = "units.jsonl"
 REPAIR_COMMAND = "gare-cache verify --drop-damaged"
@@ -141,7 +142,7 @@ def _files(folder: Path) -> list[Path]:
 def _read_file(path: Path) -> Iterator[tuple[UnitRecord | None, DamagedLine | None]]:
     """Yield the record of every line, if it is whole, and what is wrong at its place."""
     before = b""
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], 1):
         try:
             record, after = _parse(line)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
@@ -171,7 +172,7 @@ def _parse(line: bytes) -> tuple[UnitRecord, str | None]:
     content = line[: stored.start()] + b"}" if stored else line
     if stored and _checksum(content) != stored[1].decode():
         raise ValueError("it does not have its checksum")
-    fields = json.loads(content)
+    fields = parse_json("the line", content)
     after = fields.pop("after") if stored else None
     outcomes = [RowOutcome(**outcome) for outcome in fields.pop("outcomes")]
     record = UnitRecord(outcomes=outcomes, **fields)

@@ -76,7 +76,7 @@ def whole_cache(folder: Path) -> Iterator[None]:
     with opened(folder / _WHOLE) as descriptor:
         with gate(folder):
             _acquire(descriptor, fcntl.LOCK_EX, folder)
-            write_holder(descriptor)
+            write_holder(descriptor, folder / _WHOLE)
         yield
 
 
@@ -95,7 +95,7 @@ def shard_of_cache(folder: Path, shard: Shard) -> Iterator[None]:
             _refuse_other_divisions(folder, shard)
             _acquire(descriptor, fcntl.LOCK_SH, folder)
             _acquire(shard_lock, fcntl.LOCK_EX, folder)
-            write_holder(shard_lock)
+            write_holder(shard_lock, folder / f"lock.shard-{shard.index}-of-{shard.count}")
         yield
 
 

@@ -15,7 +15,7 @@ from gare_cache.cache.identity import Owner, folder_name, owner_id, project_owne
 from gare_cache.cache.rows import RowTable, read_sources
 from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.errors import CacheError, counted
-from gare_cache.files import read_json, write_json
+from gare_cache.files import read_json, write_record
 
 OWNER_FILE = "owner.json"
 _CHARACTERS_OF_ID = 8
@@ -31,8 +31,9 @@ def read_owner(folder: Path) -> Owner | None:
     if not path.exists():
         return None
     try:
-        return Owner(**read_json(path))
-    except (ValueError, TypeError) as err:
+        owner = read_json(path)
+        return Owner(str(owner["id"]), str(owner["project"]))
+    except (ValueError, TypeError, KeyError) as err:
         raise CacheError(
             f"{path} is damaged ({err}); delete it, and the project that extracts next owns the "
             "cache"
@@ -43,7 +44,7 @@ def claim(folder: Path, owner: Owner) -> bool:
     """Take a cache without an owner, and return whether the cache belongs to the project."""
     current = read_owner(folder)
     if current is None:
-        write_json(folder / OWNER_FILE, asdict(owner))
+        write_record(folder / OWNER_FILE, asdict(owner))
     return current is None or current.id == owner.id
 
 

@@ -20,7 +20,7 @@ from gare_cache.demo.scenes import Scene
 from gare_cache.demo.splits import SPLITS, sample_splits
 from gare_cache.demo.staging import pictures, stage
 from gare_cache.errors import ConfigError
-from gare_cache.files import replacing
+from gare_cache.files import read_json, replacing
 
 FORMAT_REVISION = 1  # raised whenever the same settings draw other videos or captions
 NUM_FRAMES = 16
@@ -107,10 +107,10 @@ def _check_folder(root: Path, settings: dict[str, object]) -> bool:
             )
         return False
     try:
-        state = json.loads(state_path.read_text())
+        state = read_json(state_path)
         recorded = state["settings"]
         complete = bool(state["complete"])
-    except (json.JSONDecodeError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError) as err:
         raise ConfigError(f"{state_path} is not readable ({err!r}); delete {root}") from err
     if recorded != settings:
         differing = [key for key in settings if recorded.get(key) != settings[key]]

@@ -6,6 +6,7 @@ The workers import this module, so it must not import torch, zarr or open_clip.
 from __future__ import annotations
 
 import io
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from gare_cache.encoders.augmentation import Views, draw_views
 from gare_cache.encoders.preprocessing import Frames, Preprocessing
 from gare_cache.errors import DecodeError, GareCacheError
 from gare_cache.files import file_digest
+from gare_cache.processes.worker import near_limit
 from gare_cache.processes.workers import LostJob, in_workers
 from gare_cache.video.containers import MOST_PIXELS
 from gare_cache.video.decoding import DecodedClip, decode_clip
@@ -147,6 +149,8 @@ def decode_video(
         clip = _decode(
             source, sampler=sampler, max_frames=max_frames, most_pixels=most_pixels, each=shrink
         )
+        if clip.switch_reason and _memory_is_short():
+            raise MemoryError  # else the decoder, and so the features, depended on it
         return DecodedVideo(
             frames=clip.frames,
             times=clip.times,
@@ -168,11 +172,18 @@ def decode_video(
         raise  # of the settings, not of this file
     except Exception as err:  # one odd file must not end an extraction
         reason = f"{source['path']} cannot be decoded: {type(err).__name__}: {err}"
-    return _failed(reason, seconds=time.perf_counter() - started)
+    failed = _failed(reason, seconds=time.perf_counter() - started)
+    return replace(failed, out_of_memory=_memory_is_short())
+
+
+def _memory_is_short() -> bool:
+    """Return whether a fault may come from this process's limit; libraries name many causes."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return limit != resource.RLIM_INFINITY and near_limit(resource.RUSAGE_SELF, limit)
 
 
 def _lost(path: str, lost: LostJob) -> DecodedVideo:
-    return replace(_failed(f"{path}: {lost.reason}"), out_of_memory=lost.killed)
+    return replace(_failed(f"{path}: {lost.reason}"), out_of_memory=lost.out_of_memory)
 
 
 def _failed(reason: str, seconds: float = 0.0) -> DecodedVideo:

@@ -25,6 +25,7 @@ from gare_cache.processes import channel
 from gare_cache.processes.channel import Envelope
 
 _START_SECONDS = 120.0
+_NEAR_LIMIT = 0.5  # share of the limit on memory; one frame more may need the rest
 _GRACE_SECONDS = 5.0  # delay after the deadline until a worker ends itself
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Keep libraries from starting idle threads beside the decoding one.
@@ -45,6 +46,7 @@ class Worker:
     deadline_seconds: float
     _process: subprocess.Popen[bytes]
     _channel: socket.socket
+    _memory_bytes: int | None = None
 
     def begin(self, job: Any) -> Envelope:
         """Send a job and wait for its result, up to the bytes of its arrays.
@@ -75,9 +77,15 @@ class Worker:
         hint = ", as when memory runs out" if -code == signal.SIGKILL else ""
         return f"died with signal {-code} ({signal.Signals(-code).name}{hint})"
 
-    def was_killed(self) -> bool:
-        """Return whether a worker with a closed channel ended by SIGKILL."""
-        return self._process.poll() == -signal.SIGKILL
+    def lacked_memory(self) -> bool:
+        """Return whether a worker with a closed channel ended for lack of memory.
+
+        The system kills it (SIGKILL), or a library ends it by SIGABRT or SIGSEGV near its limit.
+        """
+        code = self._process.poll()
+        if code in (-signal.SIGABRT, -signal.SIGSEGV) and self._memory_bytes is not None:
+            return near_limit(resource.RUSAGE_CHILDREN, self._memory_bytes)
+        return code == -signal.SIGKILL
 
     def interrupt(self) -> None:
         """End the worker while another thread waits for it; that thread gets an ``EOFError``."""
@@ -92,6 +100,17 @@ class Worker:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_SECONDS)
         self._channel.close()
+
+
+def near_limit(whose: int, memory_bytes: int) -> bool:
+    """Return whether processes used so much of a limit that a fault of theirs may come from it.
+
+    Args:
+        whose: ``resource.RUSAGE_SELF``, or ``RUSAGE_CHILDREN`` for those that have ended.
+        memory_bytes: the limit.
+    """
+    peak = resource.getrusage(whose).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak > memory_bytes * _NEAR_LIMIT
 
 
 def start_worker(
@@ -124,7 +143,7 @@ def start_worker(
     except OSError as err:
         here.close()
         raise EnvironmentFailure(f"a decode worker cannot be started: {err}") from err
-    worker = Worker(deadline_seconds, process, here)
+    worker = Worker(deadline_seconds, process, here, memory_bytes)
     try:
         here.settimeout(_START_SECONDS)
         channel.send(here, (work, deadline_seconds, memory_bytes))

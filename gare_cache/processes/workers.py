@@ -20,11 +20,11 @@ class LostJob:
 
     Attributes:
         reason: for example ``"decoding took longer than 60 s"``.
-        killed: whether the system killed the worker (SIGKILL), as when memory runs out.
+        out_of_memory: whether the worker ended for lack of memory.
     """
 
     reason: str
-    killed: bool = False
+    out_of_memory: bool = False
 
 
 @contextmanager
@@ -179,7 +179,7 @@ class _Stream(Generic[Job, Result]):
         except TimeoutError:
             lost = LostJob(f"decoding took longer than {self._deadline_seconds:g} s")
         except (EOFError, OSError):
-            lost = LostJob(f"the decoder {worker.cause_of_death()}", worker.was_killed())
+            lost = LostJob(f"the decoder {worker.cause_of_death()}", worker.lacked_memory())
         self._deliver(number, held_bytes, lost)
         return False
 

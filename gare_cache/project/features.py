@@ -11,7 +11,7 @@ from gare_cache.cache.owner import folder_for
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.errors import CacheError, FingerprintMismatch
-from gare_cache.files import read_json, write_json
+from gare_cache.files import read_json, write_record
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
 
@@ -68,7 +68,7 @@ def write_features(
         "videos": dict(videos),
         "captions": dict(captions),
     }
-    write_json(workspace.features, features)
+    write_record(workspace.features, features)
     workspace.stopped.unlink(missing_ok=True)
     return features
 
@@ -85,7 +85,7 @@ def write_stopped(
         failed: id of each failed video -> where it is named, and the reason.
     """
     content = {"folder": folder.name, "message": message, "failed": dict(failed)}
-    write_json(workspace.stopped, content)
+    write_record(workspace.stopped, content)
     workspace.features.unlink(missing_ok=True)
 
 

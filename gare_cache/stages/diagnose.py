@@ -13,7 +13,7 @@ from gare_cache.diagnosis.parts import jsonable
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.increment import has_increment
 from gare_cache.evaluation.protocol import apply_protocol
-from gare_cache.files import file_digest, read_json_lines, write_json, write_text
+from gare_cache.files import file_digest, read_json_lines, write_record, write_text
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
@@ -98,7 +98,7 @@ def diagnose(
         }
     )
     folder = workspace.outputs / "diagnosis"
-    write_json(folder / "diagnosis.json", diagnosis)
+    write_record(folder / "diagnosis.json", diagnosis)
     write_text(folder / "diagnosis.html", render_html(diagnosis))
     write_text(folder / "diagnosis.md", render_markdown(diagnosis))
     return diagnosis

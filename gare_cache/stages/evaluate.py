@@ -28,7 +28,7 @@ from gare_cache.evaluation.scores import (
     zero_shot_head,
 )
 from gare_cache.evaluation.similarity import score_split
-from gare_cache.files import file_digest, replacing, write_json, write_parquet
+from gare_cache.files import file_digest, replacing, write_json, write_parquet, write_record
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.own import own_digests
 from gare_cache.project import ledger
@@ -129,9 +129,9 @@ def evaluate(
         cache, manifest, settings.split, num_frames=checkpoint.head.settings["max_frames"]
     )
     folder = workspace.evaluation
-    write_json(folder / "metrics.json", result.to_json())
+    write_record(folder / "metrics.json", result.to_json())
     write_json(folder / "scores.json", _short_scores(result, checkpoint))
-    write_json(folder / "analysis.json", analysis)
+    write_record(folder / "analysis.json", analysis)
     write_parquet(folder / "ranks.parquet", ranks_table(ranks, split))
     write_parquet(folder / "retrieved.parquet", retrieved_table(retrieved, similarities, split))
     with replacing(folder / "similarity.npy") as partial, partial.open("wb") as file:

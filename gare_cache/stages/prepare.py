@@ -8,7 +8,7 @@ from typing import Any
 from gare_cache.annotations.grammar import PARAGRAPH
 from gare_cache.annotations.readers import check_joins, read_annotations, split_fractions
 from gare_cache.errors import counted
-from gare_cache.files import write_json
+from gare_cache.files import write_record
 from gare_cache.manifest.build import build_manifest
 from gare_cache.manifest.splits import caution_small
 from gare_cache.project.paths import Workspace
@@ -48,7 +48,7 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
         "notes": list(annotations.notes),
     }
     manifest.write(workspace.manifest)
-    write_json(workspace.manifest / "summary.json", summary)
+    write_record(workspace.manifest / "summary.json", summary)
     for line in _lines(workspace, summary):
         say(line)
     return summary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
@@ -14,7 +13,13 @@ import torch
 from gare_cache.data.batches import num_batches
 from gare_cache.data.split import SplitLoader, load_split
 from gare_cache.errors import counted
-from gare_cache.files import canonical_digest, write_json, write_text
+from gare_cache.files import (
+    canonical_digest,
+    write_json,
+    write_json_lines,
+    write_record,
+    write_text,
+)
 from gare_cache.manifest.splits import caution_small
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
@@ -138,7 +143,7 @@ def _train(
         workspace.run / "head.safetensors", head, encoder_id=record["encoder_id"], record=record
     )
     write_json(workspace.run / "selection.json", _selection(state))
-    write_json(workspace.run / "record.json", record)
+    write_record(workspace.run / "record.json", record)
     say(
         f"best epoch {state.best_epoch} of {settings.epochs}: selection score "
         f"{state.best_score:.1f} (R@1 of both directions on {counted(num_val, 'video')} of "
@@ -177,8 +182,7 @@ def _record(identity: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def _write_log(path: Path, state: TrainingState) -> None:
-    lines = [json.dumps(asdict(record), sort_keys=True) for record in state.history]
-    write_text(path, "\n".join(lines) + "\n")
+    write_json_lines(path, map(asdict, state.history))
 
 
 def _write_curve(path: Path, state: TrainingState) -> None:

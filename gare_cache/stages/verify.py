@@ -14,7 +14,13 @@ from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import KINDS, MANIFEST, Kind
 from gare_cache.cache.verify import Verification, num_steps, verify_cache
 from gare_cache.cache.writer import drop_units
-from gare_cache.errors import AnnotationError, CacheError, FingerprintMismatch, counted
+from gare_cache.errors import (
+    AnnotationError,
+    CacheError,
+    FingerprintMismatch,
+    UnreadableFile,
+    counted,
+)
 from gare_cache.extraction.again import Comparison, encode_again
 from gare_cache.extraction.project_encoder import project_encoder, project_identity
 from gare_cache.files import canonical_digest
@@ -58,7 +64,9 @@ def verify(
 
 
 def _copies(cache: FeatureCache) -> Iterator[str]:
-    with suppress(AnnotationError):  # absent before the first extraction ends; damage is a fault
+    with suppress(
+        AnnotationError, UnreadableFile
+    ):  # absent before the first extraction ends; damage is a fault
         manifest = read_manifest(cache.folder / MANIFEST)
         yield from copies_across_splits(cache.tables["video"], manifest)
 

@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 from gare_cache.code_identity import installed_code_digest
 from gare_cache.config import Params
 from gare_cache.data.split import SplitLoader
-from gare_cache.errors import EnvironmentFailure
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.results import or_nan
 from gare_cache.evaluation.scores import HEAD, normalised_method
@@ -33,7 +32,7 @@ from gare_cache.files import (
     read_json,
     read_json_lines,
     read_parquet,
-    write_json,
+    write_record,
 )
 from gare_cache.locks import holder_of, lock_within, opened, try_lock
 from gare_cache.own import own_names, use_project
@@ -123,7 +122,7 @@ def forget_failure(task: RunTask) -> None:
 
 def record_death(task: RunTask, reason: str) -> None:
     """Record a run as failed because its process died."""
-    write_json(task.folder / _RECORD, {"reason": reason})
+    write_record(task.folder / _RECORD, {"reason": reason})
 
 
 def is_begun(task: RunTask) -> bool:
@@ -222,7 +221,7 @@ def _score(task: RunTask, load: SplitLoader) -> None:
         if path.name not in ("metrics.json", "ranks.parquet"):
             path.unlink()
     if failed is not None:
-        write_json(space.evaluation / _FAILURE, {"reason": failed})
+        write_record(space.evaluation / _FAILURE, {"reason": failed})
     os.rename(space.evaluation, task.scores)
 
 
@@ -230,7 +229,7 @@ def _recorded(path: Path, work: Callable[[], dict[str, Any]]) -> None:
     """Write the result of some work, or the reason why it failed."""
     try:
         result = work()
-    except (OSError, EnvironmentFailure):
+    except (OSError, MemoryError):  # EnvironmentFailure is an OSError
         raise
     except Exception as err:
         known = type(err).__module__.startswith("gare_cache")
@@ -239,7 +238,7 @@ def _recorded(path: Path, work: Callable[[], dict[str, Any]]) -> None:
             "reason": message if known else f"{type(err).__name__}: {message}",
             "traceback": traceback.format_exc(),
         }
-    write_json(path, result)
+    write_record(path, result)
 
 
 def _read_scores(task: RunTask) -> SplitResult:

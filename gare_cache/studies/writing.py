@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gare_cache.errors import counted
-from gare_cache.files import file_digest, write_json, write_parquet
+from gare_cache.files import file_digest, write_parquet, write_record
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
@@ -64,7 +64,7 @@ def write_results(opened: OpenStudy, split: str) -> list[str]:
     write_parquet(opened.folder / "runs.parquet", runs_table(runs))
     write_parquet(opened.folder / "ranks.parquet", ranks)
     write_parquet(opened.folder / "history.parquet", history_table(runs))
-    write_json(opened.folder / "study.json", result.to_json())
+    write_record(opened.folder / "study.json", result.to_json())
     if done:
         captions, pictures = _captions_and_thumbnails(opened, split)
         queries = query_tables(ranks, split, order, captions)

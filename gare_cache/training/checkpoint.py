@@ -11,11 +11,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from gare_cache.errors import ConfigError, FingerprintMismatch
-from gare_cache.files import replacing
+from gare_cache.errors import (
+    ConfigError,
+    FingerprintMismatch,
+    GareCacheError,
+    UnreadableFile,
+)
+from gare_cache.files import replacing, sealed, unsealed
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.limits import parse_json
 from gare_cache.own import require_trusted, require_unchanged
@@ -43,14 +48,15 @@ def save_checkpoint(
 ) -> None:
     """Write a head by rename; its settings, encoder and record stand in the file's metadata."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    metadata = {
+    content = {
         "head": head.settings,
         "encoder_id": encoder_id,
         "record": record,
         "weights": _digest(tensors),
     }
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        metadata = json.dumps(sealed(content), sort_keys=True)
+        partial.write_bytes(save(tensors, metadata={_METADATA_KEY: metadata}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -65,12 +71,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ConfigError(f"no trained head at {path}; run `gare-cache train`")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = parse_json(path, (file.metadata() or {})[_METADATA_KEY])
-    except (KeyError, ValueError, SafetensorError) as err:
+            metadata = unsealed(path, parse_json(path, (file.metadata() or {})[_METADATA_KEY]))
+        settings, record = metadata["head"], metadata["record"]
+        encoder_id, own = str(metadata["encoder_id"]), record.get("own", {})
+    except UnreadableFile:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, SafetensorError) as err:
         raise ConfigError(f"{path} is not a head trained by gare-cache ({err})") from err
-    require_trusted(metadata["head"], where=path)
-    require_unchanged(metadata["head"], metadata["record"].get("own", {}), where=path)
-    head = build_head(**metadata["head"])
+    require_trusted(settings, where=path)
+    require_unchanged(settings, own, where=path)
+    try:
+        head = build_head(**settings)
+    except GareCacheError:
+        raise
+    except (TypeError, KeyError, ValueError, RuntimeError, MemoryError) as err:
+        raise ConfigError(
+            f"{path} describes a head that cannot be built ({type(err).__name__}: {err})"
+        ) from err
     tensors = load_file(path)
     try:
         head.load_state_dict(tensors)
@@ -84,7 +101,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} is damaged: its weights do not have the digest that was written with them; "
             "restore it from a copy, or run `gare-cache train` again"
         )
-    return Checkpoint(head.eval(), metadata["encoder_id"], metadata["record"])
+    return Checkpoint(head.eval(), encoder_id, record)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

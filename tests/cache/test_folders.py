@@ -18,7 +18,7 @@ from gare_cache.cache.folders import (
 )
 from gare_cache.cache.lock import whole_cache
 from gare_cache.cache.reader import open_cache
-from gare_cache.errors import CacheError
+from gare_cache.errors import CacheError, EnvironmentFailure
 from tests.cache.made import IDENTITY, NAME, chunk_files, fill, make, source, writer
 
 pytestmark = pytest.mark.usefixtures("small_units")
@@ -185,3 +185,38 @@ def test_an_archive_under_the_name_of_another_extraction_is_refused(tmp_path: Pa
     with pytest.raises(CacheError, match=r"d-0123456789ab is not the name of the extraction"):
         unpack(tmp_path / "x.tar", tmp_path / "root")
     assert IDENTITY["sampling"] == open_cache(other).attributes["identity"]["sampling"]
+
+
+def test_an_archive_that_announces_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    """A sparse member of no bytes would be written as large as it says."""
+    file = tmp_path / "x.tar"
+    with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo(f"{NAME}/features.zarr/video/frames/c/0/0/0")
+        size = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": "3000000000"}
+        member.pax_headers = {**size, "GNU.sparse.map": "0,0,3000000000,0"}
+        tar.addfile(member)
+    with pytest.raises(CacheError, match=r"is refused: member .* is not a distinct, plain file"):
+        unpack(file, tmp_path / "root")
+    make(tmp_path / NAME)
+    pack(tmp_path / NAME, tmp_path / "y.tar")
+    (tmp_path / "y.tar").write_bytes((tmp_path / "y.tar").read_bytes()[:-20_000])
+    with pytest.raises(CacheError, match=r"y.tar is (damaged|not a packed cache)"):
+        unpack(tmp_path / "y.tar", tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+def test_an_archive_larger_than_the_free_disk_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / NAME)
+    pack(tmp_path / NAME, tmp_path / "x.tar")
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(9, 8, 1000))
+    with pytest.raises(EnvironmentFailure, match=r"x.tar needs [\d,]+ bytes, and .* 1,000 free"):
+        unpack(tmp_path / "x.tar", tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+def test_an_archive_with_a_file_that_no_cache_has_is_refused(tmp_path: Path) -> None:
+    file = archive(tmp_path / "x.tar", f"{NAME}/features.zarr/zarr.json", f"{NAME}/run.py")
+    with pytest.raises(CacheError, match=r"member '.*/run.py' is not a distinct, plain file of"):
+        unpack(file, tmp_path / "root")

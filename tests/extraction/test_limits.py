@@ -18,7 +18,7 @@ from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.video.decoding import decode_clip
 from tests.processes import jobs
-from tests.tiny import change_params, workspace, write_video
+from tests.tiny import change_params, video_source, workspace, write_video
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is heeded by Linux alone")
 SMALL = Preprocessing("exact", (32, 32), (0.5,) * 3, (0.25,) * 3, "bicubic", "shortest", 0)
@@ -88,18 +88,31 @@ def test_too_little_memory_is_not_the_videos_failure(tmp_path: Path) -> None:
     assert video.out_of_memory
 
 
+@linux
+def test_no_limit_decides_over_decoder_or_failure(tmp_path: Path) -> None:
+    """What libraries make of a failed allocation: damage, another decoder, or an abort."""
+    path = tmp_path / "large.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(10))
+        stream.width, stream.height, stream.pix_fmt = 3840, 2160, "yuv420p"
+        for level in range(12):
+            picture = np.full((2160, 3840, 3), 20 * level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    (whole,) = decode(path)
+    assert whole.reason is None
+    outcomes = []
+    for mebibytes in (100, 150, 200, 300, 400, 600):
+        (video,) = decode(path, memory_bytes=mebibytes * 2**20)
+        outcomes.append(video.out_of_memory)
+        if not video.out_of_memory:
+            assert (video.reason, video.decoder) == (None, whole.decoder), mebibytes
+    assert outcomes[0]
+
+
 def decode(path: Path, **limits: Any) -> list[DecodedVideo]:
-    stat = path.stat()
-    source = {
-        "video_id": path.stem,
-        "path": str(path),
-        "start_seconds": None,
-        "end_seconds": None,
-        "size_bytes": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-    }
     with decode_in_workers(
-        [source],
+        [video_source(path)],
         sampler="segment_centre",
         max_frames=40,
         preprocessing=SMALL,

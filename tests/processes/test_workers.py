@@ -123,7 +123,7 @@ def test_several_workers_hang_and_die_and_the_others_go_on() -> None:
 )
 def test_a_worker_that_dies_is_replaced_and_its_reason_told(how: str, reason: str) -> None:
     results = run(jobs.misbehave, [(how, 7), ("", 1)], workers=1)
-    assert results[0] == LostJob(reason, killed=how == "SIGKILL")
+    assert results[0] == LostJob(reason, out_of_memory=how == "SIGKILL")
     assert results[1][0] == 2
 
 

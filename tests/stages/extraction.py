@@ -60,6 +60,13 @@ def run_command(*arguments: str, folder: Path, most_bytes: int | None = None) ->
     return code, err
 
 
+def start_command(*arguments: str, folder: Path) -> Any:
+    """Start the command line in a child that may be killed."""
+    process = _context.Process(target=_command, args=(arguments, folder, None, None))
+    process.start()
+    return process
+
+
 def arrays(project: Path) -> dict[str, Any]:
     (folder,) = (project / "cache").iterdir()
     group = zarr.open_group(folder / "features.zarr", mode="r")
@@ -101,7 +108,7 @@ def _announced(moments: Connection, name: str, work: Callable[..., Any]) -> Call
 
 
 def _command(
-    arguments: tuple[str, ...], folder: Path, most_bytes: int | None, answer: Connection
+    arguments: tuple[str, ...], folder: Path, most_bytes: int | None, answer: Connection | None
 ) -> None:
     from typer.testing import CliRunner
 
@@ -112,7 +119,8 @@ def _command(
     if most_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
     result = CliRunner().invoke(cli.app, list(arguments))
-    answer.send((result.exit_code, result.stderr))
+    if answer is not None:
+        answer.send((result.exit_code, result.stderr))
 
 
 def shard(index: int, count: int) -> dict[str, Any]:

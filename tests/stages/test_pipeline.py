@@ -18,6 +18,7 @@ from gare_cache.errors import (
     FingerprintMismatch,
 )
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video
+from gare_cache.files import read_json
 from gare_cache.project.features import open_features
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
@@ -87,7 +88,7 @@ def test_from_videos_to_the_report(extracted: Path) -> None:
     assert "data:image/jpeg;base64," in page
     assert "zero-shot mean pooling" in table
     assert record["best_epoch"] >= 1
-    assert json.loads((space.run / "record.json").read_text()) == record
+    assert read_json(space.run / "record.json") == record
     assert len((space.run / "train_log.jsonl").read_text().splitlines()) == 3
     lines = dict(describe(space))
     assert lines["test videos"] == "3 of 3 encoded"
@@ -340,7 +341,7 @@ def test_stages_out_of_order_name_the_stage_to_run(project: Path) -> None:
 
 def test_features_that_are_gone_or_others_are_refused(extracted: Path) -> None:
     space = workspace(extracted)
-    features = json.loads(space.features.read_text())
+    features = read_json(space.features)
     space.features.write_text(json.dumps({**features, "content_digest": "0" * 64}))
     with pytest.raises(FingerprintMismatch, match="run `gare-cache extract` again"):
         open_features(space)

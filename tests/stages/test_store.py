@@ -62,7 +62,7 @@ def undisturbed(project: Path, tmp_path: Path) -> tuple[dict[str, Any], bytes]:
     return expected
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_do_not_change_a_byte(
     project: Path, undisturbed: tuple[dict[str, Any], bytes], tmp_path: Path, kills: int
 ) -> None:

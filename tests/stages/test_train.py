@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 import gare_cache
 from gare_cache import cli
 from gare_cache.errors import ConfigError, EnvironmentFailure
+from gare_cache.files import read_json
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
@@ -28,7 +29,7 @@ def test_a_learned_radius_is_in_log_and_record(extracted: Path) -> None:
     record = train(space)
     lines = (space.run / "train_log.jsonl").read_text().splitlines()
     assert record["learned_radius"] == json.loads(lines[-1])["radius"] > 0.5
-    assert json.loads((space.run / "record.json").read_text()) == record
+    assert read_json(space.run / "record.json") == record
     assert record["settings"]["train"]["loss"]["trust_region"] == region
 
 

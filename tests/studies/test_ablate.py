@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from gare_cache import cli
-from gare_cache.files import finite_or_none
+from gare_cache.files import finite_or_none, read_json
 from gare_cache.project import ledger
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
@@ -347,7 +347,7 @@ def test_check_says_what_differs(extracted: Path) -> None:
     weights = load_file(run / "head.safetensors")
     weights["logit_scale"] = weights["logit_scale"] + 0.5
     save_file(weights, run / "head.safetensors", metadata=metadata)
-    record = json.loads((run / "record.json").read_text())
+    record = read_json(run / "record.json")
     record["provenance"]["versions"]["torch"] = "1.0"
     (run / "record.json").write_text(json.dumps(record))
     code, out, err = command(study, "--check")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def export_features(
         raise FeatureFileError(f"{path} exists; remove it, or give another name")
     rows = {kind: sorted(cache.rows(kind, ids[kind])) for kind in KINDS}
     group = zarr.open_group(cache.folder / FEATURES, mode="r", zarr_format=3)
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    with _creating(path) as (file, stream):
         file.attrs.update(_attributes(cache))
         for name, tensor in cache.head_start().items():
             file[HEAD_START_PREFIX + name] = tensor.numpy()
@@ -62,7 +64,60 @@ def export_features(
             sources = cache.tables[kind].sources
             written = [sources[row][ID[kind]] for row in rows[kind]]
             file.create_dataset(IDS[kind], data=written, dtype=h5py.string_dtype())
-            _write_arrays(file, group, cache, kind, rows[kind], on_items=on_items)
+            stream.check()
+            for number in _write_arrays(file, group, cache, kind, rows[kind]):
+                stream.check()
+                on_items(number)
+
+
+class _Stream:
+    """A file for HDF5, which crashes when it closes a file that could not be written.
+
+    The first failure is kept, and what HDF5 writes after it is dropped.
+    """
+
+    def __init__(self, raw: FileIO) -> None:
+        self._raw = raw
+        self._failure: OSError | None = None
+        self.read, self.readinto = raw.read, raw.readinto
+        self.seek, self.tell = raw.seek, raw.tell
+
+    def write(self, data: memoryview) -> None:
+        self._keep_failure(self._write, data)
+
+    def truncate(self, size: int) -> None:
+        self._keep_failure(self._raw.truncate, size)
+
+    def flush(self) -> None:
+        """Do nothing: writes are not buffered."""
+
+    def check(self) -> None:
+        """Raise the first failure, if any."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _write(self, data: memoryview) -> None:
+        rest = memoryview(data).cast("B")
+        while rest:
+            rest = rest[self._raw.write(rest) :]
+
+    def _keep_failure(self, work: Callable[[Any], object], argument: Any) -> None:
+        if self._failure is None:
+            try:
+                work(argument)
+            except OSError as err:
+                self._failure = err
+
+
+@contextmanager
+def _creating(path: Path) -> Iterator[tuple[h5py.File, _Stream]]:
+    with replacing(path) as partial, partial.open("r+b", buffering=0) as raw:
+        stream = _Stream(raw)
+        try:
+            with h5py.File(stream, "w") as file:
+                yield file, stream
+        finally:
+            stream.check()  # an error of HDF5 may follow from a dropped write
 
 
 def _write_arrays(
@@ -71,9 +126,8 @@ def _write_arrays(
     cache: FeatureCache,
     kind: Kind,
     rows: Sequence[int],
-    *,
-    on_items: Callable[[int], None],
-) -> None:
+) -> Iterator[int]:
+    """Write the arrays of a kind and yield the number of items after each unit."""
     specs = [spec for spec in cache.layout.arrays(kind) if spec.name in _DATASETS]
     for spec in specs:
         file.create_dataset(_DATASETS[spec.name], (len(rows), *spec.row_shape), spec.dtype)
@@ -84,7 +138,7 @@ def _write_arrays(
             unit: Any = group[spec.name]
             values = np.asarray(unit[base : base + unit_rows])[np.asarray(members) - base]
             file[_DATASETS[spec.name]][first : first + len(members)] = values
-        on_items(len(members))
+        yield len(members)
 
 
 def _units(rows: Sequence[int], unit_rows: int) -> Iterator[tuple[int, Sequence[int]]]:

@@ -159,8 +159,14 @@ def _open_hdf5(path: Path) -> Iterator[FeatureFile]:
                 _check_dataset(path, name, node)
                 arrays[name] = StoredArray(node.shape, node.dtype, _hdf5_reader(file, name))
 
-        file.visititems(note)
-        yield FeatureFile(path, arrays, attributes=dict(file.attrs))
+        try:
+            file.visititems(note)
+            attributes = dict(file.attrs)
+        except GareCacheError:
+            raise
+        except (*_UNREADABLE, KeyError, TypeError) as err:
+            raise FeatureFileError(f"{path} is damaged ({err}); write it again") from err
+        yield FeatureFile(path, arrays, attributes=attributes)
 
 
 def _check_dataset(path: Path, name: str, node: h5py.Dataset) -> None:

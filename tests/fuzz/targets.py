@@ -1,0 +1,160 @@
+"""What is fed with damaged files: a project with each of its files, and the files users bring."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from gare_cache.annotations.msrvtt import ARCHIVES
+from gare_cache.cache.folders import pack
+from tests.annotations.test_msrvtt import QUERIES, TRAIN, content, write_archive
+from tests.tiny import change_params, make_project, make_tiny_encoder
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file that is damaged, and the commands that read it.
+
+    Attributes:
+        file: path below the project's folder; the first match of a pattern.
+        commands: command lines run in the project's folder.
+        before: called before each case, for what a command consumes.
+    """
+
+    file: str
+    commands: tuple[Command, ...]
+    before: Callable[[Path], None] = field(default=lambda folder: None)
+
+
+INFO, VERIFY, FIT = ("info",), ("verify",), ("train",)
+EVALUATE, REPORT = ("evaluate",), ("report",)
+COMPARE = ("compare", "outputs", "outputs-b")
+IMPORT = ("import-features", "--encoder-id", "x", "-o", "imported", "--ignore-unknown")
+PREPARE = ("prepare", "-o", "prepared")
+MSRVTT = (*PREPARE, "-p", "msrvtt.yaml")
+UNPACK = ("cache", "unpack", "packed.tar", "-p", "elsewhere/params.yaml")
+CACHE = "cache/tiny-*"
+
+
+def _fresh_import(folder: Path) -> None:
+    shutil.copytree(folder / "outputs/manifest", folder / "imported/manifest", dirs_exist_ok=True)
+
+
+def _nothing_unpacked(folder: Path) -> None:
+    shutil.rmtree(folder / "elsewhere/cache", ignore_errors=True)
+
+
+BROUGHT: dict[str, Target] = {
+    "captions.csv": Target("captions.csv", (PREPARE,)),
+    "captions.jsonl": Target("captions.jsonl", ((*PREPARE, "-p", "jsonl.yaml"),)),
+    "captions.parquet": Target("captions.parquet", ((*PREPARE, "-p", "parquet.yaml"),)),
+    "msrvtt archive": Target("msrvtt/*.zip", (MSRVTT,)),
+    "msrvtt list": Target(f"msrvtt/{TRAIN}", (MSRVTT,)),
+    "msrvtt queries": Target(f"msrvtt/{QUERIES}", (MSRVTT,)),
+    "params.yaml": Target("other.yaml", ((*PREPARE, "-p", "other.yaml"),)),
+    "study": Target("study.yaml", (("ablate", "study.yaml", "--dry-run"),)),
+    "features.npz": Target("features.npz", ((*IMPORT, "features.npz"),), _fresh_import),
+    "features.h5": Target("features.h5", ((*IMPORT, "features.h5"),), _fresh_import),
+    "frames.npy": Target("arrays/frames.npy", ((*IMPORT, "arrays"),), _fresh_import),
+    "matrix.npy": Target("matrix.npy", (("score", "matrix.npy"),)),
+    "packed cache": Target("packed.tar", (UNPACK,), _nothing_unpacked),
+}
+OWN: dict[str, Target] = {
+    "features.json": Target("outputs/features.json", (INFO, VERIFY, EVALUATE)),
+    "manifest of videos": Target("outputs/manifest/videos.parquet", (INFO, EVALUATE)),
+    "manifest of captions": Target("outputs/manifest/captions.parquet", (INFO, EVALUATE)),
+    "items.parquet": Target(f"{CACHE}/items.parquet", (INFO, VERIFY, EVALUATE)),
+    "captions of the cache": Target(f"{CACHE}/captions.parquet", (INFO, VERIFY)),
+    "journal": Target(f"{CACHE}/journal/units.jsonl", (INFO, VERIFY, EVALUATE)),
+    "owner": Target(f"{CACHE}/owner.json", (VERIFY, ("cache", "gc"), ("extract", "--dry-run"))),
+    "group": Target(f"{CACHE}/features.zarr/zarr.json", (INFO, VERIFY)),
+    "array": Target(f"{CACHE}/features.zarr/video/frames/zarr.json", (INFO, VERIFY)),
+    "chunk": Target(f"{CACHE}/features.zarr/video/frames/c/0/0/0", (VERIFY, EVALUATE)),
+    "manifest of the cache": Target(f"{CACHE}/manifest/videos.parquet", (VERIFY,)),
+    "head start": Target(f"{CACHE}/encoder_init.safetensors", (VERIFY, FIT)),
+    "head": Target("outputs/run/head.safetensors", (EVALUATE,)),
+    "run record": Target("outputs/run/record.json", (REPORT, COMPARE)),
+    "analysis": Target("outputs/evaluation/analysis.json", (REPORT,)),
+    "retrieved": Target("outputs/evaluation/retrieved.parquet", (REPORT,)),
+    "similarity": Target("outputs/evaluation/similarity.npy", (REPORT, COMPARE)),
+    "summary": Target("outputs/manifest/summary.json", (REPORT,)),
+    "training state": Target(".gare/state/*/training.pt", (FIT,)),
+    "metrics": Target("outputs/evaluation/metrics.json", (REPORT, COMPARE)),
+    "ranks": Target("outputs/evaluation/ranks.parquet", (REPORT, COMPARE)),
+    "history": Target("outputs/run/train_log.jsonl", (REPORT,)),
+    "ledger": Target(".gare/ledger.jsonl", (EVALUATE, REPORT)),
+}
+
+
+def make(folder: Path, run: Callable[[Command], int]) -> None:
+    """Make a finished project with all files of the targets.
+
+    Args:
+        folder: where.
+        run: runs a command in the folder and returns its exit code.
+    """
+    make_project(folder, make_tiny_encoder(folder.parent / "encoder", seed=0))
+    change_params(folder, train__epochs=1)
+    for command in (("prepare",), ("extract",), FIT, EVALUATE, REPORT):
+        assert run(command) == 0, command
+    shutil.copytree(folder / "outputs", folder / "outputs-b")
+    pack(next((folder / "cache").glob("tiny-*")), folder / "packed.tar")
+    (folder / "elsewhere").mkdir()
+    shutil.copy(folder / "params.yaml", folder / "elsewhere/params.yaml")
+    _bring_annotations(folder)
+    _bring_features(folder)
+
+
+def _bring_annotations(folder: Path) -> None:
+    with (folder / "captions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "captions.parquet")
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    for name, changes in {
+        "jsonl": {"annotations": "captions.jsonl"},
+        "parquet": {"annotations": "captions.parquet"},
+        "msrvtt": {"reader": "msrvtt", "protocol": "1k-a-9k", "annotations": "msrvtt"},
+        "other": {},
+    }.items():
+        dataset = {**values["dataset"], **changes}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**values, "dataset": dataset}))
+    (folder / "msrvtt").mkdir()
+    train_val, test = (folder / "msrvtt" / name for name in ARCHIVES)
+    write_archive(train_val, content(["v0", "v1", "v2"]))
+    write_archive(test, content(["v3", "v4"]))
+    (folder / "msrvtt" / TRAIN).write_text("video_id\nv3\nv0\nv2\nv1\n")
+    (folder / "msrvtt" / QUERIES).write_text(
+        "key,vid_key,video_id,sentence\nret0,msr4,v4,a query\n"
+    )
+    study = {"title": "s", "base": "params.yaml", "axes": {"train.epochs": [1, 2]}, "seeds": [0]}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+
+
+def _bring_features(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "video_ids": np.array([f"train/train{n}" for n in range(8)]),
+        "frames": rng.normal(size=(8, 4, 16)).astype("f2"),
+        "num_frames": np.full(8, 4, "i4"),
+        "caption_ids": np.array([f"train/train{n}#0" for n in range(8)]),
+        "text": rng.normal(size=(8, 16)).astype("f2"),
+    }
+    np.savez(folder / "features.npz", **arrays)  # type: ignore[arg-type]
+    (folder / "arrays").mkdir()
+    for name, values in arrays.items():
+        np.save(folder / "arrays" / f"{name}.npy", values)
+    with h5py.File(folder / "features.h5", "w") as file:
+        for name, values in arrays.items():
+            file[name] = values.astype("S") if values.dtype.kind == "U" else values
+    np.save(folder / "matrix.npy", rng.normal(size=(9, 9)))
