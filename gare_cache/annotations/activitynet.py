@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gare_cache.annotations.fields import check_interval, field_of
 from gare_cache.annotations.grammar import (
     Caption,
     Sizes,
     VideoList,
     check_disjoint,
-    check_interval,
-    field_of,
     find_folder,
     find_splits,
     make_records,

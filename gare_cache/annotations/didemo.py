@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gare_cache.annotations.fields import field_of
 from gare_cache.annotations.grammar import (
     Caption,
     Sizes,
     VideoList,
     check_disjoint,
-    field_of,
     find_folder,
     find_splits,
     make_records,

@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gare_cache.annotations.grammar import Sizes, check_clip, field_of
+from gare_cache.annotations.fields import check_clip, field_of
+from gare_cache.annotations.grammar import Sizes
 from gare_cache.annotations.record import SPLIT_NAMES, AnnotationRecord, Annotations
 from gare_cache.annotations.text_files import check_text, parse_json, read_text
 from gare_cache.errors import AnnotationError, counted

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gare_cache.annotations.fields import field_of
 from gare_cache.annotations.grammar import (
     Caption,
     Sizes,
     VideoList,
     check_annotated,
     check_disjoint,
-    field_of,
     find_folder,
     find_splits,
     keep_captioned,

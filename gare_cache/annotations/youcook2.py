@@ -10,15 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gare_cache.annotations.grammar import (
-    Caption,
-    Sizes,
-    VideoList,
-    check_clip,
-    field_of,
-    find_folder,
-    make_records,
-)
+from gare_cache.annotations.fields import check_clip, field_of
+from gare_cache.annotations.grammar import Caption, Sizes, VideoList, find_folder, make_records
 from gare_cache.annotations.record import Annotations
 from gare_cache.annotations.text_files import check_text, parse_json, read_csv, read_text, shorten
 from gare_cache.errors import AnnotationError, counted

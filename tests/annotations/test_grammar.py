@@ -5,8 +5,6 @@ import pytest
 from gare_cache.annotations.grammar import (
     Caption,
     VideoList,
-    check_clip,
-    check_interval,
     compare_sizes,
     find_folder,
     find_splits,
@@ -75,19 +73,6 @@ def test_lists_with_carriage_returns_and_a_missing_one(tmp_path: Path) -> None:
     assert read_list(tmp_path / "list.txt").ids == ["-a", "_b"]
     with pytest.raises(AnnotationError, match=r"/.*other.txt does not exist; put it beside"):
         read_list(tmp_path / "other.txt")
-
-
-@pytest.mark.parametrize("pair", [[1], [1, 2, 3], ["1", 2], [-1.0, 2], None, [True, 2], [[1], 2]])
-def test_what_is_no_interval(pair: object) -> None:
-    with pytest.raises(AnnotationError, match=r"f:1: interval .*two times in s, >= 0"):
-        check_interval("f:1", pair)
-
-
-def test_an_interval_may_be_reversed_but_a_clip_may_not() -> None:
-    assert check_interval("f:1", [61.29, 60.71]) == (61.29, 60.71)
-    for pair in ([61.29, 60.71], [5, 5]):
-        with pytest.raises(AnnotationError, match=r"f:1: no time lies between start"):
-            check_clip("f:1", pair)
 
 
 def test_the_folder_or_one_of_its_files_is_given(tmp_path: Path) -> None:
