@@ -17,6 +17,7 @@ import gare_cache
 from gare_cache.api import Run, load_run
 from gare_cache.errors import CacheError, ConfigError, FingerprintMismatch
 from gare_cache.evaluation.metrics import NonFiniteScores
+from gare_cache.files import sealed
 from gare_cache.own import own_digests
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
@@ -302,6 +303,7 @@ def test_a_checkpoint_of_a_stranger_runs_no_code(
     options = {"repo_or_dir": str(tmp_path / "evil"), "model": "x", "source": "local"}
     metadata["head"]["aggregator"] = {"name": "torch.hub:load", "options": options}
     metadata["record"]["own"] = own_digests(metadata["head"])
+    metadata = sealed({key: value for key, value in metadata.items() if key != "digest"})
     stranger = tmp_path / "given/outputs/run"
     stranger.mkdir(parents=True)
     save_file(

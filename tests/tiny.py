@@ -55,6 +55,19 @@ def write_video(path: Path, *, seed: int, num_frames: int = 10, fps: int = 5) ->
         container.mux(stream.encode())
 
 
+def video_source(path: Path) -> dict[str, Any]:
+    """Return a whole file as the cache's table lists it."""
+    stat = path.stat()
+    return {
+        "video_id": path.stem,
+        "path": str(path),
+        "start_seconds": None,
+        "end_seconds": None,
+        "size_bytes": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+    }
+
+
 def make_project(folder: Path, encoder_dir: Path) -> Path:
     rows = []
     for split, count in SPLIT_SIZES.items():

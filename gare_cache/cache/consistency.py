@@ -14,7 +14,7 @@ from gare_cache.cache.schema import FEATURES, KINDS, MANIFEST, TABLES, Kind
 from gare_cache.cache.words import words_fault, words_metadata_fault, words_path
 from gare_cache.errors import AnnotationError, UnreadableFile, counted
 from gare_cache.files import read_parquet
-from gare_cache.manifest.tables import read_manifest
+from gare_cache.manifest.tables import MANIFEST_FILES, read_manifest
 
 _EXTRACT = "run `gare-cache extract`"
 _ID_CHARACTERS = 12
@@ -88,9 +88,10 @@ def _lost_records(cache: FeatureCache, kind: Kind) -> Iterator[Fault]:
 def _manifest_faults(cache: FeatureCache) -> Iterator[Fault]:
     path = cache.folder / MANIFEST
     remedy = f"{_EXTRACT}, which writes it again"
-    if not path.is_dir():
+    missing = [name for name in MANIFEST_FILES if not (path / name).is_file()]
+    if missing:
         if all(cache.tables[kind].sources for kind in KINDS) and _is_finished(cache):
-            yield Fault(MANIFEST, "it is missing", remedy)
+            yield Fault(MANIFEST, f"{' and '.join(missing)} missing", remedy)
         return
     try:
         manifest = read_manifest(path)

@@ -37,6 +37,8 @@ CAPTION_SCHEMA = pa.schema(
     ]
 )
 
+MANIFEST_FILES = ("videos.parquet", "captions.parquet")
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -76,8 +78,8 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write ``videos.parquet`` and ``captions.parquet``."""
-        write_parquet(folder / "videos.parquet", self.videos)
-        write_parquet(folder / "captions.parquet", self.captions)
+        for name, table in zip(MANIFEST_FILES, (self.videos, self.captions), strict=True):
+            write_parquet(folder / name, table)
 
     def summary(self) -> dict[str, Any]:
         """Return counts per split and the videos without a file.
@@ -122,12 +124,12 @@ def read_manifest(folder: Path) -> Manifest:
         UnreadableFile: a table is damaged.
     """
     tables = []
-    for name, schema in (("videos", VIDEO_SCHEMA), ("captions", CAPTION_SCHEMA)):
-        path = folder / f"{name}.parquet"
+    for name, schema in zip(MANIFEST_FILES, (VIDEO_SCHEMA, CAPTION_SCHEMA), strict=True):
+        path = folder / name
         if not path.is_file():
             raise AnnotationError(f"{path} does not exist; run `gare-cache prepare` first")
         table = read_parquet(path)
-        if name == "videos" and table.schema == _WITHOUT_PLACES:
+        if schema == VIDEO_SCHEMA and table.schema == _WITHOUT_PLACES:
             place = table.schema.get_field_index("size_bytes")
             table = table.add_column(place, "annotated", table["video_id"])
         if table.schema != schema:

@@ -322,7 +322,7 @@ def test_the_manifest_of_a_cache_is_checked(tmp_path: Path) -> None:
     assert "cannot be read as Parquet" in fault.problem
     path.unlink()
     (fault,) = verify_cache(tmp_path).faults
-    assert fault.file == "manifest"
+    assert str(fault).startswith("manifest: videos.parquet missing; run `gare-cache extract`")
     manifest(12).write(tmp_path / "manifest")
     assert [str(fault) for fault in verify_cache(tmp_path).faults] == [
         "items.parquet: 2 videos have no row (first: 'v10'); run `gare-cache extract`",
@@ -330,7 +330,7 @@ def test_the_manifest_of_a_cache_is_checked(tmp_path: Path) -> None:
     ]
     shutil.rmtree(tmp_path / "manifest")
     (fault,) = verify_cache(tmp_path).faults
-    assert str(fault).startswith("manifest: it is missing; run `gare-cache extract`")
+    assert str(fault).startswith("manifest: videos.parquet and captions.parquet missing; run")
 
 
 def test_a_folder_under_the_name_of_another_extraction_is_a_fault(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from gare_cache.manifest.tables import read_manifest
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.video import decoders, decoding, probing
-from tests.tiny import change_params, workspace, write_video
+from tests.tiny import change_params, video_source, workspace, write_video
 from tests.video import bars
 
 ODD = [
@@ -36,15 +36,7 @@ ODD = [
 def source(tmp_path):
     path = tmp_path / "one.mp4"
     write_video(path, seed=0)
-    stat = path.stat()
-    return {
-        "video_id": "one",
-        "path": str(path),
-        "start_seconds": None,
-        "end_seconds": None,
-        "size_bytes": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-    }
+    return video_source(path)
 
 
 def decode_one(source):

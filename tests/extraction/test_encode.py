@@ -27,7 +27,7 @@ from gare_cache.extraction.encode import (
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from tests.processes import jobs
-from tests.tiny import change_params, workspace, write_video
+from tests.tiny import change_params, video_source, workspace, write_video
 
 NUM_VIDEOS, MAX_FRAMES, BATCH = 9, 4, 7
 
@@ -44,19 +44,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     for number in range(NUM_VIDEOS):
         write_video(folder / f"{number}.mp4", seed=number, num_frames=2 + number)
     (folder / "2.mp4").write_bytes(b"no video at all")
-    return [source(folder / f"{number}.mp4") for number in range(NUM_VIDEOS)]
-
-
-def source(path: Path) -> dict[str, Any]:
-    stat = path.stat()
-    return {
-        "video_id": path.stem,
-        "path": str(path),
-        "start_seconds": None,
-        "end_seconds": None,
-        "size_bytes": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-    }
+    return [video_source(folder / f"{number}.mp4") for number in range(NUM_VIDEOS)]
 
 
 def sampling(encoder: Encoder) -> dict[str, Any]:
@@ -153,7 +141,7 @@ def test_a_video_that_hangs_is_a_failure_with_a_reason(
 ) -> None:
     for name in ("val0", "val1", "val2"):
         write_video(tmp_path / f"{name}.mp4", seed=1)
-    given = [source(path) for path in sorted(tmp_path.iterdir())]
+    given = [video_source(path) for path in sorted(tmp_path.iterdir())]
     monkeypatch.setattr(decode_videos, "decode_video", jobs.decode_all_but_one)
     with decode_in_workers(given, **sampling(encoder), workers=2, deadline_seconds=5) as decoded:
         reasons = [video.reason for video in decoded]
@@ -184,7 +172,7 @@ def test_the_videos_of_the_next_unit_are_decoded_while_this_one_is_encoded(
 ) -> None:
     for number in range(4):
         write_video(tmp_path / f"{number}.mp4", seed=number)
-    given = [source(tmp_path / f"{number}.mp4") for number in range(4)]
+    given = [video_source(tmp_path / f"{number}.mp4") for number in range(4)]
     to_images, seen = Encoder.to_images, []
 
     def wait_for_the_next_unit(self: Encoder, pixels: Any) -> torch.Tensor:

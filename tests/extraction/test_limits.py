@@ -18,7 +18,7 @@ from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.video.decoding import decode_clip
 from tests.processes import jobs
-from tests.tiny import change_params, workspace, write_video
+from tests.tiny import change_params, video_source, workspace, write_video
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is heeded by Linux alone")
 SMALL = Preprocessing("exact", (32, 32), (0.5,) * 3, (0.25,) * 3, "bicubic", "shortest", 0)
@@ -111,17 +111,8 @@ def test_no_limit_decides_over_decoder_or_failure(tmp_path: Path) -> None:
 
 
 def decode(path: Path, **limits: Any) -> list[DecodedVideo]:
-    stat = path.stat()
-    source = {
-        "video_id": path.stem,
-        "path": str(path),
-        "start_seconds": None,
-        "end_seconds": None,
-        "size_bytes": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-    }
     with decode_in_workers(
-        [source],
+        [video_source(path)],
         sampler="segment_centre",
         max_frames=40,
         preprocessing=SMALL,

@@ -12,7 +12,7 @@ from gare_cache.extraction.decode import decode_in_workers
 from tests.fuzz.damage import WAYS
 from tests.fuzz.drive import cases
 from tests.fuzz.targets import BROUGHT, OWN, Target
-from tests.tiny import write_video
+from tests.tiny import video_source, write_video
 
 REPOSITORY = Path(__file__).parents[2]
 ALL = {**BROUGHT, **OWN}
@@ -80,17 +80,7 @@ def test_damaged_videos_are_decoded_or_have_a_reason(
     for number, (way, rng) in enumerate(cases(Target(suffix, ()), count, seed=0)):
         path = tmp_path / f"{number}{suffix}"
         path.write_bytes(WAYS[way](content, rng))
-        stat = path.stat()
-        sources.append(
-            {
-                "video_id": path.stem,
-                "path": str(path),
-                "start_seconds": None,
-                "end_seconds": None,
-                "size_bytes": stat.st_size,
-                "mtime_ns": stat.st_mtime_ns,
-            }
-        )
+        sources.append(video_source(path))
     preprocessing = Preprocessing(
         "exact", (32, 32), (0.5,) * 3, (0.25,) * 3, "bicubic", "shortest", 0
     )

@@ -11,6 +11,7 @@ from gare_cache import cli
 from gare_cache.data.split import load_split
 from gare_cache.diagnosis.diagnosis import draw_batch
 from gare_cache.errors import ConfigError
+from gare_cache.files import unsealed
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project import ledger
 from gare_cache.project.features import open_features
@@ -43,7 +44,7 @@ def test_a_run_is_taken_apart(trained: Path) -> None:
     found = diagnose(space)
     written = files(space)
     assert set(written) == {"diagnosis.json", "diagnosis.html", "diagnosis.md"}
-    assert json.loads(written["diagnosis.json"]) == found
+    assert unsealed("", json.loads(written["diagnosis.json"])) == found
     assert found["run_key"] == json.loads((space.run / "record.json").read_text())["run_key"]
     assert (found["split"], found["side"], found["num_texts"], found["num_videos"]) == (
         "val",

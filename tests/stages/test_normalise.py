@@ -86,7 +86,7 @@ def test_a_run_without_normalisers_is_as_before_and_the_others_differ_in_the_led
         if name == "metrics.json":
             metrics = json.loads(found)
             rows = metrics.pop("normalisers")["rows"]
-            assert metrics == json.loads(content)
+            assert {**metrics, "digest": ""} == {**json.loads(content), "digest": ""}
         elif name == "ranks.parquet":
             before, after = (pq.read_table(io.BytesIO(data)) for data in (content, found))
             kept = pc.is_in(after["method"], pa.array(["zero_shot", "head"]))

@@ -1,11 +1,11 @@
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gare_cache.errors import ConfigError
+from gare_cache.files import read_json
 from gare_cache.project.paths import Workspace
 from gare_cache.stages.prepare import prepare
 from tests.tiny import workspace, write_params
@@ -34,7 +34,7 @@ ROWS = [
 def test_counts_are_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = project_of(tmp_path, ROWS)
     summary = prepare(space)
-    assert summary == json.loads((space.manifest / "summary.json").read_text())
+    assert summary == read_json(space.manifest / "summary.json")
     assert capsys.readouterr().err.splitlines() == [
         "train: 3 videos, 5 captions",
         "    1 repeat a sentence of the same video",
