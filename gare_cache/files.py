@@ -240,27 +240,35 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, partial, write_page_checksum=True)
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_parquet(path: Path, columns: Sequence[str] | pa.Schema | None = None) -> pa.Table:
     """Read a Parquet table of at most ``TABLE_VALUES`` values and ``TABLE_BYTES`` once decoded.
 
     Args:
         path: the file.
-        columns: those to read; None reads all.
+        columns: those to read, with a schema also of its types; None reads all.
 
     Raises:
         LimitExceeded: it holds more.
         UnreadableFile: it is damaged, no Parquet file, or has not these columns.
     """
+    schema, names = (columns, columns.names) if isinstance(columns, pa.Schema) else ((), columns)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_decoded_size(path, file)
-            lacking = [name for name in columns or () if name not in file.schema_arrow.names]
+            lacking = [name for name in names or () if name not in file.schema_arrow.names]
             if lacking:
                 raise UnreadableFile(
                     f"{path} has no column {lacking[0]!r} (found: "
                     f"{', '.join(file.schema_arrow.names)}); write it again"
                 )
-            table = file.read(columns)
+            for field in schema:
+                found = file.schema_arrow.field(field.name).type
+                if found != field.type:
+                    raise UnreadableFile(
+                        f"{path} has {found} in the column {field.name!r} instead of "
+                        f"{field.type}; {_MAKE_AGAIN}"
+                    )
+            table = file.read(names)
         table.validate(full=True)
     except (pa.ArrowException, OSError) as err:
         if isinstance(err, OSError) and err.errno is not None:

@@ -188,7 +188,7 @@ def read_sources(folder: Path, kind: Kind) -> list[dict[str, Any]]:
         return []
     names = SOURCE_COLUMNS[kind].names
     try:
-        table = read_parquet(path, ["row", *names])
+        table = read_parquet(path, pa.schema([("row", pa.int64()), *SOURCE_COLUMNS[kind]]))
     except LimitExceeded:
         raise
     except UnreadableFile as err:

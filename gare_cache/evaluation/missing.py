@@ -14,6 +14,21 @@ from gare_cache.evaluation.metrics import RECALL_AT, QueryRanks, retrieval_metri
 
 # drop: over the queries that have features; count_as_miss: over all listed queries.
 MISSING_RULES = ("drop", "count_as_miss")
+# Columns of ranks.parquet and retrieved.parquet that are read.
+RANKS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("method", "direction", "query_id", "video_id")),
+        ("ahead", pa.int64()),
+        ("ties", pa.int64()),
+        ("rank", pa.float64()),
+    ]
+)
+RETRIEVED = pa.schema(
+    [
+        *((name, pa.string()) for name in ("method", "direction", "query_id")),
+        ("items", pa.list_(pa.string())),
+    ]
+)
 
 
 @dataclass(frozen=True)

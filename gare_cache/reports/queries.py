@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.missing import RANKS, RETRIEVED
 from gare_cache.evaluation.scores import HEAD, ZERO_SHOT
 from gare_cache.files import read_parquet
 from gare_cache.limits import read_npy
@@ -58,9 +59,9 @@ class Evaluation:
             if not (folder / name).is_file():
                 raise ConfigError(f"{folder / name} does not exist; run `gare-cache evaluate`")
         ranks: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for row in read_parquet(folder / "ranks.parquet").to_pylist():
+        for row in read_parquet(folder / "ranks.parquet", RANKS).to_pylist():
             ranks.setdefault((row["method"], row["direction"]), []).append(row)
-        retrieved = read_parquet(folder / "retrieved.parquet").to_pylist()
+        retrieved = read_parquet(folder / "retrieved.parquet", RETRIEVED).to_pylist()
         return cls(
             ranks,
             {(r["method"], r["direction"], r["query_id"]): r["items"] for r in retrieved},

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from gare_cache.code_identity import installed_code_digest
@@ -248,7 +249,9 @@ def _read_scores(task: RunTask) -> SplitResult:
     if row_normaliser(task.params) is not None:
         row = metrics["normalisers"]["rows"][1]
         method, scores = normalised_method(row["title"]), row
-    table = read_parquet(task.scores / "ranks.parquet")
+    table = read_parquet(
+        task.scores / "ranks.parquet", pa.schema([("method", pa.string()), *RANK_COLUMNS])
+    )
     table = table.filter(pc.equal(table["method"], method)).select(RANK_COLUMNS.names)
     return SplitResult(
         metrics={key: or_nan(scores[key[:3]][key[4:]]) for key in METRIC_KEYS},

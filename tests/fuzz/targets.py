@@ -38,6 +38,7 @@ class Target:
 
 INFO, VERIFY, FIT = ("info",), ("verify",), ("train",)
 EVALUATE, REPORT = ("evaluate",), ("report",)
+ABLATE = ("ablate", "study.yaml")
 COMPARE = ("compare", "outputs", "outputs-b")
 IMPORT = ("import-features", "--encoder-id", "x", "-o", "imported", "--ignore-unknown")
 PREPARE = ("prepare", "-o", "prepared")
@@ -62,7 +63,7 @@ BROUGHT: dict[str, Target] = {
     "msrvtt list": Target(f"msrvtt/{TRAIN}", (MSRVTT,)),
     "msrvtt queries": Target(f"msrvtt/{QUERIES}", (MSRVTT,)),
     "params.yaml": Target("other.yaml", ((*PREPARE, "-p", "other.yaml"),)),
-    "study": Target("study.yaml", (("ablate", "study.yaml", "--dry-run"),)),
+    "study": Target("study.yaml", ((*ABLATE, "--dry-run"),)),
     "features.npz": Target("features.npz", ((*IMPORT, "features.npz"),), _fresh_import),
     "features.h5": Target("features.h5", ((*IMPORT, "features.h5"),), _fresh_import),
     "frames.npy": Target("arrays/frames.npy", ((*IMPORT, "arrays"),), _fresh_import),
@@ -92,6 +93,15 @@ OWN: dict[str, Target] = {
     "metrics": Target("outputs/evaluation/metrics.json", (REPORT, COMPARE)),
     "ranks": Target("outputs/evaluation/ranks.parquet", (REPORT, COMPARE)),
     "history": Target("outputs/run/train_log.jsonl", (REPORT,)),
+    "run of a study": Target(".gare/runs/*/run.json", (ABLATE,)),
+    "record of a study's run": Target(".gare/runs/*/run/record.json", (ABLATE,)),
+    "log of a study's run": Target(".gare/runs/*/run/train_log.jsonl", (ABLATE,)),
+    "scores of a study": Target(".gare/runs/*/val-*/metrics.json", (ABLATE,)),
+    "ranks of a study": Target(".gare/runs/*/val-*/ranks.parquet", (ABLATE,)),
+    "results of a study": Target("outputs/studies/study/study.json", (ABLATE,)),
+    "thumbnail": Target(f"{CACHE}/thumbnails/0000000.jpg", (REPORT,)),
+    "lock": Target(".gare/locks/*.lock", (EVALUATE,)),
+    "id of the project": Target(".gare/id", (("extract", "--dry-run"), VERIFY)),
     "ledger": Target(".gare/ledger.jsonl", (EVALUATE, REPORT)),
 }
 
@@ -105,7 +115,15 @@ def make(folder: Path, run: Callable[[Command], int]) -> None:
     """
     make_project(folder, make_tiny_encoder(folder.parent / "encoder", seed=0))
     change_params(folder, train__epochs=1)
-    for command in (("prepare",), ("extract",), FIT, EVALUATE, REPORT):
+    study = {
+        "title": "s",
+        "base": "params.yaml",
+        "axes": {"train.epochs": [1, 2]},
+        "seeds": [0, 1],
+        "reference": "epochs=1",
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    for command in (("prepare",), ("extract",), FIT, EVALUATE, REPORT, ABLATE):
         assert run(command) == 0, command
     shutil.copytree(folder / "outputs", folder / "outputs-b")
     pack(next((folder / "cache").glob("tiny-*")), folder / "packed.tar")
@@ -137,8 +155,6 @@ def _bring_annotations(folder: Path) -> None:
     (folder / "msrvtt" / QUERIES).write_text(
         "key,vid_key,video_id,sentence\nret0,msr4,v4,a query\n"
     )
-    study = {"title": "s", "base": "params.yaml", "axes": {"train.epochs": [1, 2]}, "seeds": [0]}
-    (folder / "study.yaml").write_text(yaml.safe_dump(study))
 
 
 def _bring_features(folder: Path) -> None:

@@ -3,10 +3,13 @@
 A limit on the size of files fails the write that crosses it, as a full disk does, on any machine.
 """
 
+import os
 import shutil
 from pathlib import Path
 
 import h5py
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -103,3 +106,30 @@ def test_an_export_that_fails_halfway_leaves_no_file_and_later_is_whole(
         assert not list(project.glob("part.h5*"))
     with h5py.File(project / "whole.h5") as file:
         assert file.attrs["dataset"] == "tiny"
+
+
+@pytest.mark.parametrize("file", ["ranks", "retrieved"])
+def test_another_table_in_place_of_an_evaluations_is_named(
+    states: dict[str, Path], tmp_path: Path, file: str
+) -> None:
+    project = shutil.copytree(states["evaluate"], tmp_path / "project")
+    path = project / "outputs" / "evaluation" / f"{file}.parquet"
+    table = pq.read_table(path)
+    place = table.column_names.index("query_id")
+    numbers = pa.array(range(len(table)), pa.int64())
+    for changed in (table.drop_columns("query_id"), table.set_column(place, "query_id", numbers)):
+        pq.write_table(changed, path)
+        code, err = run_command("report", folder=project)
+        assert code == 2
+        assert f"{file}.parquet has " in err
+        assert "'query_id'" in err.splitlines()[-1]
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_named(states: dict[str, Path], tmp_path: Path) -> None:
+    project = shutil.copytree(states[""], tmp_path / "project")
+    (project / "videos" / "train").rename(project / "videos" / os.fsdecode(b"caf\xe9"))
+    code, err = run_command("prepare", folder=project)
+    assert code == 2
+    assert err.splitlines()[-1] == (
+        r"error: a name is not UTF-8: videos/caf\udce9/train0.mp4; rename the file or folder"
+    )

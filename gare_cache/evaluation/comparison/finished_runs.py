@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from gare_cache.errors import ConfigError, GareCacheError, counted, unknown_name
 from gare_cache.evaluation.metrics import DIRECTIONS
-from gare_cache.evaluation.missing import DirectionRanks, counted_ranks
+from gare_cache.evaluation.missing import RANKS, DirectionRanks, counted_ranks
 from gare_cache.files import read_json, read_parquet
 
 _PROTOCOL = ("split", "captions", "missing", "v2t_convention")
@@ -82,7 +82,7 @@ def read_finished_run(folder: Path, method: str) -> FinishedRun:
             f"{folder} was scored for run {metrics['run_key']}, but holds the head of run "
             f"{record['run_key']}; run `gare-cache evaluate` again"
         )
-    table = read_parquet(ranks_file)
+    table = read_parquet(ranks_file, RANKS)
     methods = pc.unique(table["method"]).to_pylist()
     if method not in methods:
         raise ConfigError(f"{ranks_file}: {unknown_name('method', method, methods)}")
