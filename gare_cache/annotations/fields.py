@@ -36,7 +36,7 @@ def check_interval(origin: str, pair: Any) -> tuple[float, float]:
     numbers = isinstance(pair, list | tuple) and [
         value for value in pair if isinstance(value, int | float) and not isinstance(value, bool)
     ]
-    if not numbers or len(numbers) != 2 or len(pair) != 2 or not min(numbers) >= 0:
+    if not numbers or len(numbers) != 2 or len(pair) != 2 or not _are_times(numbers):
         raise AnnotationError(
             f"{origin}: interval {shorten(pair)}; it must be two times in s, >= 0"
         )
@@ -56,3 +56,7 @@ def check_clip(origin: str, pair: Any) -> tuple[float, float]:
             "interval"
         )
     return start, end
+
+
+def _are_times(numbers: list[float]) -> bool:
+    return all(0 <= number < 2**53 for number in numbers)  # neither NaN nor infinite

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,7 +38,7 @@ FIRST = "first-caption"
 # A damaged pickle raises whatever its first wrong byte leads to.
 _UNPICKLING_ERRORS = (
     *(pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError),
-    *(AttributeError, OverflowError, MemoryError),
+    *(AttributeError, OverflowError, MemoryError, struct.error),
 )
 _SELECTING: Sizes = {"train": (1200, 48_774), "val": (100, 4290)}
 SIZES: dict[str, Sizes] = {

@@ -22,7 +22,20 @@ def test_what_is_no_field(value: Any, message: str) -> None:
         field_of("f:1", value, "id", int, "a whole number")
 
 
-@pytest.mark.parametrize("pair", [[1], [1, 2, 3], ["1", 2], [-1.0, 2], None, [True, 2], [[1], 2]])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        [1],
+        [1, 2, 3],
+        ["1", 2],
+        [-1.0, 2],
+        None,
+        [True, 2],
+        [[1], 2],
+        [5, float("nan")],
+        [0, 10**400],
+    ],
+)
 def test_what_is_no_interval(pair: object) -> None:
     with pytest.raises(AnnotationError, match=r"f:1: interval .*two times in s, >= 0"):
         check_interval("f:1", pair)

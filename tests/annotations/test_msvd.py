@@ -105,6 +105,7 @@ def pickled(content: bytes) -> Callable[[Path], None]:
             r"more than dictionaries, lists and strings .*use c",
         ),
         (pickled(b"\x80\x04}r\xff\xff\xff\xff."), r"raw-captions.pkl holds no captions by id"),
+        (pickled(b"\x80\x04}r\xff"), r"raw-captions.pkl is damaged, or holds more than di"),
         (pickled(b"\x80\x05\x96" + b"\xff" * 7 + b"\x00."), r"nothing else is loaded"),
     ],
 )
