@@ -12,7 +12,11 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Project folder; created if missing.")],
     preset: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Settings to start from: demo, generic or msrvtt-1ka."),
+        typer.Option(
+            metavar="NAME",
+            help="Settings to start from: demo, generic, msrvtt-1ka, didemo, activitynet, msvd, "
+            "lsmdc, tgif, youcook2 or vatex.",
+        ),
     ],
     encoder: Annotated[
         str | None,
