@@ -26,6 +26,13 @@ def init(
             show_default="ViT-B-32; the demo has its own",
         ),
     ] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Own videos (generic); lists them in captions.csv."),
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Captions of own videos (generic).")
+    ] = None,
 ) -> None:
     """Start a project from a preset.
 
@@ -38,9 +45,11 @@ def init(
     """
     from gare_cache.stages.init import init
 
-    written = init(folder, preset=preset, encoder=encoder)
+    written = init(folder, preset=preset, encoder=encoder, videos=videos, captions=captions)
     for path in written:
         typer.echo(f"{path}")
+    if videos is not None and captions is None:
+        typer.echo(f"fill in the column caption of {folder / 'captions.csv'}, one row a caption")
     guide = next(path.name for path in written if path.suffix == ".md")
     typer.echo(f"next: cd {folder}, and follow {guide}")
 
