@@ -12,7 +12,11 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Project folder; created if missing.")],
     preset: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Settings to start from: demo, generic or msrvtt-1ka."),
+        typer.Option(
+            metavar="NAME",
+            help="Settings to start from: demo, generic, msrvtt-1ka, didemo, activitynet, msvd, "
+            "lsmdc, tgif, youcook2 or vatex.",
+        ),
     ],
     encoder: Annotated[
         str | None,
@@ -21,6 +25,13 @@ def init(
             help="CLIP model: ViT-B-32, ViT-B-16 or ViT-L-14; demo needs no weights.",
             show_default="ViT-B-32; the demo has its own",
         ),
+    ] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Own videos (generic); lists them in captions.csv."),
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Captions of own videos (generic).")
     ] = None,
 ) -> None:
     """Start a project from a preset.
@@ -34,9 +45,11 @@ def init(
     """
     from gare_cache.stages.init import init
 
-    written = init(folder, preset=preset, encoder=encoder)
+    written = init(folder, preset=preset, encoder=encoder, videos=videos, captions=captions)
     for path in written:
         typer.echo(f"{path}")
+    if videos is not None and captions is None:
+        typer.echo(f"fill in the column caption of {folder / 'captions.csv'}, one row a caption")
     guide = next(path.name for path in written if path.suffix == ".md")
     typer.echo(f"next: cd {folder}, and follow {guide}")
 

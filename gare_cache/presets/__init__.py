@@ -6,9 +6,10 @@ from importlib.resources import files
 from string import Template
 
 from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.presets.data_sets import DATA_SETS, DataSet
 
 # Preset -> whether its encoder can be chosen; the demo has a fixed one.
-PRESETS = {"demo": False, "generic": True, "msrvtt-1ka": True}
+PRESETS = {"demo": False, "generic": True, **dict.fromkeys(DATA_SETS, True)}
 # Ablations that papers published, one file each under studies/.
 STUDIES = (
     "aggregators",
@@ -58,11 +59,20 @@ def project_files(
     known = (*ENCODERS, DEMO_ENCODER)
     if encoder is not None and encoder not in known:
         raise ConfigError(unknown_name("encoder of a preset", encoder, known))
-    params = _read(f"{preset}.yaml")
+    data_set = DATA_SETS.get(preset)
+    if data_set is not None:
+        values = {**vars(data_set), "name": preset}
+        params = Template(_read("data_set.yaml")).substitute(values)
+        if data_set.val_fraction is not None:
+            params += f"  val_fraction: {data_set.val_fraction} # of train, by a hash of the id\n"
+        guide = Template(_read("published.md")).substitute(values)
+    else:
+        params, guide = _read(f"{preset}.yaml"), _read(f"{preset}.md")
     if preset == OWN_DATA:
         params = Template(params).substitute(name=name or _NAME)
     if PRESETS[preset]:
         published = Template(_read("published.yaml")).substitute(
+            _training(data_set),
             model=encoder or ENCODERS[0],
             pretrained="null" if encoder == DEMO_ENCODER else "openai",
         )
@@ -71,8 +81,19 @@ def project_files(
         "params.yaml": params,
         "dvc.yaml": _read("pipeline.yaml"),
         ".gitignore": _read("gitignore"),
-        "README.md": _read(f"{preset}.md"),
+        "README.md": guide,
         **{f"studies/{name}.yaml": _read(f"studies/{name}.yaml") for name in STUDIES},
+    }
+
+
+def _training(data_set: DataSet | None) -> dict[str, object]:
+    """Return the values of ``published.yaml``; own data is trained as MSR-VTT."""
+    values = data_set or DATA_SETS["msrvtt-1ka"]
+    return {
+        "frames": values.frames,
+        "words": "null" if values.words is None else values.words,
+        "batch": values.batch,
+        "v2t": values.v2t,
     }
 
 

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gare_cache.annotations.readers import READERS
 from gare_cache.annotations.settings import DatasetSettings
 from gare_cache.config import Params, parse_params
 from gare_cache.encoders.loading import ModelSource, _quick_gelu
@@ -17,6 +18,7 @@ from gare_cache.heads.settings import (
 )
 from gare_cache.losses.settings import LossSettings
 from gare_cache.presets import ENCODERS, PRESETS, STUDIES, project_files
+from gare_cache.presets.data_sets import DATA_SETS
 from gare_cache.studies.expansion import expand
 from gare_cache.studies.study import read_study
 
@@ -98,6 +100,42 @@ def test_encoders_get_the_activation_of_their_weights(model: str) -> None:
 def test_presets_differ_in_the_data_set_alone() -> None:
     generic, msrvtt = (params_of(preset).model_dump() for preset in ("generic", "msrvtt-1ka"))
     assert {key for key in generic if generic[key] != msrvtt[key]} == {"dataset"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "frames", "words", "batch", "grouped"),
+    [
+        ("msrvtt-1ka", 12, None, 128, False),
+        ("didemo", 64, 64, 64, False),
+        ("activitynet", 64, 64, 64, False),
+        ("msvd", 12, 32, 128, True),
+        ("lsmdc", 12, 32, 128, False),
+        ("tgif", 12, 32, 128, True),
+        ("youcook2", 12, 32, 128, False),
+        ("vatex", 12, 32, 128, True),
+    ],
+)
+def test_data_sets_have_their_published_values_on_one_base(
+    preset: str, frames: int, words: int | None, batch: int, grouped: bool
+) -> None:
+    params = params_of(preset)
+    dataset = params.dataset
+    assert dataset.protocol in READERS[dataset.reader].protocols
+    assert (params.train.num_frames, params.train.batch_size) == (frames, batch)
+    assert params.extract.max_frames_cached >= frames
+    assert params.encoder is not None
+    assert params.encoder.context_length == words
+    assert (params.evaluate.v2t_convention == "best_caption_group") == grouped
+    values, base = params.model_dump(), params_of("msrvtt-1ka").model_dump()
+    values["encoder"]["context_length"] = base["encoder"]["context_length"]
+    for key in ("num_frames", "batch_size"):
+        values["train"][key] = base["train"][key]
+    values["evaluate"]["v2t_convention"] = base["evaluate"]["v2t_convention"]
+    assert {key for key in base if values[key] != base[key]} <= {"dataset"}
+
+
+def test_every_data_set_with_lists_of_its_own_has_a_preset() -> None:
+    assert {found.reader for found in DATA_SETS.values()} == set(READERS) - {"generic", "moments"}
 
 
 def test_faults() -> None:

@@ -123,3 +123,25 @@ def test_dvc_runs_the_new_project_without_the_packages_source(
     assert run("repro") == ["prepare", "extract", "train", "evaluate", "report"]
     assert run("repro") == []
     assert (project / "outputs/report/report.html").is_file()
+
+
+def test_own_videos_are_listed_for_captions_or_taken_with_theirs(tmp_path: Path) -> None:
+    videos = tmp_path / "films"
+    (videos / "a").mkdir(parents=True)
+    for name in ("a/x, 1.mp4", "b.MOV", "notes.txt"):
+        (videos / name).write_bytes(b"x")
+    one, other = tmp_path / "one", tmp_path / "other"
+    arguments = ["init", str(one), "--preset", "generic", "--videos", str(videos)]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "fill in the column caption" in result.stdout
+    listed = one / "captions.csv"
+    assert listed.read_text() == 'video,caption\n"a/x, 1.mp4",\nb.MOV,\n'
+    assert load_params(one / "params.yaml").dataset.video_roots == [str(videos)]
+    init(other, preset="generic", videos=videos, captions=listed)
+    assert load_params(other / "params.yaml").dataset.annotations == str(listed)
+    assert not (other / "captions.csv").exists()
+    with pytest.raises(ConfigError, match="are of preset 'generic'"):
+        init(tmp_path / "third", preset="msvd", videos=videos)
+    with pytest.raises(ConfigError, match="holds no video files"):
+        init(tmp_path / "third", preset="generic", videos=one)
