@@ -141,7 +141,8 @@ def import_features(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Layout of a published release: npz-per-item, npy-per-item or h5-per-item.",
+            help="Layout of a published release: npz-per-item, npy-per-item, h5-per-item, "
+            "torch-dict or bigfile.",
             show_default="the layouts of export-features",
         ),
     ] = None,

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from gare_cache.cache.exchange.layouts import ReleaseOptions
@@ -82,6 +83,32 @@ def h5_files(folder: Path, frames: dict[str, Any] = FRAMES) -> tuple[Path, Path]
     return folder / "videos.hdf5", folder / "texts.hdf5"
 
 
+def torch_dicts(folder: Path, frames: dict[str, Any] = FRAMES) -> tuple[Path, Path]:
+    """torch.save of id -> tensor; ids of captions are integers, as MSR-VTT's are."""
+    torch.save({v: torch.tensor(x) for v, x in frames.items()}, folder / "clipvitl14.pth")
+    captions = {int(QIDS[c]): torch.tensor(x) for c, x in TEXT.items()}
+    torch.save(captions, folder / "text.pth", _use_new_zipfile_serialization=False)
+    return folder / "clipvitl14.pth", folder / "text.pth"
+
+
+def big_files(folder: Path, frames: dict[str, Any] = FRAMES) -> tuple[Path, Path]:
+    """feature.bin, id.txt, shape.txt and video2frames.txt; rows of a video lie apart."""
+    ids = {video: [f"{video}_{row}" for row in range(len(x))] for video, x in frames.items()}
+    rows = {id_: x[k] for video, x in frames.items() for k, id_ in enumerate(ids[video])}
+    write_big_file(folder / "videos", dict(sorted(rows.items(), reverse=True)))
+    (folder / "videos" / "video2frames.txt").write_text(str(ids))
+    write_big_file(folder / "texts", {QIDS[c]: x for c, x in TEXT.items()})
+    return folder / "videos", folder / "texts"
+
+
+def write_big_file(folder: Path, rows: dict[str, Any]) -> None:
+    folder.mkdir()
+    matrix = np.stack([*rows.values()]).astype("<f4")
+    matrix.tofile(folder / "feature.bin")
+    (folder / "shape.txt").write_text(f"{matrix.shape[0]} {matrix.shape[1]}")
+    (folder / "id.txt").write_text(" ".join(rows))
+
+
 QVHIGHLIGHTS = {
     "video_key": "features",
     "caption_key": "pooler_output",
@@ -91,6 +118,8 @@ RELEASES: dict[str, Any] = {
     "npz-per-item": (moment_detr, QVHIGHLIGHTS),
     "npy-per-item": (npy_folders, {}),
     "h5-per-item": (h5_files, {}),
+    "torch-dict": (torch_dicts, {}),
+    "bigfile": (big_files, {}),
 }
 
 
@@ -370,3 +399,68 @@ def test_at_least_one_frame_is_kept(project: Path, tmp_path: Path) -> None:
             encoder_id="x",
             max_frames=0,
         )
+
+
+class Harmful:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("ran"),)
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ({"a": Harmful()}, "weights_only"),
+        ({"a": np.ones((2, DIM))}, "weights_only"),
+        ([torch.ones(2, DIM)], "must be a dict from ids to tensors"),
+        ({"a": {"b": torch.ones(2, DIM)}}, "must be a dict from ids to tensors"),
+        ({1: torch.ones(2, DIM), "1": torch.ones(2, DIM)}, "an id twice"),
+        ({VIDEOS[0]: torch.ones(2, DIM, dtype=torch.long)}, "holds int64"),
+        ({VIDEOS[0]: torch.ones(DIM)}, "has shape"),
+        ({VIDEOS[0]: torch.ones(2, DIM).to_sparse()}, "not a dense one"),
+    ],
+)
+def test_a_faulty_torch_file_is_refused(
+    project: Path, tmp_path: Path, held: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, texts = torch_dicts(tmp_path)
+    torch.save(held, tmp_path / "bad.pth")
+    with pytest.raises(FeatureFileError, match=message):
+        bring(project, tmp_path / "bad.pth", texts, layout="torch-dict")
+    assert not Path("ran").exists()
+
+
+def test_bfloat16_tensors_keep_their_values(project: Path, tmp_path: Path, ids: Path) -> None:
+    _, texts = torch_dicts(tmp_path)
+    frames = {video: torch.tensor(x).bfloat16() for video, x in FRAMES.items()}
+    torch.save(frames, tmp_path / "brain.pth")
+    held = cached(
+        project, bring(project, tmp_path / "brain.pth", texts, layout="torch-dict", ids=ids)
+    )
+    for video, rows in frames.items():
+        assert np.array_equal(held["frames"][video], rows.float().numpy().astype("<f2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("shape.txt", "5", "two numbers"),
+        ("shape.txt", "-5 8", "two numbers"),
+        ("shape.txt", "5 8", "different ids"),
+        ("id.txt", "a a", "different ids"),
+        ("feature.bin", "1234", "holds 4 bytes"),
+        ("video2frames.txt", "{'a': ['nothing']}", "'nothing' of 'a' is not in id.txt"),
+        ("video2frames.txt", "{'a': 'text'}", "lists of ids of frames"),
+        ("video2frames.txt", "__import__('os')", "not the text of a dict"),
+        ("video2frames.txt", "{'a': [", "not the text of a dict"),
+    ],
+)
+def test_a_faulty_big_file_is_refused(
+    project: Path, tmp_path: Path, ids: Path, name: str, text: str, message: str
+) -> None:
+    videos, texts = big_files(tmp_path)
+    (videos / name).write_text(text)
+    with pytest.raises(FeatureFileError, match=message):
+        bring(project, videos, texts, layout="bigfile", ids=ids)

@@ -6,9 +6,11 @@ into those of the manifest, masks rows that are all zero, writes seconds and poo
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import math
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from gare_cache.cache.exchange.files import (
     Array,
@@ -28,9 +31,9 @@ from gare_cache.cache.exchange.files import (
 )
 from gare_cache.cache.exchange.tables import TIMES, is_bfloat16
 from gare_cache.cache.schema import Kind
-from gare_cache.errors import ConfigError, FeatureFileError, unknown_name
+from gare_cache.errors import ConfigError, FeatureFileError, LimitExceeded, unknown_name
 from gare_cache.files import canonical_digest, file_digest
-from gare_cache.limits import read_text
+from gare_cache.limits import check_expansion, read_text
 
 POOLS = ("mean", "eot")
 _BLOCK_BYTES = 4 * 2**20
@@ -341,10 +344,131 @@ def _h5_per_item(path: Path, key: str | None) -> Iterator[dict[str, StoredArray]
         yield {group: file.arrays[f"{group}{ending}"] for group in groups}
 
 
+@contextmanager
+def _torch_dict(path: Path, _key: str | None) -> Iterator[dict[str, StoredArray]]:
+    # The older format of torch.save is no zip archive and cannot be mapped.
+    archive = zipfile.is_zipfile(path)
+    try:
+        if archive:
+            with zipfile.ZipFile(path) as members:
+                for info in members.infolist():
+                    check_expansion(f"{path}, {info.filename}", info.compress_size, info.file_size)
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except LimitExceeded:
+        raise
+    except Exception as err:  # torch raises many kinds for a damaged file
+        raise FeatureFileError(
+            f"{path} cannot be read as a dict of tensors ({str(err).splitlines()[0]}); files of "
+            "torch.save are read with weights_only, because any other pickle can run code"
+        ) from err
+    if not isinstance(held, dict) or not all(isinstance(v, torch.Tensor) for v in held.values()):
+        raise FeatureFileError(f"{path} must be a dict from ids to tensors")
+    items = {str(id_): _tensor(path, tensor) for id_, tensor in held.items()}
+    if len(items) < len(held):
+        raise FeatureFileError(f"{path} holds an id twice, as a number and as text")
+    yield items
+
+
+def _tensor(path: Path, tensor: torch.Tensor) -> StoredArray:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        raise FeatureFileError(f"{path} holds a tensor that is not a dense one of real numbers")
+    check_expansion(path, path.stat().st_size, tensor.nbytes)
+    brain = tensor.dtype == torch.bfloat16
+    plain = tensor.detach()
+
+    def read(start: int, stop: int) -> Array:
+        rows = plain[start:stop].contiguous()
+        # A copy: rows that are mapped do not outlive the file.
+        return rows.view(torch.int16).numpy().view("V2").copy() if brain else rows.numpy().copy()
+
+    dtype = np.dtype("V2") if brain else torch.empty(0, dtype=plain.dtype).numpy().dtype
+    return StoredArray(tuple(plain.shape), dtype, read)
+
+
+@contextmanager
+def _bigfile(path: Path, _key: str | None) -> Iterator[dict[str, StoredArray]]:
+    """``feature.bin`` of float32 rows, ``shape.txt``, ``id.txt``; videos have a dict of rows."""
+    shape = _words(path / "shape.txt")
+    if len(shape) != 2 or not all(word.isdecimal() for word in shape):
+        raise FeatureFileError(f"{path / 'shape.txt'} must hold two numbers: rows and width")
+    num, dim = int(shape[0]), int(shape[1])
+    names = _words(path / "id.txt")
+    if len(names) != num or len(set(names)) < num:
+        raise FeatureFileError(
+            f"{path / 'id.txt'} holds {len(set(names)):,} different ids of {len(names):,}, "
+            f"shape.txt {num:,} rows"
+        )
+    values = path / "feature.bin"
+    size = values.stat().st_size if values.is_file() else 0
+    if not dim or size != num * dim * 4:
+        raise FeatureFileError(
+            f"{values} holds {size:,} bytes; {num:,} rows of {dim:,} float32 values have "
+            f"{num * dim * 4:,}"
+        )
+    row_of = {name: row for row, name in enumerate(names)}
+    listing = path / "video2frames.txt"
+    if not listing.exists():
+        yield {
+            name: StoredArray((dim,), np.dtype("<f4"), _vector_reader(values, row, dim))
+            for name, row in row_of.items()
+        }
+        return
+    items = {}
+    for video, frames in _frame_lists(listing).items():
+        unknown = [frame for frame in frames if frame not in row_of]
+        if unknown:
+            raise FeatureFileError(f"{listing}: {unknown[0]!r} of {video!r} is not in id.txt")
+        rows = np.array([row_of[frame] for frame in frames], dtype=np.int64)
+        items[video] = StoredArray(
+            (len(rows), dim), np.dtype("<f4"), _scattered_reader(values, rows, dim)
+        )
+    yield items
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return read_text(path).split()
+    except (OSError, UnicodeDecodeError) as err:
+        raise FeatureFileError(f"{path} cannot be read: {err}") from err
+
+
+def _frame_lists(path: Path) -> dict[str, list[str]]:
+    try:
+        held = ast.literal_eval(read_text(path).strip())
+    except (OSError, ValueError, SyntaxError, MemoryError, RecursionError) as err:
+        raise FeatureFileError(f"{path} is not the text of a dict: {err}") from err
+    if not isinstance(held, dict) or not all(
+        isinstance(video, str)
+        and isinstance(frames, list)
+        and all(isinstance(frame, str) for frame in frames)
+        for video, frames in held.items()
+    ):
+        raise FeatureFileError(f"{path} must be a dict from videos to lists of ids of frames")
+    return held
+
+
+def _vector_reader(path: Path, row: int, dim: int) -> Callable[[int, int], Array]:
+    def read(start: int, stop: int) -> Array:
+        return np.array(np.memmap(path, dtype="<f4", mode="r").reshape(-1, dim)[row, start:stop])
+
+    return read
+
+
+def _scattered_reader(
+    path: Path, rows: npt.NDArray[np.int64], dim: int
+) -> Callable[[int, int], Array]:
+    def read(start: int, stop: int) -> Array:
+        return np.array(np.memmap(path, dtype="<f4", mode="r").reshape(-1, dim)[rows[start:stop]])
+
+    return read
+
+
 _Reader = Callable[[Path, str | None], AbstractContextManager[dict[str, StoredArray]]]
 LAYOUTS: dict[str, _Reader] = {
     "npz-per-item": _npz_per_item,
     "npy-per-item": _npy_per_item,
     "h5-per-item": _h5_per_item,
+    "torch-dict": _torch_dict,
+    "bigfile": _bigfile,
 }
 _KEYED = ("npz-per-item", "h5-per-item")
