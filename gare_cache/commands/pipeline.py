@@ -142,7 +142,7 @@ def import_features(
         typer.Option(
             metavar="NAME",
             help="Layout of a published release: npz-per-item, npy-per-item, h5-per-item, "
-            "torch-dict or bigfile.",
+            "torch-dict, bigfile or webdataset.",
             show_default="the layouts of export-features",
         ),
     ] = None,

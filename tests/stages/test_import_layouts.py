@@ -1,7 +1,10 @@
 """Feature releases, written here in their own described formats, give exactly their values."""
 
 import csv
+import gzip
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,29 @@ def write_big_file(folder: Path, rows: dict[str, Any]) -> None:
     (folder / "id.txt").write_text(" ".join(rows))
 
 
+def web_datasets(folder: Path, frames: dict[str, Any] = FRAMES) -> tuple[Path, Path]:
+    """A tar of KEY.npy, KEY.json and KEY.txt."""
+    write_tar(folder / "videos.tar", frames)
+    write_tar(folder / "texts.tar", {QIDS[c]: x for c, x in TEXT.items()})
+    return folder / "videos.tar", folder / "texts.tar"
+
+
+def write_tar(path: Path, items: dict[str, Any]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for key, value in items.items():
+            content = io.BytesIO()
+            np.save(content, value)
+            add_member(archive, f"{key}.npy", content.getvalue())
+            add_member(archive, f"{key}.json", json.dumps({"key": key}).encode())
+            add_member(archive, f"{key}.txt", b"a sentence")
+
+
+def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
 QVHIGHLIGHTS = {
     "video_key": "features",
     "caption_key": "pooler_output",
@@ -120,6 +146,7 @@ RELEASES: dict[str, Any] = {
     "h5-per-item": (h5_files, {}),
     "torch-dict": (torch_dicts, {}),
     "bigfile": (big_files, {}),
+    "webdataset": (web_datasets, {}),
 }
 
 
@@ -464,3 +491,59 @@ def test_a_faulty_big_file_is_refused(
     (videos / name).write_text(text)
     with pytest.raises(FeatureFileError, match=message):
         bring(project, videos, texts, layout="bigfile", ids=ids)
+
+
+def link(archive: tarfile.TarFile) -> None:
+    member = tarfile.TarInfo("linked.npy")
+    member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    archive.addfile(member)
+
+
+def objects(archive: tarfile.TarFile) -> None:
+    content = io.BytesIO()
+    np.save(content, np.array([{"a": 1}], dtype=object))
+    add_member(archive, "objects.npy", content.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("add", "message"),
+    [
+        (link, "linked.npy is a link"),
+        (objects, "objects.npy holds pickled Python objects"),
+        (lambda archive: add_member(archive, "text.npy", b"hello"), "text.npy is not an npy"),
+        (
+            lambda archive: add_member(archive, f"{VIDEOS[0]}.npy", b"hello"),
+            f"holds {VIDEOS[0]}.npy twice",
+        ),
+    ],
+)
+def test_a_faulty_member_of_a_webdataset_is_refused(
+    project: Path, tmp_path: Path, ids: Path, add: Any, message: str
+) -> None:
+    videos, texts = web_datasets(tmp_path)
+    with tarfile.open(videos, "a") as archive:
+        add(archive)
+    with pytest.raises(FeatureFileError, match=message):
+        bring(project, videos, texts, layout="webdataset", ids=ids)
+
+
+def test_a_compressed_or_shortened_webdataset_is_refused(
+    project: Path, tmp_path: Path, ids: Path
+) -> None:
+    videos, texts = web_datasets(tmp_path)
+    content = videos.read_bytes()
+    videos.write_bytes(gzip.compress(content))
+    with pytest.raises(FeatureFileError, match="without compression"):
+        bring(project, videos, texts, layout="webdataset", ids=ids)
+    videos.write_bytes(content[:600])
+    with pytest.raises(FeatureFileError, match=r"videos\.tar"):
+        bring(project, videos, texts, layout="webdataset", ids=ids)
+
+
+def test_an_array_in_fortran_order_is_read_from_a_webdataset(
+    project: Path, tmp_path: Path, ids: Path
+) -> None:
+    frames = {video: np.asfortranarray(x) for video, x in FRAMES.items()}
+    sources = web_datasets(tmp_path, frames)
+    held = cached(project, bring(project, *sources, layout="webdataset", ids=ids))
+    assert np.array_equal(held["frames"][VIDEOS[1]], FRAMES[VIDEOS[1]].astype("<f2"))

@@ -10,12 +10,13 @@ import ast
 import csv
 import io
 import math
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -31,12 +32,19 @@ from gare_cache.cache.exchange.files import (
 )
 from gare_cache.cache.exchange.tables import TIMES, is_bfloat16
 from gare_cache.cache.schema import Kind
-from gare_cache.errors import ConfigError, FeatureFileError, LimitExceeded, unknown_name
+from gare_cache.errors import (
+    ConfigError,
+    FeatureFileError,
+    LimitExceeded,
+    UnreadableFile,
+    unknown_name,
+)
 from gare_cache.files import canonical_digest, file_digest
-from gare_cache.limits import check_expansion, read_text
+from gare_cache.limits import check_expansion, read_npy_header, read_text
 
 POOLS = ("mean", "eot")
 _BLOCK_BYTES = 4 * 2**20
+_NPY_HEADER_BYTES = 2**17
 _SHOWN = 5
 _MAP_HEADER = ["theirs", "ours"]
 
@@ -463,6 +471,52 @@ def _scattered_reader(
     return read
 
 
+@contextmanager
+def _webdataset(path: Path, _key: str | None) -> Iterator[dict[str, StoredArray]]:
+    items: dict[str, StoredArray] = {}
+    try:
+        # Not compressed ("r:"), so that every array is read where it lies.
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if not member.name.endswith(".npy"):
+                    continue
+                id_ = member.name.removeprefix("./").removesuffix(".npy")
+                if id_ in items:
+                    raise FeatureFileError(f"{path} holds {member.name} twice")
+                items[id_] = _tar_array(path, member)
+    except (OSError, tarfile.TarError) as err:
+        raise FeatureFileError(
+            f"{path} cannot be read as a tar archive without compression ({err})"
+        ) from err
+    yield items
+
+
+def _tar_array(path: Path, member: tarfile.TarInfo) -> StoredArray:
+    where = f"{path}, {member.name}"
+    if not member.isreg() or member.issparse():
+        raise FeatureFileError(f"{where} is a link or a sparse file, not the bytes of an array")
+    with path.open("rb") as file:
+        file.seek(0, io.SEEK_END)
+        size = min(member.size, file.tell() - member.offset_data)
+        file.seek(member.offset_data)
+        try:
+            header = io.BytesIO(file.read(min(size, _NPY_HEADER_BYTES)))
+            shape, dtype, fortran = read_npy_header(header, where, size)
+        except UnreadableFile as err:
+            raise FeatureFileError(str(err)) from err
+    first = member.offset_data + header.tell()
+
+    def read(start: int, stop: int) -> Array:
+        # Mapped, not read: an array may be larger than the memory.
+        if 0 in shape:
+            return np.empty((max(0, min(stop, shape[0]) - start), *shape[1:]), dtype)
+        order: Literal["C", "F"] = "F" if fortran else "C"
+        array = np.memmap(path, dtype, "r", offset=first, shape=shape, order=order)
+        return np.array(array[start:stop] if shape else array)
+
+    return StoredArray(shape, dtype, read)
+
+
 _Reader = Callable[[Path, str | None], AbstractContextManager[dict[str, StoredArray]]]
 LAYOUTS: dict[str, _Reader] = {
     "npz-per-item": _npz_per_item,
@@ -470,5 +524,6 @@ LAYOUTS: dict[str, _Reader] = {
     "h5-per-item": _h5_per_item,
     "torch-dict": _torch_dict,
     "bigfile": _bigfile,
+    "webdataset": _webdataset,
 }
 _KEYED = ("npz-per-item", "h5-per-item")
