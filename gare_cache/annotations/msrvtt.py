@@ -7,18 +7,31 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gare_cache.annotations.record import SPLIT_NAMES, SPLITS, AnnotationRecord, Annotations
+from gare_cache.annotations.grammar import (
+    Caption,
+    Sizes,
+    VideoList,
+    check_annotated,
+    check_captions,
+    check_disjoint,
+    make_records,
+)
+from gare_cache.annotations.record import SPLIT_NAMES, SPLITS, Annotations
 from gare_cache.annotations.text_files import check_text, decode_text, parse_json, read_csv
-from gare_cache.errors import AnnotationError, agreeing, counted
+from gare_cache.errors import AnnotationError, counted
 from gare_cache.limits import TEXT_BYTES, read_bytes
 
 TRAIN_LISTS = {"1k-a-9k": "MSRVTT_train.9k.csv", "1k-a-7k": "MSRVTT_train.7k.csv"}
 FULL = "full"
-PROTOCOLS = (*TRAIN_LISTS, FULL)
+_VALIDATION = (497, 9940)
+SIZES: dict[str, Sizes] = {
+    "1k-a-9k": {"train": (8503, 170_060), "val": _VALIDATION, "test": (1000, 1000)},
+    "1k-a-7k": {"train": (6513, 130_260), "val": _VALIDATION, "test": (1000, 1000)},
+    FULL: {"train": (6513, 130_260), "val": _VALIDATION, "test": (2990, 59_800)},
+}
 QUERIES = "MSRVTT_JSFUSION_test.csv"
 OFFICIAL_LISTS = {split: f"MSRVTT_{split}.full.csv" for split in SPLITS}
 # Archive -> the JSON in it; MSRVTT_data.json is the union of both.
@@ -31,22 +44,10 @@ QUERY_KEY = "jsfusion"
 
 
 @dataclass(frozen=True)
-class _Caption:
-    text: str  # as annotated, including spaces
-    origin: str
-
-
-@dataclass(frozen=True)
 class _Corpus:
     source: str
     split_of: Mapping[str, str]  # video id -> the official split, "" if the file names none
-    captions_of: Mapping[str, list[_Caption]]
-
-
-@dataclass(frozen=True)
-class _VideoList:
-    source: str
-    ids: list[str]
+    captions_of: Mapping[str, list[Caption]]
 
 
 def read_msrvtt(path: Path, protocol: str) -> Annotations:
@@ -62,7 +63,7 @@ def read_msrvtt(path: Path, protocol: str) -> Annotations:
     Args:
         path: the folder of the two official archives or of ``MSRVTT_data.json`` (the archives
             are preferred), or that JSON under any name; the lists are in the same folder.
-        protocol: one of ``PROTOCOLS``.
+        protocol: one of ``SIZES``.
 
     Returns:
         The captions: train, val, test, videos in list order, captions in annotation
@@ -74,7 +75,7 @@ def read_msrvtt(path: Path, protocol: str) -> Annotations:
     """
     folder = path if path.is_dir() else path.parent
     corpus = _read_corpus(path)
-    queries: dict[str, _Caption] = {}
+    queries: dict[str, Caption] = {}
     notes: list[str] = []
     if protocol == FULL:
         lists = {split: _official(folder, corpus, split, notes) for split in SPLITS}
@@ -84,9 +85,9 @@ def read_msrvtt(path: Path, protocol: str) -> Annotations:
         validation = _official(folder, corpus, "val", notes)
         held_out = set(validation.ids)
         lists = {
-            "train": _VideoList(named.source, [id_ for id_ in named.ids if id_ not in held_out]),
+            "train": VideoList(named.source, [id_ for id_ in named.ids if id_ not in held_out]),
             "val": validation,
-            "test": _VideoList(str(folder / QUERIES), list(queries)),
+            "test": VideoList(str(folder / QUERIES), list(queries)),
         }
         notes += [
             f"{len(named.ids) - len(lists['train'].ids):,} of the "
@@ -95,31 +96,16 @@ def read_msrvtt(path: Path, protocol: str) -> Annotations:
             "are not trained on",
             _say_verbatim(queries, corpus),
         ]
-    _check_lists(lists, corpus)
+    for videos in lists.values():
+        check_annotated(videos, corpus.split_of, corpus.source)
+    check_disjoint(lists)
     captions_of = {**corpus.captions_of, **{id_: [query] for id_, query in queries.items()}}
-    _check_captions(lists, captions_of)
-    records = [
-        _record(id_, caption, split, QUERY_KEY if id_ in queries else None)
-        for split in SPLITS
-        for id_ in lists[split].ids
-        for caption in captions_of[id_]
-    ]
+    check_captions(lists, captions_of)
+    records = make_records(lists, captions_of)
     unused = len(corpus.split_of) - sum(len(videos.ids) for videos in lists.values())
     if unused:
         notes.append(f"{counted(unused, 'annotated video', 'are')} in no split of {protocol}")
     return Annotations(records, tuple(notes))
-
-
-def _record(id_: str, caption: _Caption, split: str, key: str | None) -> AnnotationRecord:
-    return AnnotationRecord(
-        video=id_,
-        caption=caption.text.strip(),
-        split=split,
-        start_seconds=None,
-        end_seconds=None,
-        origin=caption.origin,
-        caption_key=key,
-    )
 
 
 def _read_corpus(path: Path) -> _Corpus:
@@ -163,7 +149,7 @@ def _unzip(archive: Path) -> bytes:
 
 def _corpus(source: Path, files: Iterable[tuple[Path, bytes]]) -> _Corpus:
     split_of: dict[str, str] = {}
-    captions_of: dict[str, list[_Caption]] = defaultdict(list)
+    captions_of: dict[str, list[Caption]] = defaultdict(list)
     for path, content in files:
         videos, sentences = _parse(path, content)
         for number, video in enumerate(videos):
@@ -176,7 +162,7 @@ def _corpus(source: Path, files: Iterable[tuple[Path, bytes]]) -> _Corpus:
             id_ = _text(origin, sentence, "video_id")
             if id_ not in split_of:
                 raise AnnotationError(f"{origin} belongs to {id_!r}, which is not among its videos")
-            captions_of[id_].append(_Caption(_text(origin, sentence, "caption"), origin))
+            captions_of[id_].append(Caption(_text(origin, sentence, "caption"), origin))
     return _Corpus(str(source), split_of, dict(captions_of))
 
 
@@ -197,7 +183,7 @@ def _text(origin: str, values: Any, name: str) -> str:
     return check_text(origin, name, values.get(name) if isinstance(values, dict) else None)
 
 
-def _official(folder: Path, corpus: _Corpus, split: str, notes: list[str]) -> _VideoList:
+def _official(folder: Path, corpus: _Corpus, split: str, notes: list[str]) -> VideoList:
     path = folder / OFFICIAL_LISTS[split]
     if path.is_file():
         return _read_list(path, notes)
@@ -206,17 +192,18 @@ def _official(folder: Path, corpus: _Corpus, split: str, notes: list[str]) -> _V
         raise AnnotationError(
             f"{path} does not exist, and no video of {corpus.source} names the split {split!r}"
         )
-    return _VideoList(corpus.source, ids)
+    return VideoList(corpus.source, ids)
 
 
-def _read_list(path: Path, notes: list[str]) -> _VideoList:
-    return _VideoList(str(path), list(_by_id(path, ("video_id",), notes)))
+def _read_list(path: Path, notes: list[str]) -> VideoList:
+    return VideoList(str(path), list(_by_id(path, ("video_id",), notes)))
 
 
-def _read_queries(path: Path, notes: list[str]) -> dict[str, _Caption]:
+def _read_queries(path: Path, notes: list[str]) -> dict[str, Caption]:
     rows = _by_id(path, ("video_id", "sentence"), notes)
     return {
-        id_: _Caption(_text(origin, row, "sentence"), origin) for id_, (origin, row) in rows.items()
+        id_: Caption(_text(origin, row, "sentence"), origin, key=QUERY_KEY)
+        for id_, (origin, row) in rows.items()
     }
 
 
@@ -238,40 +225,7 @@ def _by_id(
     return rows
 
 
-def _check_lists(lists: Mapping[str, _VideoList], corpus: _Corpus) -> None:
-    for videos in lists.values():
-        unknown = [id_ for id_ in videos.ids if id_ not in corpus.split_of]
-        if unknown:
-            raise AnnotationError(
-                f"{videos.source} names {counted(len(unknown), 'video')} that {corpus.source} "
-                "does not "
-                f"annotate, the first is {unknown[0]!r}"
-            )
-    for split, other in combinations(SPLITS, 2):
-        members = set(lists[other].ids)
-        shared = [id_ for id_ in lists[split].ids if id_ in members]
-        if shared:
-            raise AnnotationError(
-                f"{counted(len(shared), 'video', 'are')} both {split} ({lists[split].source}) "
-                f"and {other} "
-                f"({lists[other].source}), the first is {shared[0]!r}"
-            )
-
-
-def _check_captions(
-    lists: Mapping[str, _VideoList], captions_of: Mapping[str, list[_Caption]]
-) -> None:
-    for split, videos in lists.items():
-        bare = [id_ for id_ in videos.ids if not captions_of.get(id_)]
-        if bare:
-            raise AnnotationError(
-                f"{counted(len(bare), f'{split} video')} of {videos.source} "
-                f"{agreeing(len(bare), 'have')} no caption, the first is "
-                f"{bare[0]!r}"
-            )
-
-
-def _say_verbatim(queries: Mapping[str, _Caption], corpus: _Corpus) -> str:
+def _say_verbatim(queries: Mapping[str, Caption], corpus: _Corpus) -> str:
     other = _not_verbatim(queries, corpus, str)
     reworded = _not_verbatim(queries, corpus, lambda text: " ".join(text.lower().split()))
     return (
@@ -282,7 +236,7 @@ def _say_verbatim(queries: Mapping[str, _Caption], corpus: _Corpus) -> str:
 
 
 def _not_verbatim(
-    queries: Mapping[str, _Caption], corpus: _Corpus, form: Callable[[str], str]
+    queries: Mapping[str, Caption], corpus: _Corpus, form: Callable[[str], str]
 ) -> int:
     return sum(
         form(query.text) not in {form(caption.text) for caption in corpus.captions_of.get(id_, [])}

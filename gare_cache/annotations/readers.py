@@ -6,11 +6,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gare_cache.annotations.activitynet import SIZES as ACTIVITYNET
+from gare_cache.annotations.activitynet import read_activitynet
+from gare_cache.annotations.didemo import SIZES as DIDEMO
+from gare_cache.annotations.didemo import read_didemo
 from gare_cache.annotations.generic import read_generic
-from gare_cache.annotations.msrvtt import PROTOCOLS as MSRVTT_PROTOCOLS
+from gare_cache.annotations.grammar import Sizes, compare_sizes
+from gare_cache.annotations.lsmdc import SIZES as LSMDC
+from gare_cache.annotations.lsmdc import read_lsmdc
+from gare_cache.annotations.moments import SIZES as MOMENTS
+from gare_cache.annotations.moments import read_moments
+from gare_cache.annotations.msrvtt import SIZES as MSRVTT
 from gare_cache.annotations.msrvtt import read_msrvtt
+from gare_cache.annotations.msvd import SIZES as MSVD
+from gare_cache.annotations.msvd import read_msvd
 from gare_cache.annotations.record import Annotations
 from gare_cache.annotations.text_files import shorten
+from gare_cache.annotations.tgif import SIZES as TGIF
+from gare_cache.annotations.tgif import read_tgif
+from gare_cache.annotations.vatex import SIZES as VATEX
+from gare_cache.annotations.vatex import read_vatex
+from gare_cache.annotations.youcook2 import SIZES as YOUCOOK2
+from gare_cache.annotations.youcook2 import read_youcook2
 from gare_cache.errors import ConfigError, unknown_name
 
 
@@ -20,21 +37,42 @@ class Reader:
 
     Attributes:
         read: function of the path and, if the data set has protocols, of the protocol's name.
-        protocols: names of the data set's protocols; empty if the file names the splits.
-        joins: whether the sentences of a video can be joined to a paragraph.
+        sizes: the data set's protocols and the official size of each split; empty if the file
+            names the splits.
+        joins: whether ``dataset.captions`` may join the sentences of a video to a paragraph.
         fractions: default shares of videos that a hash assigns to splits that the annotations may
             leave out; no entry for a split that they always name.
     """
 
     read: Callable[..., Annotations]
-    protocols: tuple[str, ...] = ()
+    sizes: Mapping[str, Sizes] = field(default_factory=dict)
     joins: bool = True
     fractions: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Names of the protocols."""
+        return tuple(self.sizes)
 
 
 READERS: dict[str, Reader] = {
     "generic": Reader(read_generic, fractions={"val_fraction": 0.1, "test_fraction": 0.1}),
-    "msrvtt": Reader(read_msrvtt, protocols=MSRVTT_PROTOCOLS, joins=False),
+    "msrvtt": Reader(read_msrvtt, sizes=MSRVTT, joins=False),
+    "didemo": Reader(read_didemo, sizes=DIDEMO, joins=False),
+    "activitynet": Reader(
+        read_activitynet, sizes=ACTIVITYNET, joins=False, fractions={"val_fraction": 0.05}
+    ),
+    "msvd": Reader(read_msvd, sizes=MSVD, joins=False),
+    "lsmdc": Reader(read_lsmdc, sizes=LSMDC, joins=False),
+    "youcook2": Reader(read_youcook2, sizes=YOUCOOK2, joins=False, fractions={"val_fraction": 0.1}),
+    "tgif": Reader(read_tgif, sizes=TGIF, joins=False),
+    "vatex": Reader(read_vatex, sizes=VATEX, joins=False),
+    "moments": Reader(
+        read_moments,
+        sizes=MOMENTS,
+        joins=False,
+        fractions={"val_fraction": 0.1, "test_fraction": 0.1},
+    ),
 }
 
 
@@ -61,7 +99,9 @@ def read_annotations(reader: str, path: Path, protocol: str | None = None) -> An
         )
     if protocol not in entry.protocols:
         raise ConfigError(unknown_name(f"protocol of reader {reader!r}", protocol, entry.protocols))
-    return _with_line_breaks(entry.read(path, protocol))
+    annotations = entry.read(path, protocol)
+    warnings = compare_sizes(annotations.records, entry.sizes[protocol])
+    return _with_line_breaks(replace(annotations, notes=(*annotations.notes, *warnings)))
 
 
 def split_fractions(reader: str, given: Mapping[str, float | None]) -> dict[str, float]:
@@ -93,12 +133,12 @@ def check_joins(reader: str) -> None:
     """Check that the sentences of a video may be joined to a paragraph.
 
     Raises:
-        ConfigError: the reader is unknown, or each of its sentences describes the whole video.
+        ConfigError: the reader is unknown, or its protocols say what is joined.
     """
     if not _find(reader).joins:
         raise ConfigError(
-            f"dataset.captions is 'paragraph', but each sentence of reader {reader!r} describes "
-            "the whole video, and its protocols score them separately; set dataset.captions to each"
+            f"dataset.captions is 'paragraph', but the protocols of reader {reader!r} say which "
+            "sentences are one caption; set dataset.captions to each"
         )
 
 

@@ -32,6 +32,7 @@ class AnnotationRecord:
         end_seconds: end of the clip; None for the whole video.
         origin: ``file:line``, for messages.
         caption_key: identifies the caption within its video; None uses its number.
+        file_names: names that the file may have, in order of preference; empty: ``video`` alone.
     """
 
     video: str
@@ -41,6 +42,7 @@ class AnnotationRecord:
     end_seconds: float | None
     origin: str
     caption_key: str | None = None
+    file_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

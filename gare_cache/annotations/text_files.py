@@ -116,6 +116,31 @@ def read_csv(
     return Table(rows, tuple(notes))
 
 
+def read_tab(path: Path, columns: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Read a file of cells separated by tabs, without a header; a quote is a character.
+
+    Args:
+        path: the file; it must exist.
+        columns: what the cells of each row are, for messages; their number is checked.
+
+    Returns:
+        ``path:line`` and the cells of each row, outer spaces included.
+
+    Raises:
+        AnnotationError: the file is not UTF-8 or empty, or a row has more or fewer cells.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), 1):
+        cells = line.split("\t")
+        if len(cells) != len(columns):
+            raise AnnotationError(
+                f"{path}:{number}: {counted(len(cells), 'cell')} separated by tabs, it must have "
+                f"{len(columns)}: {', '.join(columns)}; correct the line"
+            )
+        rows.append((f"{path}:{number}", cells))
+    return rows
+
+
 def match_columns(
     source: Path | str, found: Sequence[str], required: Sequence[str], optional: Sequence[str]
 ) -> tuple[list[str], str]:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gare_cache.annotations.grammar import PARAGRAPH, paragraph, video_stem
 from gare_cache.annotations.record import AnnotationRecord
 from gare_cache.errors import AnnotationError, ConfigError, counted, unknown_name
-from gare_cache.manifest.files import VideoFiles, video_stem
+from gare_cache.manifest.files import VideoFiles
 from gare_cache.manifest.splits import assign_splits
 from gare_cache.manifest.tables import CAPTION_SCHEMA, VIDEO_SCHEMA, Manifest
 
-PARAGRAPH = "paragraph"
 CAPTIONS = ("each", PARAGRAPH)
 
 
@@ -225,7 +225,7 @@ def _video_row(id_: str, item: _Item, split: str, annotated: str) -> dict[str, A
 
 def _paragraph(rows: Sequence[AnnotationRecord]) -> AnnotationRecord:
     # A distinct key, so that the paragraph is never mistaken for the first sentence, id#0.
-    text = " ".join(row.caption for row in rows)
+    text = paragraph(row.caption for row in rows)
     return replace(rows[0], caption=text, caption_key=PARAGRAPH)
 
 

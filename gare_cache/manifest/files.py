@@ -9,32 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gare_cache.annotations.grammar import VIDEO_EXTENSIONS, video_stem
 from gare_cache.annotations.record import AnnotationRecord
 from gare_cache.errors import AnnotationError, counted
 
-VIDEO_EXTENSIONS = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".wmv",
-        ".flv",
-        ".mpg",
-        ".mpeg",
-        ".3gp",
-        ".3g2",
-        ".asf",
-        ".ts",
-        ".m2ts",
-        ".mts",
-        ".vob",
-        ".ogv",
-        ".gif",
-    ]
-)
 _SHOWN = 5
 
 
@@ -45,6 +23,7 @@ class VideoFiles:
         self._prefixes = [prefix for root in roots for prefix in _prefixes(root)]
         self._files: dict[str, list[Path]] = defaultdict(list)
         self._places: dict[str, list[Path]] = defaultdict(list)  # by relative and absolute path
+        self._bare: dict[str, list[Path]] = defaultdict(list)  # files without extension, by name
         self._alike: dict[str, Path] = {}  # stem in lower case -> first file, relative to its root
         self.count = 0
         for root in roots:
@@ -56,6 +35,10 @@ class VideoFiles:
 
     def _add(self, root: Path, path: Path) -> None:
         relative = path.relative_to(root)
+        if path.suffix.lower() not in VIDEO_EXTENSIONS:
+            for key in dict.fromkeys(_composed(str(k)).rstrip(".") for k in (relative, path.name)):
+                self._bare[key].append(path)
+            return
         stem = relative.with_suffix("")
         for key in dict.fromkeys(_composed(str(k)) for k in (relative, stem, path.name, path.stem)):
             self._files[key].append(path)
@@ -78,15 +61,14 @@ class VideoFiles:
         """Return the file of a record, or None.
 
         An absolute path is that file alone, and a path relative to a root, with its extension,
-        comes before files of that name in subfolders.
+        comes before files of that name in subfolders. Of a record's ``file_names``, the first that
+        is there. A file without extension counts only if no file with one has the name.
 
         Raises:
             AnnotationError: several files match.
         """
-        spelling = _spelling(record.video)
-        matches = self._places.get(spelling, [])
-        if not matches and not spelling.startswith("/"):
-            matches = self._files.get(spelling, [])
+        found = (self._matches(name) for name in record.file_names or (record.video,))
+        matches = next(filter(None, found), [])
         if len({path.resolve() for path in matches}) > 1:
             raise AnnotationError(
                 f"{record.origin}: video {record.video!r} matches {counted(len(matches), 'file')}: "
@@ -94,6 +76,13 @@ class VideoFiles:
                 "with its extension, or the absolute path"
             )
         return matches[0] if matches else None
+
+    def _matches(self, name: str) -> list[Path]:
+        spelling = _spelling(name)
+        matches = self._places.get(spelling, [])
+        if not matches and not spelling.startswith("/"):
+            matches = self._files.get(spelling, [])
+        return matches or self._bare.get(video_stem(spelling), [])
 
     def describe(self, record: AnnotationRecord) -> str:
         """Return where a video is named and how; without a file, one of a similar name."""
@@ -103,12 +92,6 @@ class VideoFiles:
         stem = video_stem(self.normalise(record.video).replace("\\", "/")).casefold()
         alike = self._alike.get(stem) or self._alike.get(posixpath.basename(stem))
         return place + (f"; {alike} exists" if alike else "")
-
-
-def video_stem(name: str) -> str:
-    """Return a name without its extension, if it is that of a video."""
-    stem, extension = os.path.splitext(name)
-    return stem if extension.lower() in VIDEO_EXTENSIONS else name
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -122,7 +105,8 @@ def _walk(root: Path) -> Iterator[Path]:
         subfolders.sort()
         for name in sorted(names):
             path = Path(folder) / name
-            if path.suffix.lower() in VIDEO_EXTENSIONS and path.is_file():  # no dangling link
+            known = path.suffix.lower() in VIDEO_EXTENSIONS or path.suffix in ("", ".")
+            if known and path.is_file():  # no dangling link
                 yield path
 
 

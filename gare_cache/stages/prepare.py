@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gare_cache.annotations.grammar import PARAGRAPH
 from gare_cache.annotations.readers import check_joins, read_annotations, split_fractions
 from gare_cache.errors import counted
 from gare_cache.files import write_record
-from gare_cache.manifest.build import PARAGRAPH, build_manifest
+from gare_cache.manifest.build import build_manifest
 from gare_cache.manifest.splits import caution_small
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say

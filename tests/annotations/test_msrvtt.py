@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gare_cache.annotations.msrvtt import ARCHIVES, PROTOCOLS, read_msrvtt
+from gare_cache.annotations.msrvtt import ARCHIVES, SIZES, read_msrvtt
 from gare_cache.annotations.record import Annotations
 from gare_cache.errors import AnnotationError
 
@@ -214,7 +214,7 @@ def test_paths_that_are_no_msrvtt(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def official(shared_data_dir: Path) -> dict[str, Annotations]:
     folder = shared_data_dir / "annotations" / "msrvtt"
-    return {protocol: read_msrvtt(folder, protocol) for protocol in PROTOCOLS}
+    return {protocol: read_msrvtt(folder, protocol) for protocol in SIZES}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_fractions_have_a_default_and_are_refused_where_no_split_is_cut() -> Non
 
 def test_sentences_that_describe_the_whole_video_are_not_joined() -> None:
     check_joins("generic")
-    with pytest.raises(ConfigError, match=r"dataset.captions is 'paragraph', but each sentence of"):
+    with pytest.raises(ConfigError, match=r"dataset.captions is 'paragraph', but the protocols of"):
         check_joins("msrvtt")
 
 
@@ -43,4 +43,18 @@ def test_every_look_up_names_the_nearest_reader(check: object) -> None:
     assert callable(check)
     with pytest.raises(ConfigError, match=r"unknown reader 'msrvt'; did you mean 'msrvtt'"):
         check("msrvt", {})
-    assert set(READERS) == {"generic", "msrvtt"}
+
+
+def test_every_data_set_has_its_protocols_by_name() -> None:
+    assert {name: reader.protocols for name, reader in READERS.items()} == {
+        "generic": (),
+        "msrvtt": ("1k-a-9k", "1k-a-7k", "full"),
+        "didemo": ("paragraph", "paragraph-listed", "sentence"),
+        "activitynet": ("paragraph", "paragraph-val2"),
+        "msvd": ("all-captions", "first-caption"),
+        "lsmdc": ("1k",),
+        "youcook2": ("clip", "clip-milnce", "video"),
+        "tgif": ("all-captions",),
+        "vatex": ("hgr", "random-1k5"),
+        "moments": ("video", "window"),
+    }

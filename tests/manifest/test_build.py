@@ -294,3 +294,25 @@ def test_backslashes_of_another_system_are_recognised_in_the_message(tmp_path: P
     touch(tmp_path, "sub/a.mp4")
     with pytest.raises(AnnotationError, match=r"; sub/a.mp4 exists"):
         build(tmp_path, [record("sub\\a.mp4")])
+
+
+def test_a_file_without_extension_is_found_where_none_with_one_is(tmp_path: Path) -> None:
+    touch(tmp_path, "sub/1@N_2_bfc.", "3@N_4_d8b", "5@N_6_e.", "5@N_6_e.mp4", "LICENSE")
+    names = ["1@N_2_bfc", "3@N_4_d8b.", "5@N_6_e"]
+    manifest = build(tmp_path, [record(name) for name in names])
+    assert column(manifest, "video_id") == ["1@N_2_bfc", "3@N_4_d8b", "5@N_6_e"]
+    paths = [Path(path).name for path in column(manifest, "path")]
+    assert paths == ["1@N_2_bfc.", "3@N_4_d8b", "5@N_6_e.mp4"]
+
+
+def test_the_first_of_several_file_names_that_is_there_is_taken(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mov", "a.mp4", "bbb.mkv", "c.avi")
+    records = [
+        record("a", file_names=("a.webm", "a.mp4", "a.mov")),
+        record("v_bbb", file_names=("v_bbb", "bbb")),
+        record("c", file_names=("c.mp4",)),
+    ]
+    manifest = build(tmp_path, records)
+    assert column(manifest, "video_id") == ["a", "v_bbb", "c"]
+    paths = [path and Path(path).name for path in column(manifest, "path")]
+    assert paths == ["a.mp4", "bbb.mkv", None]

@@ -38,7 +38,7 @@ def _timeless(value: object) -> object:
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_kills_of_the_pipelines_commands_do_not_change_a_byte(project: Path, kills: int) -> None:
     change_params(project, train__epochs=4)
     seconds = {}

@@ -62,7 +62,7 @@ def test_paragraphs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ({"protocol": "full"}, r"dataset.protocol is 'full', but reader 'generic'"),
         ({"reader": "msrvtt"}, r"dataset.protocol is not set"),
-        ({"reader": "msrvtt", "protocol": "full", "captions": "paragraph"}, r"each sentence of r"),
+        ({"reader": "msrvtt", "protocol": "full", "captions": "paragraph"}, r"the protocols of r"),
         ({"reader": "msrvtt", "protocol": "full", "val_fraction": 0.1}, r"val_fraction is 0.1, bu"),
     ],
 )
