@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -106,7 +106,9 @@ def extract(
 def import_features(
     sources: Annotated[
         list[Path],
-        typer.Argument(help="HDF5 files, npz archives or folders of npy files."),
+        typer.Argument(
+            help="HDF5 files, npz archives or folders of npy files; with --layout, the videos'."
+        ),
     ],
     encoder_id: Annotated[
         str | None,
@@ -118,9 +120,8 @@ def import_features(
     max_frames: Annotated[
         int | None,
         typer.Option(
-            min=1,
             metavar="N",
-            help="Frames kept per video.",
+            help="Frames kept per video, at least 1.",
             show_default="what the longest video needs",
         ),
     ] = None,
@@ -136,6 +137,75 @@ def import_features(
         bool,
         typer.Option("--ignore-unknown", help="Skip ids that are not in the manifest."),
     ] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Layout of a published release: npz-per-item, npy-per-item, h5-per-item, "
+            "torch-dict, bigfile or webdataset.",
+            show_default="the layouts of export-features",
+        ),
+    ] = None,
+    captions: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="With --layout: the captions' file or folder."),
+    ] = None,
+    caption_layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Layout of --captions.", show_default="that of the videos"
+        ),
+    ] = None,
+    video_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Array in each video's npz file or HDF5 group.",
+            show_default="the only one",
+        ),
+    ] = None,
+    caption_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="The same for captions.",
+            show_default="the only one",
+        ),
+    ] = None,
+    caption_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How captions are named, {} for the id: qid{}.",
+            show_default="{}",
+        ),
+    ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="Ids of the release and of the manifest; header: theirs,ours."
+        ),
+    ] = None,
+    seconds_per_row: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Seconds from one row of a video to the next.",
+            show_default="no seconds",
+        ),
+    ] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Pool a caption's token features: mean, or eot, the last row.",
+            show_default="they are refused",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the first items as understood; write nothing."),
+    ] = False,
     params: ParamsFile = DEFAULT_PARAMS,
     outputs: Outputs = None,
 ) -> None:
@@ -149,17 +219,31 @@ def import_features(
         gare-cache import-features features.h5 --encoder-id mine
     """
     from gare_cache.project.paths import open_workspace
-    from gare_cache.stages.exchange import import_features
+    from gare_cache.stages.exchange import import_features, preview_import, release_options
 
     workspace = open_workspace(params, outputs)
-    import_features(
-        workspace,
-        sources,
-        encoder_id=encoder_id,
-        max_frames=max_frames,
-        logit_scale=logit_scale,
-        ignore_unknown=ignore_unknown,
+    release = release_options(
+        layout,
+        caption_layout=caption_layout,
+        video_key=video_key,
+        caption_key=caption_key,
+        caption_name=caption_name,
+        ids=ids,
+        seconds_per_row=seconds_per_row,
+        pool=pool,
     )
+    given: dict[str, Any] = {
+        "encoder_id": encoder_id,
+        "max_frames": max_frames,
+        "logit_scale": logit_scale,
+        "ignore_unknown": ignore_unknown,
+        "captions": captions or [],
+        "release": release,
+    }
+    if dry_run:
+        typer.echo("\n".join(preview_import(workspace, sources, **given)))
+        return
+    import_features(workspace, sources, **given)
     typer.echo(f"{workspace.features}")
 
 

@@ -197,7 +197,7 @@ def _open_folder(path: Path) -> Iterator[FeatureFile]:
     yield FeatureFile(
         path,
         {
-            file.relative_to(path).as_posix().removesuffix(_NPY): _mapped(file)
+            file.relative_to(path).as_posix().removesuffix(_NPY): mapped_npy(file)
             for file in sorted(path.rglob(f"*{_NPY}"))
         },
         lists,
@@ -219,7 +219,12 @@ def _listed_ids(path: Path) -> list[str]:
     return ids
 
 
-def _mapped(path: Path) -> StoredArray:
+def mapped_npy(path: Path) -> StoredArray:
+    """Return the array of an npy file, whose rows are mapped at each read.
+
+    Raises:
+        FeatureFileError: it is no npy file, is cut short, or holds pickled objects.
+    """
     with path.open("rb") as file:
         shape, dtype, _ = _npy_header(file, path, path.stat().st_size)
 

@@ -95,6 +95,8 @@ def _common_dim(tables: Sequence[FeatureTable]) -> int:
 
 
 def _max_frames(tables: Sequence[FeatureTable], asked: int | None) -> int:
+    if asked is not None and asked < 1:
+        raise ConfigError(f"--max-frames is {asked}; it must be at least 1")
     if asked is None:
         return max(1, *(table.width for table in tables))
     for table in tables:
