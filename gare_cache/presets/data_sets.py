@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DataSet:
-    """A published data set and the values that its papers trained with.
+    """A published data set, the frames and words of its papers, and a batch that fits them.
 
     Attributes:
         title: its name in text.
