@@ -37,6 +37,7 @@ from gare_cache.errors import (
     FeatureFileError,
     LimitExceeded,
     UnreadableFile,
+    counted,
     unknown_name,
 )
 from gare_cache.files import canonical_digest, file_digest
@@ -221,8 +222,8 @@ def _masked(
             arrays[f"{TIMES}/{name.removeprefix('video/')}"] = _in_memory(seconds)
     if masked:
         say(
-            f"warning: {sum(masked.values()):,} rows of {len(masked):,} videos in {raw.path} are "
-            f"all zero and left out (first: {next(iter(masked)).removeprefix('video/')!r})"
+            f"warning: {counted(sum(masked.values()), 'row')} of {counted(len(masked), 'video')} in "
+            f"{raw.path}, all zero, left out (first: {next(iter(masked)).removeprefix('video/')!r})"
         )
     return arrays
 
@@ -404,13 +405,13 @@ def _bigfile(path: Path, _key: str | None) -> Iterator[dict[str, StoredArray]]:
     if len(names) != num or len(set(names)) < num:
         raise FeatureFileError(
             f"{path / 'id.txt'} holds {len(set(names)):,} different ids of {len(names):,}, "
-            f"shape.txt {num:,} rows"
+            f"shape.txt {counted(num, 'row')}"
         )
     values = path / "feature.bin"
     size = values.stat().st_size if values.is_file() else 0
     if not dim or size != num * dim * 4:
         raise FeatureFileError(
-            f"{values} holds {size:,} bytes; {num:,} rows of {dim:,} float32 values have "
+            f"{values} holds {size:,} bytes; {counted(num, 'row')} of {dim:,} float32 values take "
             f"{num * dim * 4:,}"
         )
     row_of = {name: row for row, name in enumerate(names)}
