@@ -222,8 +222,9 @@ def _masked(
             arrays[f"{TIMES}/{name.removeprefix('video/')}"] = _in_memory(seconds)
     if masked:
         say(
-            f"warning: {counted(sum(masked.values()), 'row')} of {counted(len(masked), 'video')} in "
-            f"{raw.path}, all zero, left out (first: {next(iter(masked)).removeprefix('video/')!r})"
+            f"warning: {counted(sum(masked.values()), 'row')} of {counted(len(masked), 'video')} "
+            f"in {raw.path}, all zero, left out (first: "
+            f"{next(iter(masked)).removeprefix('video/')!r})"
         )
     return arrays
 
