@@ -15,13 +15,13 @@ from pathlib import Path
 
 import google_crc32c
 
+from gare_cache.cache.chunks import DROP_COMMAND
 from gare_cache.cache.schema import JOURNAL, KINDS, Kind
 from gare_cache.errors import CacheError
 from gare_cache.files import append_line, last_line, replacing
 from gare_cache.limits import parse_json, read_bytes
 
 UNITS_FILE = "units.jsonl"
-REPAIR_COMMAND = "gare-cache verify --drop-damaged"
 _CHECKSUM = re.compile(rb', "line": "([0-9a-f]{8})"\}$')
 
 
@@ -102,7 +102,7 @@ def read(folder: Path) -> list[UnitRecord]:
     if damage:
         first = damage[0]
         raise CacheError(
-            f"{first.path}:{first.number}: {first.problem}; run `{REPAIR_COMMAND}`, then "
+            f"{first.path}:{first.number}: {first.problem}; run `{DROP_COMMAND}`, then "
             "`gare-cache extract` to encode again what it recorded"
         )
     return records
@@ -112,11 +112,11 @@ def examine(folder: Path) -> tuple[list[UnitRecord], list[DamagedLine]]:
     """Read the records of a cache that are whole, in order, and the places that are not."""
     records, damage = [], []
     for path in _files(folder):
-        for line, found in _read_file(path):
-            if isinstance(found, DamagedLine):
-                damage.append(found)
-            if line is not None:
-                records.append(line)
+        for record, damaged in _read_file(path):
+            if record is not None:
+                records.append(record)
+            if damaged is not None:
+                damage.append(damaged)
     return sorted(records, key=lambda record: record.sequence), damage
 
 
