@@ -104,6 +104,15 @@ def read_annotations(reader: str, path: Path, protocol: str | None = None) -> An
     return _with_line_breaks(replace(annotations, notes=(*annotations.notes, *warnings)))
 
 
+def official_sizes(reader: str, protocol: str | None) -> dict[str, tuple[int | None, int | None]]:
+    """Return videos and captions of the official files by split; empty without official sizes.
+
+    Raises:
+        ConfigError: the reader is unknown.
+    """
+    return dict(_find(reader).sizes.get(protocol or "", {}))
+
+
 def split_fractions(reader: str, given: Mapping[str, float | None]) -> dict[str, float]:
     """Fill in the default shares of the splits that a hash assigns.
 
