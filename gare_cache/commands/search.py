@@ -9,6 +9,19 @@ import typer
 
 from gare_cache.commands.options import DEFAULT_PARAMS, Device, Outputs, ParamsFile
 
+Store = Annotated[
+    str,
+    typer.Option("--index", metavar="NAME", help="What finds the shortlist: exact, faiss, qdrant."),
+]
+Nprobe = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Lists that faiss looks into.", show_default="64"),
+]
+QdrantUrl = Annotated[
+    str | None,
+    typer.Option("--qdrant", metavar="URL", help="Server of --index qdrant.", show_default="none"),
+]
+
 
 def index(
     videos: Annotated[
@@ -40,6 +53,9 @@ def index(
         int,
         typer.Option(min=0, metavar="N", help="Decoding processes; 0 takes one per processor."),
     ] = 0,
+    store: Store = "exact",
+    nprobe: Nprobe = None,
+    qdrant: QdrantUrl = None,
     params: ParamsFile = DEFAULT_PARAMS,
     outputs: Outputs = None,
     device: Device = "auto",
@@ -53,13 +69,16 @@ def index(
         gare-cache index ~/Videos
     """
     from gare_cache.project.paths import open_workspace
+    from gare_cache.search.choice import StoreChoice
     from gare_cache.stages.search import index as make_index
     from gare_cache.stages.search import index_folder
 
+    chosen = StoreChoice(store, nprobe, qdrant)
     if videos is not None:
         project = into or Path(f"{videos.resolve().name}-index")
         params = index_folder(videos, project, encoder=encoder)
-    for line in make_index(open_workspace(params, outputs), device=device, workers=workers):
+    workspace = open_workspace(params, outputs)
+    for line in make_index(workspace, device=device, workers=workers, store=chosen):
         typer.echo(line)
     shown = "" if params == DEFAULT_PARAMS else f" -p {params}"
     typer.echo(f'next: gare-cache search "what the video shows"{shown}')
@@ -118,6 +137,9 @@ def search(
     open_best: Annotated[
         bool, typer.Option("--open", help="Open the best video in the default player.")
     ] = False,
+    store: Store = "exact",
+    nprobe: Nprobe = None,
+    qdrant: QdrantUrl = None,
     params: ParamsFile = DEFAULT_PARAMS,
     outputs: Outputs = None,
     device: Device = "auto",
@@ -131,6 +153,7 @@ def search(
         gare-cache search "a red circle moves left" --top 5
     """
     from gare_cache.project.paths import open_workspace
+    from gare_cache.search.choice import StoreChoice
     from gare_cache.search.query import make_query
     from gare_cache.search.searcher import Wanted
     from gare_cache.stages import search as stage
@@ -158,8 +181,9 @@ def search(
         least_seconds=min_seconds,
         most_seconds=max_seconds,
     )
+    chosen = StoreChoice(store, nprobe, qdrant)
     workspace = open_workspace(params, outputs, borrow=True)
-    searcher = stage.project_searcher(workspace, zero_shot=zero_shot, device=device)
+    searcher = stage.project_searcher(workspace, zero_shot=zero_shot, device=device, store=chosen)
     lines, results = stage.search(searcher, asked, wanted, json_file=json_file, csv_file=csv_file)
     for line in lines:
         typer.echo(line)

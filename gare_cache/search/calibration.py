@@ -17,7 +17,7 @@ from gare_cache.data.words import WordTokens
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import blocks
 from gare_cache.search.gallery import Gallery
-from gare_cache.search.store import ExactStore
+from gare_cache.search.store import VectorStore
 
 # Pairs that are scored exactly where no caption tells how many are needed.
 RERANK = 256
@@ -28,6 +28,7 @@ _FEWEST_QUERIES = 20
 _QUANTILE = 0.05
 _SAMPLE = 4096
 _VIDEOS_AT_A_TIME = 1024
+_QUERIES_AT_A_TIME = 128
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def calibrate(
     gallery: Gallery,
     head: RetrievalHead,
     vectors: npt.NDArray[np.float16],
+    store: VectorStore,
     caption_of: Mapping[str, str],
     *,
     whole: bool,
@@ -100,6 +102,7 @@ def calibrate(
         gallery: the videos.
         head: scores pairs.
         vectors: (N, D) of the videos, in the gallery's order.
+        store: finds the shortlist.
         caption_of: caption id -> its video, of captions with features; at most 1,000 are taken,
             evenly spaced.
         whole: whether the gallery is scored as a whole anyway, so that only the captions' own
@@ -122,35 +125,63 @@ def calibrate(
         stacked = torch.from_numpy(np.concatenate(tokens)).to(device)
         words = WordTokens(stacked, lengths).padded(torch.arange(len(ids), device=device))
     places = np.unique(true) if whole else np.arange(len(gallery.videos))
-    parts = []
+    best, own = _Best(_TOP, len(ids)), np.full(len(ids), np.nan, np.float32)
     for part in blocks(len(places), _VIDEOS_AT_A_TIME):
         frames, mask, _ = gallery.frames(places[part].tolist(), head.settings["max_frames"])
-        scores = head.similarity(text, frames.to(device), mask.to(device), words)
-        parts.append(scores.cpu().numpy())
+        scores = head.similarity(text, frames.to(device), mask.to(device), words).cpu().numpy()
+        here = np.flatnonzero(np.isin(true, places[part]))
+        own[here] = scores[here, np.searchsorted(places[part], true[here])]
+        best.add(scores, places[part])
         on_videos(len(places[part]))
-    similarity = np.concatenate(parts, axis=1)  # (Q, V)
-    own = similarity[np.arange(len(ids)), np.searchsorted(places, true)]
     least = float(np.quantile(own, _QUANTILE))
     if whole:
         return Calibration(RERANK, None, len(ids), least, sample)
     with torch.no_grad():
         queries = F.normalize(head.encode_text(text), dim=-1).cpu().numpy()
-    rerank, agreement = _needed(similarity, queries, vectors)
+    rerank, agreement = _needed(best.rows, queries, store)
     return Calibration(rerank, agreement, len(ids), least, sample)
 
 
+class _Best:
+    """The places of the best videos of each query so far, equal ones in their order."""
+
+    def __init__(self, count: int, queries: int) -> None:
+        self._count = count
+        self._scores = np.empty((queries, 0), np.float32)
+        self.rows = np.empty((queries, 0), np.int64)
+
+    def add(self, scores: npt.NDArray[np.float32], places: npt.NDArray[np.int64]) -> None:
+        """Add the scores (Q, B) of videos that come after all earlier ones."""
+        scores = np.concatenate([self._scores, scores], axis=1)
+        rows = np.concatenate([self.rows, np.broadcast_to(places, (len(scores), len(places)))], 1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : self._count]
+        self._scores = np.take_along_axis(scores, order, 1)
+        self.rows = np.take_along_axis(rows, order, 1)
+
+
 def _needed(
-    similarity: npt.NDArray[np.float32],
-    queries: npt.NDArray[np.float32],
-    vectors: npt.NDArray[np.float16],
+    best: npt.NDArray[np.int64], queries: npt.NDArray[np.float32], store: VectorStore
 ) -> tuple[int, float]:
-    """Return the least K, a power of two of at least 64, that keeps the first ten; how often."""
-    best = np.argsort(-similarity, axis=1, kind="stable")[:, :_TOP]  # (Q, 10)
-    size = similarity.shape[1]
-    count = min(64, size)
+    """Return the least K, a power of two of at least 64, that keeps the first ten; how often.
+
+    With an approximate store, K stops where twice as many gain nothing.
+
+    Args:
+        best: (Q, 10) places of the first ten by full scoring.
+        queries: (Q, D) vectors of the captions.
+        store: finds the shortlist.
+    """
+    size = len(store)
+    count, before = min(64, size), -1.0
     while True:
-        found = ExactStore(vectors).nearest(queries, count).rows  # (Q, K)
-        kept = [set(row.tolist()) <= set(of.tolist()) for row, of in zip(best, found, strict=True)]
-        if np.mean(kept) >= AGREEMENT or count == size:
-            return count, float(np.mean(kept))
-        count = min(2 * count, size)
+        kept = [
+            set(row.tolist()) <= set(of.tolist())
+            for part in blocks(len(queries), _QUERIES_AT_A_TIME)
+            for row, of in zip(best[part], store.nearest(queries[part], count).rows, strict=True)
+        ]
+        agreement = float(np.mean(kept))
+        if agreement >= AGREEMENT or count == size:
+            return count, agreement
+        if store.identity != "exact" and agreement == before:
+            return count // 2, agreement
+        count, before = min(2 * count, size), agreement

@@ -22,11 +22,12 @@ from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress
 from gare_cache.search.calibration import Calibration, calibrate, sample_of
+from gare_cache.search.choice import StoreChoice
 from gare_cache.search.gallery import Gallery, gallery_vectors, open_gallery, vectors_folder
 from gare_cache.search.searcher import WHOLE, Searcher
-from gare_cache.search.store import ExactStore
+from gare_cache.search.store import VectorStore
 
-_CALIBRATION = "calibration.json"
+_CALIBRATION = "calibration_{}.json"  # by the name of the store
 
 
 def open_searcher(
@@ -36,6 +37,7 @@ def open_searcher(
     head_id: str = "",
     device: torch.device,
     encoder: Callable[[], Encoder] | None = None,
+    store: StoreChoice = StoreChoice(),  # noqa: B008
 ) -> Searcher:
     """Prepare the search of a project's videos; vectors and calibration are kept for the next time.
 
@@ -46,8 +48,10 @@ def open_searcher(
         head_id: identity of the head's weights.
         device: where queries are encoded and scored.
         encoder: returns the encoder; None loads the project's.
+        store: what finds the shortlist.
 
     Raises:
+        ConfigError, EnvironmentFailure: as ``StoreChoice.open``.
         CacheError: nothing was extracted, or no video has features.
         FingerprintMismatch: the features are of another encoder than the project's settings.
     """
@@ -67,13 +71,14 @@ def open_searcher(
     root = workspace.original / ".gare" / "search"
     vectors = gallery_vectors(gallery, head, root, head_id=head_id)
     place = vectors_folder(gallery, root, head_id)
+    opened = store.open(vectors, gallery, place)
     return Searcher(
         gallery,
         head,
-        ExactStore(vectors),
+        opened,
         encoder or (lambda: _encoder(workspace, manifest, cache, device)),
         workspace.params.extract,
-        calibration=_calibration(place, gallery, head, vectors, manifest),
+        calibration=_calibration(place, gallery, head, vectors, opened, manifest),
     )
 
 
@@ -95,14 +100,19 @@ def _calibration(
     gallery: Gallery,
     head: RetrievalHead,
     vectors: npt.NDArray[np.float16],
+    store: VectorStore,
     manifest: Manifest,
 ) -> Calibration:
     """Return the calibration of these videos and captions, measured once."""
     cache = gallery.cache
     key = canonical_digest(
-        [cache.content_digest, manifest.digest(), [video.row for video in gallery.videos], WHOLE]
+        [
+            *(cache.content_digest, manifest.digest(), [video.row for video in gallery.videos]),
+            *(WHOLE, store.identity),
+        ]
     )
-    file = place / _CALIBRATION
+    name = store.identity.partition(" ")[0]
+    file = place / _CALIBRATION.format(name)
     kept = read_json(file) if file.is_file() else {}
     if kept.get("key") == key:
         return Calibration(**kept["found"], sample=sample_of(vectors))
@@ -116,6 +126,7 @@ def _calibration(
             gallery,
             head,
             vectors,
+            store,
             {row["caption_id"]: row["video_id"] for row in validation or rows},
             whole=len(gallery.videos) <= WHOLE,
             on_videos=advance,

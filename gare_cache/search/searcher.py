@@ -140,6 +140,19 @@ class Searcher:
         notes = [*encoded.notes, *self._no_match(encoded, best, nearest), *self._notes()]
         return SearchResult(hits, searched, len(places), notes)
 
+    def shortlist_note(self) -> str | None:
+        """Say how many videos are scored exactly, and what was measured of it; None for all."""
+        found = self._calibration
+        if len(self.gallery.videos) <= WHOLE:
+            return None
+        line = f"{counted(found.rerank, 'video')} of a shortlist are scored exactly"
+        if found.agreement is None:
+            return f"{line}; captions would tell whether that is enough"
+        return (
+            f"{line}: the first ten are those of full scoring for {100 * found.agreement:.1f} % of "
+            f"{counted(found.queries, 'caption')}"
+        )
+
     def _no_match(self, encoded: _Encoded, best: float, nearest: float) -> list[str]:
         if len(encoded.text) != 1 or len(encoded.examples):
             return []

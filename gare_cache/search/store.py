@@ -14,6 +14,7 @@ Mask = npt.NDArray[np.bool_]
 
 # Rows that are held as float32 at a time: 64 MiB of 512 numbers.
 _BLOCK_ROWS = 32_768
+_STAMPED_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Shortlist:
 class VectorStore(Protocol):
     """Finds the nearest of many vectors of length 1."""
 
+    @property
+    def identity(self) -> str:
+        """What the result of ``nearest`` depends on beside the vectors; ``exact`` is all."""
+
     def __len__(self) -> int:
         """Return the number of vectors."""
 
@@ -49,6 +54,8 @@ class VectorStore(Protocol):
 
 class ExactStore:
     """All inner products, block by block, of vectors that may be memory-mapped."""
+
+    identity = "exact"
 
     def __init__(self, vectors: Vectors) -> None:
         """Keep vectors (N, D) of length 1."""
@@ -77,6 +84,28 @@ class ExactStore:
         scores = np.stack([of_query.scores for of_query in best])
         rows = np.stack([of_query.rows for of_query in best])
         return Shortlist(np.where(np.isneginf(scores), -1, rows), scores)
+
+
+def places_of(found: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the place of each found row of the cache among the gallery's rows (N,); -1 stays."""
+    order = np.argsort(rows)
+    nearest = np.searchsorted(rows, found, sorter=order).clip(max=len(rows) - 1)
+    places: npt.NDArray[np.int64] = np.where(found < 0, -1, order[nearest])
+    return places
+
+
+def stamps(vectors: Vectors) -> npt.NDArray[np.uint64]:
+    """Return a number (N,) for each vector by which a change of its bytes shows.
+
+    The sum of w_i c_i mod 2^64 over its 16-bit words w_i, with fixed odd c_i.
+    """
+    words = np.asarray(vectors).view(np.uint16)  # (N, W)
+    factors = np.random.default_rng(0).integers(0, 2**63, words.shape[1], np.uint64) * 2 + 1
+    parts = [
+        words[start : start + _STAMPED_ROWS].astype(np.uint64) @ factors
+        for start in range(0, len(words), _STAMPED_ROWS)
+    ]
+    return np.concatenate([np.empty(0, np.uint64), *parts])
 
 
 class _Best:

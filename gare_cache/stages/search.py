@@ -18,6 +18,7 @@ from gare_cache.project.paths import PARAMS_FILE, Workspace, open_workspace
 from gare_cache.project.progress import say
 from gare_cache.reports.pages.plain_table import plain_table
 from gare_cache.reproducibility import resolve_device
+from gare_cache.search.choice import StoreChoice
 from gare_cache.search.hits import SearchHit, SearchResult
 from gare_cache.search.opening import open_searcher
 from gare_cache.search.query import Query
@@ -78,16 +79,23 @@ def _check_project(workspace: Workspace, videos: Path, encoder: str | None) -> N
         )
 
 
-def index(workspace: Workspace, *, device: str = "auto", workers: int = 0) -> list[str]:
+def index(
+    workspace: Workspace,
+    *,
+    device: str = "auto",
+    workers: int = 0,
+    store: StoreChoice = StoreChoice(),  # noqa: B008
+) -> list[str]:
     """Encode the videos that are new or changed, and make all of them searchable.
 
     Args:
         workspace: the project.
         device: where the encoder runs.
         workers: decoding processes; 0 takes one per processor, at most 16.
+        store: what finds the shortlist.
 
     Returns:
-        What changed, as lines.
+        What changed, and how long the shortlist must be, as lines.
 
     Raises:
         AnnotationError, ConfigError, CacheError, DecodeError: as ``prepare`` and ``extract``.
@@ -95,7 +103,7 @@ def index(workspace: Workspace, *, device: str = "auto", workers: int = 0) -> li
     before = _listed(workspace)
     prepare(workspace)
     extract(workspace, device=device, workers=workers)
-    searcher = project_searcher(workspace, device=device)
+    searcher = project_searcher(workspace, device=device, store=store)
     now = _listed(workspace)
     changed = sum(before[id_] != now[id_] for id_ in before.keys() & now.keys())
     parts = [
@@ -105,6 +113,8 @@ def index(workspace: Workspace, *, device: str = "auto", workers: int = 0) -> li
     ]
     gallery = searcher.gallery
     lines = [f"{counted(len(gallery.videos), 'video')} can be searched ({', '.join(parts)})"]
+    if (shortlist := searcher.shortlist_note()) is not None:
+        lines.append(shortlist)
     if gallery.failed:
         lines.append(
             f"warning: {counted(gallery.failed, 'video', 'have')} no features and cannot be found; "
@@ -121,7 +131,11 @@ def _listed(workspace: Workspace) -> dict[str, Any]:
 
 
 def project_searcher(
-    workspace: Workspace, *, zero_shot: bool = False, device: str = "auto"
+    workspace: Workspace,
+    *,
+    zero_shot: bool = False,
+    device: str = "auto",
+    store: StoreChoice = StoreChoice(),  # noqa: B008
 ) -> Searcher:
     """Open a project for searching, with its trained head if it has one.
 
@@ -129,21 +143,27 @@ def project_searcher(
         workspace: the project.
         zero_shot: rank by the mean frame, even if a head is trained.
         device: where queries are encoded and scored.
+        store: what finds the shortlist.
 
     Raises:
+        ConfigError, EnvironmentFailure: as ``StoreChoice.open``.
         CacheError: nothing was extracted.
         FingerprintMismatch: the head or the settings are of another encoder than the features.
     """
     target = resolve_device(device)
     file = workspace.run / "head.safetensors"
     if zero_shot or not file.is_file():
-        return open_searcher(workspace, device=target)
+        return open_searcher(workspace, device=target, store=store)
     checkpoint = load_checkpoint(file)
     encoder_id = read_json(workspace.features)["encoder_id"] if workspace.features.is_file() else ""
     if encoder_id:
         require_encoder(checkpoint, encoder_id, where=workspace.features)
     return open_searcher(
-        workspace, checkpoint.head.to(target), head_id=file_digest(file), device=target
+        workspace,
+        checkpoint.head.to(target),
+        head_id=file_digest(file),
+        device=target,
+        store=store,
     )
 
 

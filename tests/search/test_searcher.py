@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 
 from gare_cache.api import load_index, load_run
 from gare_cache.errors import CacheError, ConfigError, DecodeError, FingerprintMismatch
-from gare_cache.search import calibration, opening, searcher
+from gare_cache.search import calibration, choice, opening, qdrant_store, searcher
+from gare_cache.search.choice import StoreChoice
 from gare_cache.search.query import make_query
 from gare_cache.search.searcher import Searcher, Wanted
 from gare_cache.stages.evaluate import evaluate
@@ -87,6 +89,52 @@ def test_a_shortlist_of_everything_finds_what_full_scoring_finds(
     short = open_(project, zero_shot=zero_shot).search(SENTENCE)
     assert [h.video_id for h in short.hits] == [h.video_id for h in full.hits]
     assert short.reranked == 13  # the least K is 64, and there are 13 videos
+
+
+@pytest.mark.parametrize("store", ["faiss", "qdrant"])
+def test_every_store_finds_what_full_scoring_finds(
+    project: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss" if store == "faiss" else "qdrant_client")
+    full = open_(project).search(SENTENCE)
+    monkeypatch.setattr(searcher, "WHOLE", 4)
+    monkeypatch.setattr(opening, "WHOLE", 4)
+    monkeypatch.setattr(calibration, "_FEWEST_QUERIES", 2)
+    url = "http://server" if store == "qdrant" else None
+    monkeypatch.setattr(
+        qdrant_store, "_connect", lambda qdrant, url: qdrant.QdrantClient(":memory:")
+    )
+    found = project_searcher(workspace(project), device="cpu", store=StoreChoice(store, url=url))
+    assert found.search(SENTENCE).hits == full.hits
+    assert found.search(SENTENCE, Wanted(split="train")).searched == 8
+    note = found.shortlist_note()
+    assert note is not None
+    assert "of full scoring for 100.0 % of" in note
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "hnsw"}, "unknown index 'hnsw'.*exact, faiss, qdrant"),
+        ({"nprobe": 8}, "--nprobe is a setting of --index faiss"),
+        ({"name": "faiss", "nprobe": 0}, "at least 1 list"),
+        ({"name": "qdrant"}, "belong together"),
+        ({"url": "http://localhost:6333"}, "belong together"),
+    ],
+)
+def test_stores_that_cannot_be(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        StoreChoice(**values)
+
+
+def test_a_large_gallery_is_told_of_faiss(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_(project)
+    assert "faiss" not in capsys.readouterr().err
+    monkeypatch.setattr(choice, "_MANY", 12)
+    open_(project)
+    assert "note: the gallery has 13 videos; --index faiss is faster" in capsys.readouterr().err
 
 
 def test_zero_shot_needs_no_head_and_no_caption(project: Path) -> None:

@@ -77,9 +77,24 @@ def test_many_queries(folder: Path) -> None:
     ]
 
 
+def test_the_index_of_faiss_lies_beside_the_vectors(folder: Path) -> None:
+    pytest.importorskip("faiss")
+    run("index", folder, "--encoder", "demo", "--index", "faiss")
+    assert len(list(Path("clips-index/.gare/search").glob("*/faiss.index"))) == 1
+    run("search", "a circle", "-p", "clips-index/params.yaml")  # calibrates
+    exact, found = (
+        run("search", "a circle", "-p", "clips-index/params.yaml", *store)
+        for store in ([], ["--index", "faiss", "--nprobe", 4])
+    )
+    assert exact == found
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["search", "x", "--index", "fais"], "did you mean 'faiss'?"),
+        (["search", "x", "--nprobe", "4"], "--nprobe is a setting of --index faiss"),
+        (["index", "clips", "--index", "qdrant"], "--index qdrant and --qdrant URL belong"),
         (["search", ""], "an empty sentence"),
         (["search"], "the query is empty"),
         (["search", "x", "--queries", "q.txt"], "not both"),
