@@ -33,6 +33,8 @@ from gare_cache.cache.words import Tokens, read_unit_words, words_path
 from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest
 
+_MOST_MAPS = 4096  # of chunks that stay mapped; a system allows 65,530 of a process
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -64,6 +66,7 @@ class FeatureCache:
     group: zarr.Group
     _latest: dict[Kind, dict[str, int]] = field(default_factory=dict)
     _checked: set[tuple[str, int]] = field(default_factory=set)  # arrays and units
+    _maps: dict[tuple[str, int], npt.NDArray[Any]] = field(default_factory=dict)  # by the same
 
     @property
     def encoder_id(self) -> str:
@@ -93,6 +96,14 @@ class FeatureCache:
         """
         names = ("video/frames", "video/times", "video/num_frames")
         return VideoFeatures(*(self._read("video", name, ids) for name in names))
+
+    def frames(self, ids: Sequence[str], most: int) -> npt.NDArray[np.float16]:
+        """Return the first frames (V, ``most``, D) of videos; otherwise as ``videos``."""
+        return self._read("video", "video/frames", ids, most)
+
+    def times(self, ids: Sequence[str], most: int) -> npt.NDArray[np.float32]:
+        """Return the seconds (V, ``most``) of the first frames; otherwise as ``videos``."""
+        return self._read("video", "video/times", ids, most)
 
     def num_frames(self, ids: Sequence[str]) -> npt.NDArray[np.int32]:
         """Return the number of real frames of videos, in the order asked; 0 for a failed one.
@@ -219,14 +230,21 @@ class FeatureCache:
                 f"{self.folder} holds no {what}; set {setting} and run `gare-cache extract`"
             )
 
-    def _read(self, kind: Kind, name: str, ids: Sequence[str]) -> npt.NDArray[Any]:
+    def _read(
+        self, kind: Kind, name: str, ids: Sequence[str], most: int | None = None
+    ) -> npt.NDArray[Any]:
+        """Return rows of an array, ``most`` entries of each."""
         rows = np.asarray(self.rows(kind, ids), dtype=np.int64)
         unit_rows = self.tables[kind].unit_rows
         spec = self._spec(kind, name)
-        values = np.empty((len(rows), *spec.row_shape), spec.dtype)
-        for unit in np.unique(rows // unit_rows).tolist():
-            places = np.flatnonzero(rows // unit_rows == unit)
-            values[places] = self._chunk(kind, name, unit)[rows[places] % unit_rows]
+        shape = spec.row_shape if most is None else (most, *spec.row_shape[1:])
+        values = np.empty((len(rows), *shape), spec.dtype)
+        units, order = rows // unit_rows, np.argsort(rows // unit_rows, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(units[order])) + 1):
+            if len(places):
+                chunk = self._chunk(kind, name, int(units[places[0]]))
+                kept = chunk if most is None else chunk[:, :most]
+                values[places] = kept[rows[places] % unit_rows]
         return values
 
     def _spec(self, kind: Kind, name: str) -> ArraySpec:
@@ -234,6 +252,8 @@ class FeatureCache:
 
     def _chunk(self, kind: Kind, name: str, unit: int) -> npt.NDArray[Any]:
         """Memory-map a chunk, whose checksum is compared with the journal's the first time."""
+        if (name, unit) in self._maps:
+            return self._maps[name, unit]
         table, spec = self.tables[kind], self._spec(kind, name)
         chunk = map_chunk(self.folder, spec, unit, unit_rows=table.unit_rows)
         if (name, unit) not in self._checked:
@@ -241,6 +261,9 @@ class FeatureCache:
             whole = is_as_written(chunk, spec, table.checksums[unit].get(name), done)
             self._require_whole(whole, chunk_path(self.folder, spec, unit))
             self._checked.add((name, unit))
+        if len(self._maps) >= _MOST_MAPS:
+            del self._maps[next(iter(self._maps))]
+        self._maps[name, unit] = chunk
         return chunk
 
     def _require_whole(self, whole: bool, path: Path) -> None:

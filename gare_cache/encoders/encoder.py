@@ -254,7 +254,7 @@ def weights_digest(model: torch.nn.Module) -> str:
     for name, value in sorted(model.state_dict().items()):
         array = value.detach().cpu().contiguous()
         digest.update(f"{name}:{array.dtype}:{tuple(array.shape)};".encode())
-        digest.update(array.view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(array.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

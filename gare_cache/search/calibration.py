@@ -127,7 +127,7 @@ def calibrate(
     places = np.unique(true) if whole else np.arange(len(gallery.videos))
     best, own = _Best(_TOP, len(ids)), np.full(len(ids), np.nan, np.float32)
     for part in blocks(len(places), _VIDEOS_AT_A_TIME):
-        frames, mask, _ = gallery.frames(places[part].tolist(), head.settings["max_frames"])
+        frames, mask = gallery.frames(places[part].tolist(), head.settings["max_frames"])
         scores = head.similarity(text, frames.to(device), mask.to(device), words).cpu().numpy()
         here = np.flatnonzero(np.isin(true, places[part]))
         own[here] = scores[here, np.searchsorted(places[part], true[here])]

@@ -68,28 +68,56 @@ class Gallery:
         """Place of each video by its id."""
         return {video.video_id: place for place, video in enumerate(self.videos)}
 
-    def frames(self, places: Sequence[int], most: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return frame features as a head takes them, and their seconds in the file.
+    @functools.cached_property
+    def splits(self) -> npt.NDArray[np.str_]:
+        """Split of each video."""
+        return np.array([video.split for video in self.videos])
+
+    @functools.cached_property
+    def files(self) -> Sequence[Path | None]:
+        """File of each video with links resolved; None where there is none."""
+        folders: dict[Path, Path] = {}
+        return [video.path and _resolved(video.path, folders) for video in self.videos]
+
+    @functools.cached_property
+    def _num_frames(self) -> npt.NDArray[np.int32]:
+        return self.cache.num_frames([video.video_id for video in self.videos])
+
+    def frames(self, places: Sequence[int], most: int) -> tuple[Tensor, Tensor]:
+        """Return frame features as a head takes them.
 
         Args:
             places: of V videos.
             most: the head's largest number of frames.
 
         Returns:
-            (V, F, D) float32 frames, zero on padding; their mask (V, F); (V, F) float32 seconds,
-            NaN on padding.
+            (V, F, D) float32 frames, zero on padding, F of the longest video; their mask (V, F).
         """
-        stored = self.cache.videos([self.videos[place].video_id for place in places])
-        counts = torch.from_numpy(stored.num_frames)
-        mask = torch.arange(stored.frames.shape[1]) < counts[:, None]  # (V, F)
-        frames = torch.from_numpy(stored.frames).float().masked_fill(~mask[..., None], 0.0)
-        times = torch.from_numpy(stored.times)
-        if most < frames.shape[1]:
+        counts, longest = self._counts(places)
+        stored = torch.from_numpy(self.cache.frames(self._ids(places), longest))
+        mask = torch.arange(longest) < counts[:, None]  # (V, F)
+        frames = stored.float().masked_fill(~mask[..., None], 0.0)
+        if most < longest:
+            frames, mask = take_frames(frames, mask, even_positions(counts, most))
+        return frames, mask
+
+    def times(self, places: Sequence[int], most: int) -> Tensor:
+        """Return the seconds (V, F) in their files of the frames of ``frames``, NaN on padding."""
+        counts, longest = self._counts(places)
+        times = torch.from_numpy(self.cache.times(self._ids(places), longest))
+        if most < longest:
+            mask = torch.arange(longest) < counts[:, None]
             chosen = even_positions(counts, most)
-            seconds, _ = take_frames(times.nan_to_num()[..., None], mask, chosen)
-            frames, mask = take_frames(frames, mask, chosen)
-            times = seconds[..., 0].masked_fill(~mask, torch.nan)
-        return frames, mask, times
+            taken, mask = take_frames(times.nan_to_num()[..., None], mask, chosen)
+            times = taken[..., 0].masked_fill(~mask, torch.nan)
+        return times
+
+    def _counts(self, places: Sequence[int]) -> tuple[Tensor, int]:
+        counts = self._num_frames[list(places)]
+        return torch.from_numpy(counts), int(counts.max(initial=1))
+
+    def _ids(self, places: Sequence[int]) -> list[str]:
+        return [self.videos[place].video_id for place in places]
 
 
 def open_gallery(cache: FeatureCache, manifest: Manifest, project: Path) -> Gallery:
@@ -186,7 +214,7 @@ def _computed(
         vectors[old] = kept[1][[known[gallery.videos[place].row] for place in old]]
     with progress("vectors of the videos", len(new)) as advance:
         for part in blocks(len(new), _VIDEOS_AT_A_TIME):
-            frames, mask, _ = gallery.frames(new[part], head.settings["max_frames"])
+            frames, mask = gallery.frames(new[part], head.settings["max_frames"])
             vectors[new[part]] = head_vectors(head, frames, mask).half().numpy()
             advance(len(new[part]))
     return vectors
@@ -200,10 +228,20 @@ def _write(place: Path, rows: Sequence[int], vectors: npt.NDArray[np.float16]) -
     write_record(place / _ROWS, {"rows": list(rows)})
 
 
+def _resolved(path: Path, folders: dict[Path, Path]) -> Path:
+    """Return what ``path.resolve()`` does; each folder is resolved once."""
+    if path.is_symlink() or path.name in ("", ".."):
+        return path.resolve()
+    if path.parent not in folders:
+        folders[path.parent] = path.parent.resolve()
+    return folders[path.parent] / path.name
+
+
 def _gallery_video(row: dict[str, Any], cache_row: int, project: Path) -> GalleryVideo:
     path = None if row["path"] is None else Path(row["path"])
-    if path is not None and not path.exists() and (project / path).exists():
-        path = project / path
+    # An absolute path is the same from everywhere: it need not be looked for.
+    if path is not None and not path.is_absolute() and not path.exists():
+        path = project / path if (project / path).exists() else path
     return GalleryVideo(
         row["video_id"],
         cache_row,

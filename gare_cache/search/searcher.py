@@ -183,14 +183,16 @@ class Searcher:
             allowed[:] = False
             allowed[[self._place(id_) for id_ in wanted.ids]] = True
         if wanted.split is not None:
-            splits = np.array([video.split for video in videos])
+            splits = self.gallery.splits
             if wanted.split not in splits:
                 known = dict.fromkeys(splits.tolist())
                 raise ConfigError(unknown_name("split", wanted.split, known))
             allowed &= splits == wanted.split
         if wanted.folder is not None:
             below = wanted.folder.absolute().resolve()
-            inside = [v.path is not None and v.path.resolve().is_relative_to(below) for v in videos]
+            inside = [
+                path is not None and path.is_relative_to(below) for path in self.gallery.files
+            ]
             if not any(inside):
                 raise ConfigError(f"no video of the gallery lies in {wanted.folder}")
             allowed &= np.array(inside)
@@ -219,7 +221,7 @@ class Searcher:
 
     def _scores(self, encoded: _Encoded, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return the exact scores (K,) of the shortlisted videos."""
-        frames, mask, _ = self.gallery.frames(places.tolist(), self.head.settings["max_frames"])
+        frames, mask = self.gallery.frames(places.tolist(), self.head.settings["max_frames"])
         parts = []
         if len(encoded.text):
             device = self.head.logit_scale.device
@@ -245,7 +247,8 @@ class Searcher:
         wanted: Wanted,
     ) -> list[SearchHit]:
         shown = places[: wanted.top].tolist()
-        frames, mask, times = self.gallery.frames(shown, self.head.settings["max_frames"])
+        most = self.head.settings["max_frames"]
+        (frames, mask), times = self.gallery.frames(shown, most), self.gallery.times(shown, most)
         matches = self._frame_scores(encoded, frames, mask)
         hits = []
         for rank, (place, score) in enumerate(zip(shown, scores, strict=False), 1):
@@ -324,7 +327,7 @@ class Searcher:
         if part.kind == "video" and part.value in self.gallery.place_of:
             place = self.gallery.place_of[part.value]
             own.append(place)
-            frames, mask, _ = self.gallery.frames([place], most)
+            frames, mask = self.gallery.frames([place], most)
             return head_vectors(self.head, frames, mask)[0]
         path = Path(part.value)
         if part.kind == "image":

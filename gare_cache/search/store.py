@@ -12,8 +12,9 @@ import torch
 Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-# Rows that are held as float32 at a time: 64 MiB of 512 numbers.
+# Rows whose products are held at a time, and those that are held as float32: 8 MiB of 512 numbers.
 _BLOCK_ROWS = 32_768
+_PART_ROWS = 4096
 _STAMPED_ROWS = 4096
 
 
@@ -72,18 +73,27 @@ class ExactStore:
         asked = torch.from_numpy(np.ascontiguousarray(queries, np.float32))  # (Q, D)
         best = [_Best(count) for _ in queries]
         for start in range(0, len(self._vectors), _BLOCK_ROWS):
-            block: Any = self._vectors[start : start + _BLOCK_ROWS]
-            products = asked @ torch.from_numpy(np.array(block)).float().T  # (Q, B)
+            products = self._products(asked, start)  # (Q, B)
             if allowed is not None:
-                kept = torch.from_numpy(allowed[start : start + len(block)])
+                kept = torch.from_numpy(allowed[start : start + products.shape[1]])
                 products = products.masked_fill(~kept, -torch.inf)
-            least = products.topk(min(count, len(block)), dim=1).values[:, -1:]  # (Q, 1)
+            least = products.topk(min(count, products.shape[1]), dim=1).values[:, -1:]  # (Q, 1)
             for of_query, scores, reaches in zip(best, products, products >= least, strict=True):
                 rows = reaches.nonzero().flatten()
                 of_query.add(scores[rows].numpy(), rows.numpy() + start)
         scores = np.stack([of_query.scores for of_query in best])
         rows = np.stack([of_query.rows for of_query in best])
         return Shortlist(np.where(np.isneginf(scores), -1, rows), scores)
+
+    def _products(self, asked: torch.Tensor, start: int) -> torch.Tensor:
+        """Return the products (Q, B) of a block; in parts that stay in the processor's cache."""
+        stop = min(start + _BLOCK_ROWS, len(self._vectors))
+        products = torch.empty(len(asked), stop - start)
+        for first in range(start, stop, _PART_ROWS):
+            part: Any = self._vectors[first : min(first + _PART_ROWS, stop)]
+            values = torch.from_numpy(np.array(part)).float()
+            products[:, first - start : first - start + len(part)] = asked @ values.T
+        return products
 
 
 def places_of(found: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
