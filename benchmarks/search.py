@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -49,11 +50,11 @@ from gare_cache.stages.search import index_folder, project_searcher
 
 SCENES, FRAMES, QUERY = 2000, 12, "a red circle moves left"
 STEPS = {
-    "encode": ("_encode",),
-    "filter": ("_allowed",),
-    "shortlist": ("_shortlist",),
-    "read, rerank": ("_scores",),
-    "moments": ("_hits",),
+    "encode": "_encode",
+    "filter": "_allowed",
+    "shortlist": "_shortlist",
+    "read, rerank": "_scores",
+    "moments": "_hits",
 }
 CLIP_SIZE = {
     "embed_dim": 512,
@@ -136,9 +137,8 @@ def time_queries(params: Path, queries: int) -> None:
         searcher.search(QUERY)
         before = memory()
         milliseconds: dict[str, list[float]] = defaultdict(list)
-        for name, methods in STEPS.items():
-            for method in methods:
-                _timed(searcher, method, milliseconds[name])
+        for name, method in STEPS.items():
+            _timed(searcher, method, milliseconds[name])
         for number in range(queries):
             started = time.perf_counter()
             searcher.search(f"{QUERY} {number}", Wanted(top=10))
@@ -178,10 +178,11 @@ def project(folder: Path, encoder: str, size: int) -> Path:
         return place / "params.yaml"
     (place / "videos").mkdir(parents=True, exist_ok=True)
     params = index_folder(place / "videos", place, encoder="demo")
+    text = re.sub(r"max_frames_cached: \d+", f"max_frames_cached: {FRAMES}", params.read_text())
     if encoder == "clip":
         write_encoder(place / "encoder")
-        text = params.read_text()
-        params.write_text(text.replace("model: demo", "model: local-dir:encoder", 1))
+        text = text.replace("model: demo", "model: local-dir:encoder", 1)
+    params.write_text(text)
     workspace = open_workspace(params)
     manifest = _manifest(place / "videos", size)
     manifest.write(workspace.manifest)
@@ -202,13 +203,9 @@ def project(folder: Path, encoder: str, size: int) -> Path:
         rows = writer.allocate("video", videos)
         for unit in writer.pending("video", rows):
             count = len(unit.rows)
-            frames = np.full((count, layout.max_frames, layout.dim), np.nan, np.float16)
-            frames[:, :FRAMES] = _frames(count, layout.dim, unit.unit)
-            times = np.full((count, layout.max_frames), np.nan, np.float32)
-            times[:, :FRAMES] = np.arange(FRAMES) + 0.5
             values = {
-                "video/frames": frames,
-                "video/times": times,
+                "video/frames": _frames(count, layout.dim, unit.unit).astype(np.float16),
+                "video/times": np.tile(np.arange(FRAMES, dtype=np.float32), (count, 1)),
                 "video/num_frames": np.full(count, FRAMES, np.int32),
             }
             outcomes = [RowOutcome(row, digest=f"{row:064x}") for row in unit.rows]

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from gare_cache.encoders.checkpoint import find_checkpoint, read_checkpoint
 from gare_cache.encoders.hub import HF_HUB, LOCAL_DIR, first_line, hub_files, tag_weights
@@ -30,6 +32,12 @@ from gare_cache.files import read_json
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CONFIG_FILE = "open_clip_config.json"
+_ARRAYS = (".npz", ".npy")  # big_vision's, which numpy reads without pickles
+_RANDOM = (
+    *(torch.Tensor.normal_, torch.Tensor.uniform_),
+    *(init.normal_, init.uniform_, init.trunc_normal_),
+    *(init.kaiming_normal_, init.kaiming_uniform_, init.xavier_normal_, init.xavier_uniform_),
+)
 
 
 @dataclass(frozen=True)
@@ -101,15 +109,17 @@ def load_model(
         if download:
             raise
         path = None
-    model = _build(
-        open_clip,
-        source,
-        config,
-        precision=precision,
-        device=device,
-        force_quick_gelu=quick_gelu,
-        force_preprocess_cfg=preprocessing,
-    )
+    complete = path is not None and path.suffix not in _ARRAYS  # ``load_weights`` sees to it
+    with _Unfilled() if complete else nullcontext():
+        model = _build(
+            open_clip,
+            source,
+            config,
+            precision=precision,
+            device=device,
+            force_quick_gelu=quick_gelu,
+            force_preprocess_cfg=preprocessing,
+        )
     if is_masked(model):  # open_clip casts only some layers of Hugging Face's towers
         text_tower(model).to(PRECISIONS[precision])
     notes = [] if path is None else _fill(open_clip, model, path, trust=source.trust_checkpoint)
@@ -118,7 +128,7 @@ def load_model(
 
 
 def _build(open_clip: Any, source: ModelSource, config: dict[str, Any], **options: Any) -> Any:
-    """Build the model with random weights; nothing is downloaded but a text tower's config."""
+    """Build the model without its weights; nothing is downloaded but a text tower's config."""
     name = source.model
     if name.startswith(HF_HUB):  # the folder of the downloaded configuration
         name = f"{LOCAL_DIR}{_download_config(name.removeprefix(HF_HUB)).parent}"
@@ -148,6 +158,16 @@ def _build(open_clip: Any, source: ModelSource, config: dict[str, Any], **option
         ) from err
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leave parameters as they are allocated: random numbers for a CLIP take a second or two."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _RANDOM:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def _weights_file(open_clip: Any, source: ModelSource, *, download: bool) -> Path:
     if source.model.startswith(LOCAL_DIR):
         return find_checkpoint(Path(source.model.removeprefix(LOCAL_DIR)))
@@ -162,7 +182,7 @@ def _weights_file(open_clip: Any, source: ModelSource, *, download: bool) -> Pat
 
 
 def _fill(open_clip: Any, model: Any, path: Path, *, trust: bool) -> list[str]:
-    if path.suffix in (".npz", ".npy"):  # big_vision's arrays, which numpy reads without pickles
+    if path.suffix in _ARRAYS:
         try:
             open_clip.load_checkpoint(model, str(path))
         except Exception as err:  # KeyError, ValueError, AssertionError ... of the conversion

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gare_cache.encoders import loading
 from gare_cache.encoders.encoder import Encoder, load_encoder
 from gare_cache.encoders.loading import ModelSource
 from gare_cache.encoders.open_clip_import import import_open_clip
@@ -196,3 +197,14 @@ def test_weights_that_do_not_fit_or_cannot_be_had(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(EnvironmentFailure, match=r"cannot be downloaded"):
         load_encoder(ModelSource("hf-hub:nobody/nothing"))
+
+
+def test_layers_that_a_file_fills_draw_no_random_numbers() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with loading._Unfilled():
+        layer = torch.nn.MultiheadAttention(64, 2)
+        torch.nn.init.normal_(layer.out_proj.weight, std=0.1)
+        torch.nn.init.trunc_normal_(torch.empty(8))
+    assert torch.rand(4).tolist() == expected.tolist()
