@@ -166,9 +166,9 @@ def _timed(searcher: Searcher, method: str, into: list[float]) -> None:
 
 
 def memory() -> float:
-    """Return the resident megabytes of this process, mapped files included."""
+    """Return the resident megabytes of this process without mapped files, which can be evicted."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmRSS"))
+    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("RssAnon"))
 
 
 def project(folder: Path, encoder: str, size: int) -> Path:
@@ -247,11 +247,16 @@ def _manifest(folder: Path, size: int) -> Manifest:
 
 def _frames(count: int, dim: int, seed: int) -> np.ndarray[Any, Any]:
     """Return frames (count, 12, D) about scenes that all units share."""
+    noise = np.random.default_rng(seed).standard_normal((count, FRAMES, dim), np.float32)
+    return _scenes(count, dim, seed)[:, None] + 0.3 * noise
+
+
+def _scenes(count: int, dim: int, seed: int) -> np.ndarray[Any, Any]:
+    """Return videos (count, D), each near one of the scenes."""
     scenes = np.random.default_rng(0).standard_normal((SCENES, dim), np.float32)
     generator = np.random.default_rng(seed + 1)
-    own = generator.standard_normal((count, 1, dim), np.float32)
-    noise = generator.standard_normal((count, FRAMES, dim), np.float32)
-    return scenes[generator.integers(0, SCENES, count), None] + 0.7 * own + 0.3 * noise
+    own = generator.standard_normal((count, dim), np.float32)
+    return scenes[generator.integers(0, SCENES, count)] + 0.7 * own
 
 
 def draw(folder: Path, target: Path) -> None:
@@ -300,7 +305,7 @@ def _unit_vectors(size: int, dim: int, seed: int = 1) -> np.ndarray[Any, Any]:
 
 def _vector_parts(size: int, dim: int, seed: int) -> Iterator[np.ndarray[Any, Any]]:
     for start in range(0, size, 10_000):
-        part = _frames(min(10_000, size - start), dim, seed + start)[:, 0]
+        part = _scenes(min(10_000, size - start), dim, seed + start)
         yield (part / np.linalg.norm(part, axis=1, keepdims=True)).astype(np.float16)
 
 

@@ -108,7 +108,7 @@ class Gallery:
         if most < longest:
             mask = torch.arange(longest) < counts[:, None]
             chosen = even_positions(counts, most)
-            taken, mask = take_frames(times.nan_to_num()[..., None], mask, chosen)
+            taken, mask = take_frames(times[..., None], mask, chosen)
             times = taken[..., 0].masked_fill(~mask, torch.nan)
         return times
 
