@@ -9,6 +9,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,12 +58,47 @@ def replacing(path: Path) -> Iterator[Path]:
         fsync(path.parent)
 
 
+@contextmanager
+def creating_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success flush its files and rename it.
+
+    On an exception the temporary folder is removed. Those of killed writers are removed first.
+
+    Raises:
+        EnvironmentFailure: the disk fails, as in ``disk_errors``.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
+            _remove_if_left(left)
+        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        partial = new.with_name(f"{new.name}{PARTIAL_SUFFIX}")
+        new.mkdir()
+        descriptor = os.open(new, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            new.rename(partial)  # by this name it is found, and is locked
+            yield partial
+            os.sync()  # at once; then fsync of each file has nothing to write, and reports errors
+            for written in partial.rglob("*"):
+                fsync(written)
+            fsync(partial)
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            os.close(descriptor)
+        fsync(path.parent)
+
+
 def _remove_if_left(partial: Path) -> None:
     with suppress(FileNotFoundError):
         descriptor = os.open(partial, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            partial.unlink()
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            else:
+                partial.unlink()
         except BlockingIOError:  # its writer lives
             pass
         finally:
