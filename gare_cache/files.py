@@ -10,6 +10,7 @@ import math
 import os
 import secrets
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -351,6 +352,14 @@ def _inner(array: pa.Array) -> list[pa.Array]:
     if pa.types.is_struct(array.type):
         return list(array.flatten())
     return [array.values] if not pa.types.is_map(array.type) else [array.keys, array.items]
+
+
+def is_zip(path: Path) -> bool:
+    """Return whether a file is a zip archive, sound or damaged."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # raised, unlike other damage, for a part of several disks
+        return True
 
 
 def canonical_digest(value: Any) -> str:

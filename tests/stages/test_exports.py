@@ -363,6 +363,13 @@ def drop_a_shard(path: Path) -> None:
     (path / "text-00000.tar").unlink()
 
 
+def cut_in_a_description(path: Path) -> None:
+    with tarfile.open(path / "text-00000.tar") as archive:
+        place = archive.getmembers()[1].offset_data
+    with (path / "text-00000.tar").open("r+b") as file:
+        file.truncate(place + 5)
+
+
 def drop_a_split(path: Path) -> None:
     next((path / "video").glob("train-*")).unlink()
 
@@ -375,6 +382,7 @@ def drop_a_split(path: Path) -> None:
         ("huggingface", other_version, "has format 9; this version reads 1: export it again"),
         ("webdataset", change_card, "does not have its digest"),
         ("webdataset", drop_a_shard, r"holds 0 text items, gare_cache.json says 36"),
+        ("webdataset", cut_in_a_description, r"text-00000.tar.*unexpected end of data"),
         ("huggingface", drop_a_split, r"video items, gare_cache.json says 18; files are missing"),
     ],
 )

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import struct
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -546,6 +547,22 @@ def test_a_faulty_torch_file_is_refused(
     with pytest.raises(FeatureFileError, match=message):
         bring(project, tmp_path / "bad.pth", texts, layout="torch-dict")
     assert not Path("ran").exists()
+
+
+PART_OF_SEVERAL_DISKS = struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + b"PK\5\6".ljust(22, b"\0")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", PART_OF_SEVERAL_DISKS])
+def test_a_file_that_is_no_checkpoint_is_refused(
+    project: Path, tmp_path: Path, content: bytes
+) -> None:
+    _, texts = torch_dicts(tmp_path)
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(FeatureFileError, match="bad.pth cannot be read as a dict of tensors"):
+        bring(project, tmp_path / "bad.pth", texts, layout="torch-dict")
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(FeatureFileError, match="bad.npz "):
+        import_features(workspace(project), ImportRequest([tmp_path / "bad.npz"], encoder_id="x"))
 
 
 def test_bfloat16_tensors_keep_their_values(project: Path, tmp_path: Path, ids: Path) -> None:

@@ -145,7 +145,7 @@ def _description(shard: Path, archive: tarfile.TarFile, member: tarfile.TarInfo)
         about = parse_json(where, content.read() if content else b"")
     except LimitExceeded:
         raise
-    except ValueError as err:
+    except (ValueError, OSError, tarfile.TarError) as err:
         raise FeatureFileError(f"{where} is not JSON ({err}); {_AGAIN}") from err
     if not isinstance(about, dict) or not isinstance(about.get("id"), str):
         raise FeatureFileError(f"{where} holds no id; {_AGAIN}")

@@ -16,6 +16,7 @@ import torch
 
 from gare_cache.cache.exchange.files import Array, StoredArray, open_feature_file
 from gare_cache.errors import FeatureFileError, LimitExceeded, UnreadableFile
+from gare_cache.files import is_zip
 from gare_cache.limits import check_expansion, read_npy_header
 
 _NPY_HEADER_BYTES = 2**17
@@ -52,7 +53,7 @@ def torch_dict(path: Path, _key: str | None) -> Iterator[dict[str, StoredArray]]
         FeatureFileError: it is faulty, or holds no such array.
     """
     # The older format of torch.save is no zip archive and cannot be mapped.
-    archive = zipfile.is_zipfile(path)
+    archive = is_zip(path)
     try:
         if archive:
             with zipfile.ZipFile(path) as members:
@@ -62,8 +63,9 @@ def torch_dict(path: Path, _key: str | None) -> Iterator[dict[str, StoredArray]]
     except LimitExceeded:
         raise
     except Exception as err:  # torch raises many kinds for a damaged file
+        reason = next(iter(str(err).splitlines()), type(err).__name__)
         raise FeatureFileError(
-            f"{path} cannot be read as a dict of tensors ({str(err).splitlines()[0]}); files of "
+            f"{path} cannot be read as a dict of tensors ({reason}); files of "
             "torch.save are read with weights_only, because any other pickle can run code"
         ) from err
     if not isinstance(held, dict) or not all(isinstance(v, torch.Tensor) for v in held.values()):
