@@ -558,10 +558,10 @@ def test_a_file_that_is_no_checkpoint_is_refused(
 ) -> None:
     _, texts = torch_dicts(tmp_path)
     (tmp_path / "bad.pth").write_bytes(content)
-    with pytest.raises(FeatureFileError, match="bad.pth cannot be read as a dict of tensors"):
+    with pytest.raises(FeatureFileError, match=r"bad\.pth cannot be read as a dict of tensors"):
         bring(project, tmp_path / "bad.pth", texts, layout="torch-dict")
     (tmp_path / "bad.npz").write_bytes(content)
-    with pytest.raises(FeatureFileError, match="bad.npz "):
+    with pytest.raises(FeatureFileError, match=r"bad\.npz "):
         import_features(workspace(project), ImportRequest([tmp_path / "bad.npz"], encoder_id="x"))
 
 
