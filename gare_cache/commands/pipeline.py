@@ -144,7 +144,7 @@ def import_features(
             metavar="NAME",
             help="Layout of a published release: npz-per-item, npy-per-item, h5-per-item, "
             "torch-dict, bigfile, webdataset or huggingface.",
-            show_default="what export-features writes",
+            show_default="recognised by the content",
         ),
     ] = None,
     captions: Annotated[
