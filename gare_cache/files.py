@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gare_cache.errors import UnreadableFile, disk_errors
+from gare_cache.errors import EnvironmentFailure, UnreadableFile, disk_errors
 from gare_cache.limits import TABLE_BYTES, TABLE_VALUES, parse_json, read_bytes, read_text
 from gare_cache.locks import lock_within
 
@@ -66,7 +67,7 @@ def creating_folder(path: Path) -> Iterator[Path]:
     On an exception the temporary folder is removed. Those of killed writers are removed first.
 
     Raises:
-        EnvironmentFailure: the disk fails, as in ``disk_errors``.
+        EnvironmentFailure: the disk fails, as in ``disk_errors``, or ``path`` exists at the end.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,11 +85,22 @@ def creating_folder(path: Path) -> Iterator[Path]:
             for written in partial.rglob("*"):
                 fsync(written)
             fsync(partial)
-            partial.rename(path)
+            _rename_folder(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             os.close(descriptor)
         fsync(path.parent)
+
+
+def _rename_folder(partial: Path, path: Path) -> None:
+    try:
+        partial.rename(path)
+    except OSError as err:
+        if err.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise EnvironmentFailure(
+            f"{path} appeared while it was being written; remove it, or give another name"
+        ) from err
 
 
 def _remove_if_left(partial: Path) -> None:
