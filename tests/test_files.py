@@ -186,9 +186,8 @@ def test_a_folder_appears_whole_and_what_a_killed_writer_left_is_removed(tmp_pat
         assert (tmp_path / "out" / "deep" / "file").read_text() == "first"
         (tmp_path / "out").rename(tmp_path / "first")
     assert not list((tmp_path / "out").iterdir())
-    with pytest.raises(RuntimeError), creating_folder(tmp_path / "third") as partial:
-        (partial / "file").write_text("x")
-        raise RuntimeError
+    with pytest.raises(FileNotFoundError), creating_folder(tmp_path / "third") as partial:
+        (partial / "lacking" / "file").write_text("x")
     assert {path.name for path in tmp_path.iterdir()} == {"first", "out"}
 
 
