@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 def read_generic(path: Path) -> Annotations:
-    """Read one caption per row.
+    """Read one caption per row; a file whose captions are all empty lists videos without captions.
 
     Args:
         path: ``.csv`` or ``.tsv`` (cells separated by commas, semicolons, tabs or vertical bars),
@@ -57,7 +57,12 @@ def read_generic(path: Path) -> Annotations:
     table = read(path)
     if not table.rows:
         raise AnnotationError(f"{path} holds no captions")
-    return Annotations([_record(origin, row) for origin, row in table.rows], table.notes)
+    bare = all(_is_blank(row["caption"]) for _, row in table.rows)
+    note = f"{path.name} has no captions yet: the videos can be searched, not trained on"
+    return Annotations(
+        [_record(origin, row, bare=bare) for origin, row in table.rows],
+        (*table.notes, *([note] if bare else [])),
+    )
 
 
 def _read_csv(path: Path) -> Table:
@@ -117,7 +122,7 @@ _TABLES: dict[str, Callable[[Path], Table]] = {
 }
 
 
-def _record(origin: str, row: Any) -> AnnotationRecord:
+def _record(origin: str, row: Any, *, bare: bool) -> AnnotationRecord:
     start = _seconds(origin, "start", row.get("start"))
     end = _seconds(origin, "end", row.get("end"))
     if end is not None and (start or 0.0) >= end:
@@ -126,7 +131,7 @@ def _record(origin: str, row: Any) -> AnnotationRecord:
         )
     return AnnotationRecord(
         video=check_text(origin, "video", row["video"]).strip(),
-        caption=check_text(origin, "caption", row["caption"]).strip(),
+        caption=None if bare else check_text(origin, "caption", row["caption"]).strip(),
         split=_split(origin, row.get("split")),
         start_seconds=start,
         end_seconds=end,

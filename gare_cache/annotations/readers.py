@@ -10,6 +10,7 @@ from gare_cache.annotations.activitynet import SIZES as ACTIVITYNET
 from gare_cache.annotations.activitynet import read_activitynet
 from gare_cache.annotations.didemo import SIZES as DIDEMO
 from gare_cache.annotations.didemo import read_didemo
+from gare_cache.annotations.folder import read_folder
 from gare_cache.annotations.generic import read_generic
 from gare_cache.annotations.grammar import Sizes, compare_sizes
 from gare_cache.annotations.lsmdc import SIZES as LSMDC
@@ -57,6 +58,7 @@ class Reader:
 
 READERS: dict[str, Reader] = {
     "generic": Reader(read_generic, fractions={"val_fraction": 0.1, "test_fraction": 0.1}),
+    "folder": Reader(read_folder, joins=False),
     "msrvtt": Reader(read_msrvtt, sizes=MSRVTT, joins=False),
     "didemo": Reader(read_didemo, sizes=DIDEMO, joins=False),
     "activitynet": Reader(
@@ -104,6 +106,15 @@ def read_annotations(reader: str, path: Path, protocol: str | None = None) -> An
     return _with_line_breaks(replace(annotations, notes=(*annotations.notes, *warnings)))
 
 
+def official_sizes(reader: str, protocol: str | None) -> dict[str, tuple[int | None, int | None]]:
+    """Return videos and captions of the official files by split; empty without official sizes.
+
+    Raises:
+        ConfigError: the reader is unknown.
+    """
+    return dict(_find(reader).sizes.get(protocol or "", {}))
+
+
 def split_fractions(reader: str, given: Mapping[str, float | None]) -> dict[str, float]:
     """Fill in the default shares of the splits that a hash assigns.
 
@@ -144,13 +155,17 @@ def check_joins(reader: str) -> None:
 
 def _with_line_breaks(annotations: Annotations) -> Annotations:
     """Add a note that counts captions with a line break: a stray quote joins rows."""
-    broken = [record for record in annotations.records if len(record.caption.splitlines()) > 1]
+    broken = [
+        (record.origin, record.caption)
+        for record in annotations.records
+        if record.caption is not None and len(record.caption.splitlines()) > 1
+    ]
     if not broken:
         return annotations
-    first = broken[0]
+    origin, caption = broken[0]
     note = (
         f"warning: {len(broken):,} of {len(annotations.records):,} captions hold a line "
-        f"break; the first is {first.origin}: {shorten(first.caption)} (a stray quote joins rows)"
+        f"break; the first is {origin}: {shorten(caption)} (a stray quote joins rows)"
     )
     return replace(annotations, notes=(*annotations.notes, note))
 

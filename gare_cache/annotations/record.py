@@ -26,7 +26,7 @@ class AnnotationRecord:
 
     Attributes:
         video: file name or relative path as annotated, with or without extension.
-        caption: the sentence, stripped.
+        caption: the sentence, stripped; None for a video without captions.
         split: ``train``, ``val`` or ``test``; None if the file does not say.
         start_seconds: start of the clip; None for the whole video.
         end_seconds: end of the clip; None for the whole video.
@@ -36,7 +36,7 @@ class AnnotationRecord:
     """
 
     video: str
-    caption: str
+    caption: str | None
     split: str | None
     start_seconds: float | None
     end_seconds: float | None

@@ -10,6 +10,7 @@ from typing import Any
 
 from gare_cache.evaluation.comparison.differences import LEVEL, holm
 from gare_cache.evaluation.metrics import DIRECTIONS, rsum
+from gare_cache.evaluation.protocol_card import ProtocolCard
 
 _LOW, _HIGH = "R@1 low", "R@1 high"
 _COUNTS = {
@@ -183,6 +184,7 @@ class SplitResult:
         coverage: how much of the split has features, as a sentence.
         num_texts: number of scored texts.
         num_videos: number of scored videos.
+        card: data set, protocol, counts, and the published test sets beside the scored one.
         headline: scores under the rule chosen in the settings.
         alternative: scores under the other rule; None where every query has features.
         normalisers: the normalisers' ledger; None without normalisers.
@@ -196,16 +198,18 @@ class SplitResult:
     coverage: str
     num_texts: int
     num_videos: int
+    card: ProtocolCard
     headline: CountedResult
     alternative: CountedResult | None
     normalisers: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of metrics.json."""
-        parts = ("headline", "alternative", "normalisers")
+        parts = ("card", "headline", "alternative", "normalisers")
         names = [field.name for field in dataclasses.fields(self) if field.name not in parts]
         return {
             **{name: getattr(self, name) for name in names},
+            "card": self.card.to_json(),
             **self.headline.to_json(),
             "alternative": self.alternative and self.alternative.to_json(),
             **({} if self.normalisers is None else {"normalisers": dict(self.normalisers)}),
@@ -218,11 +222,12 @@ class SplitResult:
         Raises:
             KeyError: an entry is missing: another version of gare-cache wrote it.
         """
-        parts = ("headline", "alternative", "normalisers")
+        parts = ("card", "headline", "alternative", "normalisers")
         names = [field.name for field in dataclasses.fields(cls) if field.name not in parts]
         other = values["alternative"]
         return cls(
             **{name: values[name] for name in names},
+            card=ProtocolCard.from_json(values["card"]),
             headline=CountedResult.from_json(values),
             alternative=None if other is None else CountedResult.from_json(other),
             normalisers=values.get("normalisers"),

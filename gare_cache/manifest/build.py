@@ -66,7 +66,8 @@ def build_manifest(
     clips of a video go to the same split.
 
     Args:
-        records: captions in the order of the file, which numbers them.
+        records: captions in the order of the file, which numbers them; videos without captions
+            are listed, too.
         video_roots: folders searched with all their subfolders; none if the features are
             imported and no video is needed.
         val_fraction: share of the videos, in [0, 1).
@@ -121,6 +122,7 @@ def build_manifest(
                 }
                 for id_, rows in captions_of.items()
                 for number, row in enumerate([_paragraph(rows)] if captions == PARAGRAPH else rows)
+                if row.caption is not None
             ],
             schema=CAPTION_SCHEMA,
         ),
@@ -225,7 +227,8 @@ def _video_row(id_: str, item: _Item, split: str, annotated: str) -> dict[str, A
 
 def _paragraph(rows: Sequence[AnnotationRecord]) -> AnnotationRecord:
     # A distinct key, so that the paragraph is never mistaken for the first sentence, id#0.
-    text = paragraph(row.caption for row in rows)
+    sentences = [row.caption for row in rows if row.caption is not None]
+    text = paragraph(sentences) if sentences else None
     return replace(rows[0], caption=text, caption_key=PARAGRAPH)
 
 

@@ -43,7 +43,7 @@ def write_features(
     cache: FeatureCache,
     *,
     videos: Mapping[str, int],
-    captions: Mapping[str, int | None],
+    captions: Mapping[str, int | Mapping[str, int] | None],
 ) -> dict[str, Any]:
     """Write ``features.json``; the same features give the same bytes.
 
@@ -51,7 +51,8 @@ def write_features(
         workspace: the project.
         cache: the features.
         videos: counts of the manifest's videos by result.
-        captions: counts of its captions by result.
+        captions: counts of its captions by result; ``cut``, of those longer than the context, by
+            split.
 
     Returns:
         The content of the file.

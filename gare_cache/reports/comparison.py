@@ -17,6 +17,7 @@ from gare_cache.evaluation.comparison.methods import (
     recalls,
 )
 from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.protocol_card import ProtocolCard
 from gare_cache.reports.pages.grids import (
     DIRECTION_TITLES,
     format_change,
@@ -24,6 +25,7 @@ from gare_cache.reports.pages.grids import (
     format_rank,
 )
 from gare_cache.reports.pages.plain_table import plain_table
+from gare_cache.reports.protocol import protocol_lines
 
 _SHOWN = 3
 # Single-run gains of this size are published on test sets of 1,000 queries.
@@ -56,6 +58,9 @@ def _heading(comparison: MethodComparison) -> list[str]:
         f"{counted(metrics['num_videos'], 'video')}; video to text: "
         f"{metrics['v2t_convention'].replace('_', ' ')}"
     )
+    written = [run.metrics["card"] for run in (*a, *b) if "card" in run.metrics]
+    cards = map(ProtocolCard.from_json, written)
+    lines += dict.fromkeys(line for card in cards for line in protocol_lines(card))
     if metrics["split"] == "val":
         lines.append("Note: epochs were selected on this split.")
     extractions = {run.features["extraction_id"][:12] for run in (*a, *b) if run.features}

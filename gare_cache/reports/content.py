@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gare_cache.evaluation.results import MethodResult
+from gare_cache.reports.protocol import ProtocolSection
 
 RECALLS = ("R@1", "R@5", "R@10", "R@50")
 
@@ -212,7 +213,8 @@ class ReportContent:
         methods: what the names of the rows stand for, in one sentence.
         summary: what was scored and how often, one sentence each.
         without_features: (place of the annotation, split, reason) of each such video.
-        facts: (name, value) pairs: protocol, split, encoder, coverage, seed, versions.
+        protocol: on what was scored, and what it compares with; None if it is not known.
+        facts: (name, value) pairs: encoder, coverage, seed, versions.
         rows: results, the zero-shot baseline first.
         alternative_rows: the same under the other rule for missing queries; empty if none is.
         normalisers: the ledger of normalisers; None without normalisers.
@@ -247,6 +249,7 @@ class ReportContent:
     best: Sequence[QueryExample]
     worst: Sequence[QueryExample]
     notes: Sequence[str]
+    protocol: ProtocolSection | None = None
     verdict: str = ""
     methods: str = ""
     summary: Sequence[str] = ()

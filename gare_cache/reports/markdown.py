@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gare_cache.reports.content import Epoch, NearDuplicates, QueryExample, ReportContent
 from gare_cache.reports.pages.grids import escape_markdown, format_rank, markdown_grid
+from gare_cache.reports.protocol import protocol_markdown
 from gare_cache.reports.sections import gap_grid, gap_sentences, hubness_grid
 from gare_cache.reports.tables import markdown_table
 
@@ -30,6 +31,7 @@ def render_markdown(content: ReportContent) -> str:
         _normalisers(content),
         _bullets("Differences", content.differences),
         _bullets("Notes", content.notes),
+        protocol_markdown(content.protocol) if content.protocol else "",
         _section(WITHOUT_FEATURES, FAILURE_HEADER, content.without_features, num_left=3),
         _section("Facts", ("Fact", "Value"), content.facts, num_left=2),
         _kinds("The same in other splits", content.leaks),

@@ -18,6 +18,7 @@ from gare_cache.reports.pages.grids import (
     format_interval_in_words,
     format_number,
 )
+from gare_cache.reports.protocol import MISSING_RULES
 
 _LOSS_NAMES = {"info_nce": "InfoNCE", "ncl": "NCL"}
 _REGULARISER_NAMES = {
@@ -28,17 +29,8 @@ _REGULARISER_NAMES = {
     "trust_region": "L_tr",
 }
 _ZERO_SHOT_METHOD = "zero-shot mean pooling of the frozen features"
-_RULES = {
-    "drop": "queries without features left out",
-    "count_as_miss": "queries without features counted as misses",
-}
-CAPTION_RULES = {"all": "every caption is a query", "first": "one caption per video, its first"}
 # The same behind a method's name, where a table has rows of both rules.
 _SHORT_RULES = {"drop": "left out", "count_as_miss": "as misses"}
-_CONVENTIONS = {
-    "best_caption_of_all": "best of its captions among the captions of other videos",
-    "best_caption_group": "among the other videos' caption groups",
-}
 
 
 def describe_head(settings: dict[str, Any]) -> str:
@@ -82,7 +74,7 @@ def describe_methods(settings: dict[str, Any], result: SplitResult) -> str:
     """Return what the names of the rows stand for, in one sentence."""
     named = [f"Zero shot: {_ZERO_SHOT_METHOD}", f"head: {describe_head(settings)}"]
     if result.alternative:
-        named += [f"{short}: {_RULES[rule]}" for rule, short in _SHORT_RULES.items()]
+        named += [f"{short}: {MISSING_RULES[rule]}" for rule, short in _SHORT_RULES.items()]
     return f"{'; '.join(named)}."
 
 
@@ -142,7 +134,7 @@ def result_notes(result: SplitResult) -> list[str]:
     if result.alternative:
         notes.append(
             f"Some queries have no features ({result.coverage}); the headline is with "
-            f"{_RULES[result.headline.missing]}. Both rules are printed; compare with other "
+            f"{MISSING_RULES[result.headline.missing]}. Both rules are printed; compare with other "
             "numbers only under the same rule."
         )
     if result.split == "val":
@@ -156,29 +148,22 @@ def run_facts(
     result: SplitResult,
     record: Mapping[str, Any],
     *,
-    dataset: str,
     encoder: str,
     frames: str,
     ledger: str | None,
 ) -> list[tuple[str, str]]:
-    """Return protocol, features, training, versions and machine as (name, value) pairs.
+    """Return features, training, versions and machine as (name, value) pairs.
 
     Args:
         result: scores of the split.
         record: of the run.
-        dataset: name of the data set.
         encoder: description of the encoder.
         frames: description of the frames used.
         ledger: how often test was scored; None on another split.
     """
     versions = record["provenance"]["versions"]
     return [
-        ("Data set", dataset),
-        ("Split", result.split),
-        ("Protocol", CAPTION_RULES[result.captions]),
-        ("Video to text", _CONVENTIONS[result.v2t_convention]),
         ("Coverage", result.coverage),
-        ("Headline", _RULES[result.headline.missing]),
         *([] if ledger is None else [("Test ledger", ledger)]),
         ("Encoder", encoder),
         ("Encoder id", record["encoder_id"][:12]),

@@ -6,6 +6,7 @@ from gare_cache.evaluation.results import SplitResult
 from gare_cache.evaluation.scores import METHOD_TITLES
 from gare_cache.reports.content import ResultRow
 from gare_cache.reports.normalisers import describe_normalisers
+from gare_cache.reports.protocol import protocol_lines
 from gare_cache.reports.tables import terminal_table
 
 
@@ -14,7 +15,7 @@ def describe_scores(result: SplitResult) -> list[str]:
 
     Rows of normalisers follow behind.
     """
-    lines = [f"{result.split}: {result.coverage}"]
+    lines = [f"{result.split}: {result.coverage}", *protocol_lines(result.card)]
     for part in filter(None, (result.headline, result.alternative)):
         if result.alternative:
             mark = " (headline)" if part is result.headline else ""

@@ -14,6 +14,7 @@ from gare_cache.evaluation.leaks import find_leaks
 from gare_cache.evaluation.metrics import DIRECTIONS, QueryRanks, both_directions
 from gare_cache.evaluation.normalisers.scored_split import normalise_scored, plan_normalisers
 from gare_cache.evaluation.protocol import apply_protocol
+from gare_cache.evaluation.protocol_card import protocol_card
 from gare_cache.evaluation.results import SplitResult
 from gare_cache.evaluation.scores import (
     HEAD,
@@ -28,7 +29,14 @@ from gare_cache.evaluation.scores import (
     zero_shot_head,
 )
 from gare_cache.evaluation.similarity import score_split
-from gare_cache.files import file_digest, replacing, write_json, write_parquet, write_record
+from gare_cache.files import (
+    file_digest,
+    read_json,
+    replacing,
+    write_json,
+    write_parquet,
+    write_record,
+)
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.own import own_digests
 from gare_cache.project import ledger
@@ -66,7 +74,7 @@ def evaluate(
     settings = workspace.params.evaluate
     target = resolve_device(device)
     checkpoint = load_checkpoint(workspace.run / "head.safetensors")
-    cache, _ = open_features(workspace)
+    cache, features = open_features(workspace)
     require_encoder(checkpoint, cache.encoder_id, where=cache.folder)
     manifest = read_manifest(workspace.manifest)
     load_here = functools.partial(
@@ -119,6 +127,15 @@ def evaluate(
         coverage=split.features.coverage,
         num_texts=len(split.features.caption_ids),
         num_videos=len(split.features.video_ids),
+        card=protocol_card(
+            cache,
+            manifest,
+            split,
+            workspace.params.dataset,
+            settings,
+            official=read_json(workspace.manifest / "summary.json").get("official", {}),
+            cut=features["captions"].get("cut"),
+        ),
         headline=headline,
         alternative=alternative,
         normalisers=normalisers,

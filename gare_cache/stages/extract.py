@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from gare_cache.annotations.record import SPLITS
 from gare_cache.cache.copies import copies_across_splits
 from gare_cache.cache.coverage import NOUNS, coverage
 from gare_cache.cache.disk import environment_errors
@@ -148,10 +149,13 @@ def _publish(
         say(line)
     _check_failures(workspace, cache, manifest, failed)
     _, captions = manifest.encodable()
-    num_cut = encoder.count_cut([row["caption"] for row in captions])
-    if num_cut:
-        cut = counted(num_cut, "caption")
-        say(f"warning: {cut} cut at {counted(encoder.context_length, 'token')}")
+    cut = _count_cut(encoder, captions)
+    if cut and any(cut.values()):
+        by_split = ", ".join(f"{number:,} of {split}" for split, number in cut.items() if number)
+        say(
+            f"warning: {counted(sum(cut.values()), 'caption')} cut at "
+            f"{counted(encoder.context_length, 'token')} ({by_split})"
+        )
     with environment_errors(workspace.outputs):
         return write_features(
             workspace,
@@ -161,8 +165,19 @@ def _publish(
                 "failed": len(failed),
                 "missing": missing,
             },
-            captions={"encoded": len(captions), "cut": num_cut},
+            captions={"encoded": len(captions), "cut": cut},
         )
+
+
+def _count_cut(encoder: Encoder, captions: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+    """Count captions longer than the context by split; None if the tokenizer cannot tell."""
+    cut: dict[str, int] = {}
+    for split in SPLITS:
+        number = encoder.count_cut([row["caption"] for row in captions if row["split"] == split])
+        if number is None:
+            return None
+        cut[split] = number
+    return cut
 
 
 def _coverage(cache: FeatureCache, manifest: Manifest) -> Iterator[str]:

@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from gare_cache.annotations.grammar import VIDEO_EXTENSIONS
+from gare_cache.annotations.folder import video_names
 from gare_cache.errors import ConfigError
 from gare_cache.files import write_text
 from gare_cache.presets import OWN_DATA, project_files
@@ -81,11 +81,7 @@ def init(
 
 
 def _captions_to_fill_in(videos: Path) -> str:
-    names = [
-        path.relative_to(videos).as_posix()
-        for path in sorted(videos.rglob("*"))
-        if path.suffix.lower() in VIDEO_EXTENSIONS and path.is_file()
-    ]
+    names = video_names(videos)
     if not names:
         raise ConfigError(f"--videos: {videos} holds no video files")
     text = io.StringIO()

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from gare_cache.annotations.grammar import PARAGRAPH
-from gare_cache.annotations.readers import check_joins, read_annotations, split_fractions
+from gare_cache.annotations.readers import (
+    check_joins,
+    official_sizes,
+    read_annotations,
+    split_fractions,
+)
 from gare_cache.errors import counted
 from gare_cache.files import write_record
 from gare_cache.manifest.build import build_manifest
@@ -22,7 +27,7 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
 
     Returns:
         The summary: counts per split, the missing videos with the place of their annotation, the
-        number of annotated sentences and the reader's notes.
+        number of annotated sentences, the reader's notes and the official sizes.
 
     Raises:
         AnnotationError: the annotations or video folders are faulty.
@@ -46,6 +51,7 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
     summary = manifest.summary() | {
         "sentences": len(annotations.records),
         "notes": list(annotations.notes),
+        "official": official_sizes(settings.reader, settings.protocol),
     }
     manifest.write(workspace.manifest)
     write_record(workspace.manifest / "summary.json", summary)

@@ -30,9 +30,9 @@ from gare_cache.reports.analysis_sections import (
 from gare_cache.reports.content import Epoch, ReportContent
 from gare_cache.reports.markdown import render_markdown
 from gare_cache.reports.page import render_html
+from gare_cache.reports.protocol import CAPTION_RULES, protocol_section
 from gare_cache.reports.queries import Evaluation, examples, queries, rank_lists
 from gare_cache.reports.run_content import (
-    CAPTION_RULES,
     alternative_rows,
     describe_head,
     describe_methods,
@@ -85,10 +85,15 @@ def report(workspace: Workspace) -> str:
         facts=run_facts(
             result,
             record,
-            dataset=workspace.params.dataset.name,
             encoder=_encoder_fact(workspace, cache),
             frames=_frames_fact(cache, record["settings"]["train"]),
             ledger=scored,
+        ),
+        protocol=protocol_section(
+            result.card,
+            captions=result.captions,
+            v2t_convention=result.v2t_convention,
+            missing=result.headline.missing,
         ),
         rows=result_rows(result, METHOD_TITLES),
         alternative_rows=alternative_rows(result, METHOD_TITLES),

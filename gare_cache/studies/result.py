@@ -8,6 +8,8 @@ from typing import Any
 
 from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.normalisers.registry import TRANSDUCTIVE
+from gare_cache.evaluation.protocol_card import ProtocolCard
+from gare_cache.reports.protocol import CONVENTIONS, ProtocolSection, protocol_section
 from gare_cache.studies.expansion import Variant, row_normaliser
 from gare_cache.studies.results import DONE, RunResult
 from gare_cache.studies.study import Study
@@ -28,6 +30,7 @@ class StudyResult:
         split: ``val`` or ``test``, the split that is shown; ``test`` is a final table.
         rows: one per variant, in the study's order.
         protocol: settings of the evaluation, and the coverage.
+        cards: what was scored: one card, or one for each of several features.
         notes: caveats about these numbers, one sentence each.
         record: provenance: versions, machine, features, settings.
         ledger: how often test was scored; None if the rows do not show test.
@@ -37,6 +40,7 @@ class StudyResult:
     split: str
     rows: Sequence[StudyRow]
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    cards: Sequence[ProtocolCard] = ()
     notes: Sequence[str] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     ledger: str | None = None
@@ -76,6 +80,12 @@ class StudyResult:
         """Rows with a difference from the reference, the best first."""
         return [row for row in self.ranked if HEADLINE in row.differences]
 
+    @property
+    def protocol_sections(self) -> list[ProtocolSection]:
+        """The cards with the conventions of the evaluation, for a page."""
+        conventions = {key: self.protocol[key] for key in CONVENTIONS}
+        return [protocol_section(card, **conventions) for card in self.cards]
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of study.json."""
         study = self.study
@@ -97,6 +107,7 @@ class StudyResult:
             "split": self.split,
             "final": self.split == "test",
             "protocol": dict(self.protocol),
+            "cards": [card.to_json() for card in self.cards],
             "notes": list(self.notes),
             "table": [row.to_json() for row in self.ranked],
             "smallest_visible": smallest_visible(self.rows),

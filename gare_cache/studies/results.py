@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gare_cache.evaluation.protocol_card import ProtocolCard
 from gare_cache.studies.setting_keys import flat, setting_text
 from gare_cache.studies.study import METRIC_KEYS
 
@@ -34,12 +35,14 @@ class SplitResult:
         ranks: one row per listed query, see ``RANK_COLUMNS``; null if it has no features.
         gallery: by direction, the number of listed items, including those without features.
         coverage: how much of the split has features.
+        card: what was scored, and the published test sets beside it.
     """
 
     metrics: Mapping[str, float]
     ranks: pa.Table
     gallery: Mapping[str, int]
     coverage: str
+    card: ProtocolCard
 
 
 @dataclass(frozen=True, eq=False)

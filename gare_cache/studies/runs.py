@@ -26,6 +26,7 @@ from gare_cache.code_identity import installed_code_digest
 from gare_cache.config import Params
 from gare_cache.data.split import SplitLoader
 from gare_cache.evaluation.metrics import DIRECTIONS
+from gare_cache.evaluation.protocol_card import ProtocolCard
 from gare_cache.evaluation.results import or_nan
 from gare_cache.evaluation.scores import HEAD, normalised_method
 from gare_cache.files import (
@@ -258,6 +259,7 @@ def _read_scores(task: RunTask) -> SplitResult:
         ranks=table.cast(RANK_COLUMNS),
         gallery={direction: scores[direction]["items listed"] for direction in DIRECTIONS},
         coverage=metrics["coverage"],
+        card=ProtocolCard.from_json(metrics["card"]),
     )
 
 

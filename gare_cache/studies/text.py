@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from gare_cache.errors import counted
 from gare_cache.reports.pages.plain_table import plain_table
+from gare_cache.reports.protocol import protocol_lines
 from gare_cache.studies.expansion import Variant
 from gare_cache.studies.plan import PlannedRun, duration_text, seconds_left
 from gare_cache.studies.report.table import metric_title, terminal_table
@@ -56,6 +57,7 @@ def table_lines(result: StudyResult) -> list[str]:
         f"{shown}: {result.protocol['coverage'] or 'no run is done'}; n: seeds; Selection score: "
         "mean R@1 of both directions on validation, one caption a video, by which the epoch was "
         "selected and the rows are ranked",
+        *dict.fromkeys(line for card in result.cards for line in protocol_lines(card)),
         *terminal_table(result),
         *_resolution(result.rows),
         *(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gare_cache.errors import counted
+from gare_cache.evaluation.protocol_card import ProtocolCard
 from gare_cache.files import file_digest, write_parquet, write_record
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project import ledger
@@ -51,11 +52,15 @@ def write_results(opened: OpenStudy, split: str) -> list[str]:
     )
     done = [run for run in runs if run.status == DONE]
     coverage = done[0].splits[split].coverage if done else None
+    cards = _distinct_cards(done, split)
+    if study.published and any(card.published and not card.comparable for card in cards):
+        notes = [f"the published numbers ({study.published.source}) are of another test set"]
     result = StudyResult(
         study,
         split,
         rows,
         protocol={**protocol.model_dump(exclude={"split"}), "coverage": coverage},
+        cards=cards,
         notes=[*study_notes(study, variants, runs, rows), *notes],
         record=_record(opened, done),
         ledger=_ledger_text(opened) if split == ledger.TEST else None,
@@ -75,6 +80,15 @@ def write_results(opened: OpenStudy, split: str) -> list[str]:
         *filter(None, (result.ledger,)),
         f"{opened.folder / 'report.html' if done else opened.folder}",
     ]
+
+
+def _distinct_cards(runs: Sequence[RunResult], split: str) -> list[ProtocolCard]:
+    cards: list[ProtocolCard] = []
+    for run in runs:
+        card = run.splits[split].card
+        if card not in cards:
+            cards.append(card)
+    return cards
 
 
 def _captions_and_thumbnails(

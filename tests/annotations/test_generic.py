@@ -48,7 +48,7 @@ def test_three_kinds_of_file_give_the_same_records(tmp_path: Path, kind: str) ->
         ("video,text\na,b\n", r"no column 'caption' \(found: video, text\)"),
         ("video,caption\n", "holds no captions"),
         ("", "no column 'video'"),
-        ("video,caption\na,  \n", r":2: 'caption' is ''; it must be a non-empty string"),
+        ("video,caption\na,b\na,  \n", r":3: 'caption' is ''; it must be a non-empty string"),
         ("video,caption,split\na,b,tets\n", "unknown split 'tets'; did you mean 'test'"),
         (
             "video,caption,start\na,b,soon\n",

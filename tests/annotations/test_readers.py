@@ -48,6 +48,7 @@ def test_every_look_up_names_the_nearest_reader(check: object) -> None:
 def test_every_data_set_has_its_protocols_by_name() -> None:
     assert {name: reader.protocols for name, reader in READERS.items()} == {
         "generic": (),
+        "folder": (),
         "msrvtt": ("1k-a-9k", "1k-a-7k", "full"),
         "didemo": ("paragraph", "paragraph-listed", "sentence"),
         "activitynet": ("paragraph", "paragraph-val2"),

@@ -10,6 +10,7 @@ from gare_cache.evaluation.results import (
     adjusted_pairs,
     sum_of_recalls,
 )
+from tests.reports.sample import CARD
 
 SCORES = DirectionResult(
     {"R@1": 20.0, "R@5": 50.0, "R@10": 60.0, "R@50": 90.0, "MdR": 5.0, "MnR": 9.5},
@@ -39,6 +40,7 @@ def make_result() -> SplitResult:
         coverage="4 of 5",
         num_texts=8,
         num_videos=4,
+        card=CARD,
         headline=headline,
         alternative=other,
         normalisers={"rows": []},

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gare_cache.evaluation.protocol_card import ProtocolCard, PublishedTest, SplitCounts
 from gare_cache.evaluation.results import DirectionResult
 from gare_cache.reports.content import (
     BrowsedQuery,
@@ -22,6 +23,7 @@ from gare_cache.reports.content import (
     RetrievedVideo,
     VideoCell,
 )
+from gare_cache.reports.protocol import protocol_section
 
 ZERO_SHOT = ResultRow(
     "zero-shot mean pooling",
@@ -76,11 +78,9 @@ HEAD = ResultRow(
     },
 )
 FACTS = (
-    ("Protocol", "demo, test split, several captions a video"),
     ("Coverage", "100 of 100 test videos"),
     ("Encoder", "demo-clip-64, 64 x 64 px, frozen"),
     ("Frames", "8 a video, uniform"),
-    ("Video-to-text convention", "best_caption_group"),
     ("Selected on", "validation split, t2v R@1"),
     ("Seed", "0"),
     ("Versions", "gare-cache 0.1.0, torch 2.6.0, open_clip 3.3.0"),
@@ -104,11 +104,32 @@ CAPTIONS = (
 )
 
 
+CARD = ProtocolCard(
+    dataset="clips",
+    reader="didemo",
+    protocol="paragraph",
+    joined=False,
+    scored="test",
+    context_length=64,
+    splits={
+        "train": SplitCounts(None, None, 8395, 8362, 8361, 8395, 8361, 120),
+        "test": SplitCounts(1004, 1004, 1004, 1004, 1004, 1004, 1004, 12),
+    },
+    published=[
+        PublishedTest("Collaborative Experts", 1004, 1004, [], ""),
+        PublishedTest("VindLU", 1003, 1003, ["1,003 videos, here 1,004"], ""),
+    ],
+)
+
+
 def make_content() -> ReportContent:
     similarity, true_video = make_similarity()
     return ReportContent(
         title="Demo data, test split: transformer + gap against zero-shot",
         facts=FACTS,
+        protocol=protocol_section(
+            CARD, captions="all", v2t_convention="best_caption_group", missing="drop"
+        ),
         rows=(ZERO_SHOT, HEAD),
         differences=(
             "transformer + gap (GARE) - zero-shot mean pooling, t2v R@1: +39.3 points "

@@ -2,11 +2,13 @@ import dataclasses
 
 from gare_cache.reports.content import QueryExample
 from gare_cache.reports.markdown import epoch_grid, render_markdown
+from gare_cache.reports.protocol import protocol_markdown
 from gare_cache.reports.tables import markdown_table
 from tests.reports.sample import make_content, make_epochs
 
 NOTHING = {"summary": (), "hubness": (), "duplicates": (), "gaps": (), "alternative_rows": ()}
 NOTHING["normalisers"] = None
+NOTHING["protocol"] = None
 
 
 def test_markdown_holds_every_datum():
@@ -17,6 +19,7 @@ def test_markdown_holds_every_datum():
     for sentence in content.summary:
         assert f"* {sentence}\n" in text
     assert "| t2v | csls (k 10) | I | 400 | 62.0 | 54.5 to 69.3 | 88.5 | 94.8 | 0.331 |" in text
+    assert protocol_markdown(content.protocol) in text
     assert "* Raw scores are the result; the other rows correct them.\n" in text
     assert "4 of 100 (4.0 %) videos, in 2 pairs." in text
     assert "| Text to video | transformer + gap (GARE) | 2.2 | 1.8 | 40 of 100 (40.0 %) |" in text

@@ -7,6 +7,7 @@ import pytest
 from gare_cache.evaluation.results import CountedResult, PairedDifference, SplitResult
 from gare_cache.evaluation.scores import HEAD, ZERO_SHOT
 from gare_cache.reports.run_content import alternative_rows, result_rows, verdict
+from tests.reports.sample import CARD
 from tests.reports.sample import HEAD as HEAD_ROW
 from tests.reports.sample import ZERO_SHOT as ZERO_SHOT_ROW
 
@@ -29,6 +30,7 @@ def result(t2v: PairedDifference, v2t: PairedDifference) -> SplitResult:
         coverage="100 of 103 test videos",
         num_texts=400,
         num_videos=100,
+        card=CARD,
         headline=counted,
         alternative=None,
         normalisers=None,

@@ -1,5 +1,6 @@
 import dataclasses
 
+from gare_cache.reports.protocol import protocol_lines
 from gare_cache.reports.scores import describe_scores
 from gare_cache.reports.tables import COLUMNS
 from tests.evaluation.test_results import make_result
@@ -7,10 +8,11 @@ from tests.evaluation.test_results import make_result
 
 def test_the_terminal_has_the_cells_of_the_page_under_both_rules() -> None:
     result = make_result()
-    title, first_rule, header, *lines = describe_scores(
+    title, protocol, published, first_rule, header, *lines = describe_scores(
         dataclasses.replace(result, normalisers=None)
     )
     assert title == "test: 4 of 5"
+    assert [protocol, published] == protocol_lines(result.card)
     assert first_rule == "evaluate.missing: drop (headline)"
     assert header.split()[:2] == ["Direction", "Method"]
     assert all(name in header for name in COLUMNS)

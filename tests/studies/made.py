@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from gare_cache.studies.results import RANK_COLUMNS, RunResult, SplitResult
 from gare_cache.studies.study import METRIC_KEYS
+from tests.reports.sample import CARD
 
 BASE: dict[str, Any] = {
     "dataset": {"name": "d", "annotations": "a.csv", "video_roots": []},
@@ -46,6 +47,7 @@ def split_result(
         ranks=pa.Table.from_pylist(rows, schema=RANK_COLUMNS),
         gallery={"t2v": gallery, "v2t": gallery},
         coverage=f"{len(ahead)} of {len(ahead)} val videos",
+        card=CARD,
     )
 
 

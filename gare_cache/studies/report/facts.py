@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from gare_cache.reports.protocol import CONVENTIONS
 from gare_cache.studies.result import StudyResult
 
 _DIGITS_SHOWN = 12
@@ -23,7 +24,7 @@ _RECORDED = (
 
 
 def study_facts(result: StudyResult) -> list[tuple[str, str]]:
-    """Return split, seeds, protocol, features, versions and machine."""
+    """Return split, seeds, settings of the evaluation, features, versions and machine."""
     facts = [
         ("Split", result.split_title),
         ("Seeds", ", ".join(map(str, result.study.seeds))),
@@ -31,10 +32,15 @@ def study_facts(result: StudyResult) -> list[tuple[str, str]]:
     recorded = {name: result.record.get(name) for name in _RECORDED}
     facts += [
         (_title(name), _plain(value))
-        for name, value in [*sorted(result.protocol.items()), *recorded.items()]
+        for name, value in [*_other_settings(result), *recorded.items()]
         if value not in (None, "", [], {})
     ]
     return facts
+
+
+def _other_settings(result: StudyResult) -> list[tuple[str, Any]]:
+    """Return the settings of the evaluation that the protocol's section does not show."""
+    return sorted((k, value) for k, value in result.protocol.items() if k not in CONVENTIONS)
 
 
 def _title(name: str) -> str:

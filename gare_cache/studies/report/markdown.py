@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gare_cache.reports.pages.grids import escape_markdown, markdown_grid
+from gare_cache.reports.protocol import protocol_markdown
 from gare_cache.studies.report.facts import study_facts
 from gare_cache.studies.report.findings import (
     findings,
@@ -46,6 +47,7 @@ def render_study_markdown(result: StudyResult, tables: Mapping[str, QueryTable])
         ),
         _grid("What each variant is", *variants_grid(result), num_left=99),
         _grid("Every run", *runs_grid(result), num_left=1),
+        *map(protocol_markdown, result.protocol_sections),
         _grid("How it was measured", ("Fact", "Value"), study_facts(result), num_left=2),
     ]
     return "\n".join(section for section in sections if section)

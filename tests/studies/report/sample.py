@@ -20,6 +20,7 @@ from gare_cache.studies.result import StudyResult
 from gare_cache.studies.results import RANK_COLUMNS, RunResult, SplitResult, ranks_table
 from gare_cache.studies.study import METRIC_KEYS, Axis, AxisValue, Published, Study
 from gare_cache.studies.table import study_rows
+from tests.reports.sample import CARD
 from tests.studies.made import BASE
 
 DIRECTIONS = ("t2v", "v2t")
@@ -119,7 +120,14 @@ def make_study(
         study,
         split,
         rows,
-        protocol={"dataset": "demo", "captions": "all", "missing": "drop", "coverage": "all"},
+        protocol={
+            "captions": "all",
+            "v2t_convention": "best_caption_of_all",
+            "missing": "drop",
+            "resamples": 1000,
+            "coverage": "all",
+        },
+        cards=[CARD],
         notes=["Features are frozen: numbers of finetuned encoders are not comparable."],
         record={
             "versions": {"gare-cache": "0.1.0", "torch": "2.6.0"},
@@ -153,7 +161,11 @@ def make_run(
         if (key := f"{direction}.{metric}") in METRIC_KEYS
     }
     result = SplitResult(
-        metrics, _ranks_table(ranks), dict.fromkeys(DIRECTIONS, num_videos), coverage="all"
+        metrics,
+        _ranks_table(ranks),
+        dict.fromkeys(DIRECTIONS, num_videos),
+        coverage="all",
+        card=CARD,
     )
     return RunResult(
         **common,

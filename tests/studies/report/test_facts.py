@@ -7,8 +7,16 @@ from tests.studies.report.sample import make_study
 
 
 def test_facts_are_words():
-    protocol = {"captions": "all", "videos": 1000, "same": True, "digest": "d" * 64}
+    protocol = {
+        "captions": "all",
+        "v2t_convention": "x",
+        "missing": "drop",
+        "videos": 1000,
+        "same": True,
+        "digest": "d" * 64,
+    }
     facts = dict(study_facts(dataclasses.replace(make_study(), protocol=protocol)))
+    assert "Captions" not in facts  # the protocol's section has the conventions
     assert facts["Videos"] == "1,000"
     assert facts["Same"] == "yes"
     assert facts["Digest"] == "d" * 12

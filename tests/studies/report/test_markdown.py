@@ -25,6 +25,7 @@ def test_markdown_holds_the_table_the_findings_and_every_grid():
         "## Queries won and lost",
         "## What each variant is",
         "## Every run",
+        "## Protocol",
         "## How it was measured",
     ]
     assert text == render_study_markdown(content, make_queries(content))
