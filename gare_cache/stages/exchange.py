@@ -69,6 +69,7 @@ class ImportRequest:
                 encoder_id=self.encoder_id,
                 max_frames=self.max_frames,
                 logit_scale=self.logit_scale,
+                kinds=[kind for kind in KINDS if kind == "video" or listed[kind]],
             )
             for kind in KINDS:
                 tables, known = source.tables[kind], listed[kind]

@@ -196,6 +196,24 @@ def test_an_extracted_cache_is_the_same_after_the_round_trip(
     assert of(import_features(space, ImportRequest([path])), project) == first
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_videos_without_captions_go_out_and_in(tmp_path: Path, layout: str) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "captions.csv").write_text("video,caption,split\na,,test\nb,,train\n")
+    values = tiny_params(Path("unused"))
+    del values["encoder"], values["extract"]
+    values["dataset"]["video_roots"] = []
+    write_params(project, values)
+    prepare(workspace(project))
+    source = write_hdf5(
+        tmp_path / "in.h5", {"video_ids": ["b", "a"], "frames": np.ones((2, 3, DIM), "<f4")}
+    )
+    first = import_features(workspace(project), ImportRequest([source], encoder_id="x"))
+    path = export(workspace(project), tmp_path / "out", layout=layout)
+    assert of(again(project, path), project) == of(first, project)
+
+
 def test_the_files_of_npz_per_item_are_those_of_moment_retrieval(
     made: Path, tmp_path: Path
 ) -> None:

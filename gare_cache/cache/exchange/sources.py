@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,7 @@ def read_source(
     encoder_id: str | None,
     max_frames: int | None,
     logit_scale: float | None,
+    kinds: Collection[Kind] = KINDS,
 ) -> ImportSource:
     """Find the features of all files and check that they agree.
 
@@ -67,6 +68,7 @@ def read_source(
         encoder_id: name of the encoder; None takes the identity stored in the files.
         max_frames: frames F per row; None takes the longest video's.
         logit_scale: log of the logit scale; None takes the files' value, or log 100.
+        kinds: those of which the files must hold features.
 
     Raises:
         FeatureFileError: a file is invalid, videos or captions are missing, or widths or encoders
@@ -75,7 +77,7 @@ def read_source(
     """
     per_file = [find_tables(file) for file in files]
     tables = {kind: [table[kind] for table in per_file if kind in table] for kind in KINDS}
-    for kind in KINDS:
+    for kind in kinds:
         if not any(len(table.ids) for table in tables[kind]):
             raise FeatureFileError(
                 f"no {kind} features in {', '.join(str(file.path) for file in files)}; name all "
@@ -210,10 +212,10 @@ def check_ids(
         held |= dict.fromkeys(table.ids, table)
     unknown = [id_ for id_ in held if id_ not in listed]
     missing = [id_ for id_ in listed if id_ not in held]
-    if len(unknown) == len(held):
+    if held and len(unknown) == len(held):
         raise FeatureFileError(
             f"none of the {len(held):,} {IDS[kind]} is in the manifest: the files say "
-            f"{unknown[0]!r}, the manifest {next(iter(listed))!r}"
+            f"{unknown[0]!r}, the manifest {next(iter(listed), 'nothing')!r}"
         )
     if unknown and not ignore_unknown:
         raise FeatureFileError(
