@@ -227,12 +227,8 @@ def import_features(
         gare-cache import-features features.h5 --encoder-id mine
     """
     from gare_cache.project.paths import open_workspace
-    from gare_cache.stages.exchange import (
-        ImportRequest,
-        import_features,
-        preview_import,
-        release_options,
-    )
+    from gare_cache.stages.exchange import import_features, preview_import
+    from gare_cache.stages.import_request import ImportRequest, release_options
 
     workspace = open_workspace(params, outputs)
     release = release_options(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,111 +12,22 @@ import numpy as np
 from gare_cache.annotations.record import SPLITS
 from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.exchange.export import HDF5, export_features
-from gare_cache.cache.exchange.exported import exported_layout, open_features_at
-from gare_cache.cache.exchange.files import FeatureFile, feature_file_digest
 from gare_cache.cache.exchange.identity import import_identity
 from gare_cache.cache.exchange.imports import Place, import_unit
-from gare_cache.cache.exchange.layouts import ReleaseOptions, open_release
 from gare_cache.cache.exchange.release_rows import wide
-from gare_cache.cache.exchange.sources import ImportSource, check_ids, read_source
 from gare_cache.cache.exchange.tables import IDS, FeatureTable
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import KINDS, MANIFEST, Kind
 from gare_cache.cache.writer import CacheWriter, open_writer
 from gare_cache.data.split import expected_items
-from gare_cache.errors import ConfigError, FeatureFileError, agreeing, unknown_name
-from gare_cache.files import canonical_digest
+from gare_cache.errors import ConfigError, FeatureFileError, unknown_name
 from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project.features import cache_folder, open_features, write_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress, say
+from gare_cache.stages.import_request import ImportRequest
 
 _PREVIEWED = 5
-
-
-@dataclass(frozen=True)
-class ImportRequest:
-    """What to import, and how the files are understood.
-
-    Attributes:
-        paths: HDF5 files, npz archives, folders of npy files or exports (docs/features.md).
-        captions: the captions' files, where ``paths`` are the videos' in the layout of a release.
-        release: the layout of a release; None reads the layouts of this package.
-        encoder_id: name of the encoder; None takes the identity stored in an exported file.
-        max_frames: frames F of a row; None takes those of the longest video, or of the exported
-            cache.
-        logit_scale: logarithm of the initial scale of heads; None takes the file's, or log 100.
-        ignore_unknown: skip ids that are not in the manifest instead of raising an error.
-    """
-
-    paths: Sequence[Path]
-    captions: Sequence[Path] = ()
-    release: ReleaseOptions | None = None
-    encoder_id: str | None = None
-    max_frames: int | None = None
-    logit_scale: float | None = None
-    ignore_unknown: bool = False
-
-    @contextmanager
-    def opened(self, listed: Mapping[Kind, Mapping[str, Any]]) -> Iterator[ImportSource]:
-        """Open the files, check their ids against the manifest's, and say what differs."""
-        with ExitStack() as stack:
-            source = read_source(
-                [stack.enter_context(file) for file in self._files()],
-                encoder_id=self.encoder_id,
-                max_frames=self.max_frames,
-                logit_scale=self.logit_scale,
-                kinds=[kind for kind in KINDS if kind == "video" or listed[kind]],
-            )
-            for kind in KINDS:
-                tables, known = source.tables[kind], listed[kind]
-                for note in check_ids(tables, known, kind, ignore_unknown=self.ignore_unknown):
-                    say(note)
-            yield source
-
-    def digest(self) -> str:
-        """Return a digest of the files' content and the options of the release."""
-        digests = [feature_file_digest(path) for path in self.paths]
-        if self._is_own():
-            return canonical_digest(digests)
-        captions = [feature_file_digest(path) for path in self.captions]
-        return canonical_digest([digests, captions, self.release and self.release.digest()])
-
-    def _files(self) -> list[AbstractContextManager[FeatureFile]]:
-        if self._is_own():
-            return [open_features_at(path) for path in self.paths]
-        release = self.release
-        assert release is not None
-        kinds: list[tuple[Kind, Path]] = [
-            *(("video", path) for path in self.paths),
-            *(("text", path) for path in self.captions),
-        ]
-        return [
-            open_release(path, kind, release, say=say, ignore_unknown=self.ignore_unknown)
-            for kind, path in kinds
-        ]
-
-    def _is_own(self) -> bool:
-        """Return whether the files have a layout of this package.
-
-        Raises:
-            ConfigError: an option of releases is given for such files.
-        """
-        if self.release is None:
-            if self.captions:
-                raise ConfigError(
-                    "--captions belongs to --layout; without it, name all files alike"
-                )
-            return True
-        own = [path for path in self.paths if exported_layout(path)]
-        for path in own:
-            layout = exported_layout(path)
-            if self.captions or self.release != ReleaseOptions(str(layout)):
-                raise ConfigError(
-                    f"{path} was written by export-features and says itself what it holds, "
-                    "captions too: import it without --layout and its options"
-                )
-        return len(own) == len(self.paths) > 0
 
 
 def import_features(workspace: Workspace, request: ImportRequest) -> dict[str, Any]:
@@ -172,35 +80,6 @@ def import_features(workspace: Workspace, request: ImportRequest) -> dict[str, A
                 with environment_errors(folder):
                     manifest.write(folder / MANIFEST)
     return _publish(workspace, open_cache(folder), listed)
-
-
-def release_options(
-    layout: str | None, *, fps: float | None = None, **options: Any
-) -> ReleaseOptions | None:
-    """Return the options of a release's layout; None without a layout.
-
-    Args:
-        layout: name of the layout.
-        fps: rows of a video in a second, instead of ``seconds_per_row``.
-        options: other attributes of ``ReleaseOptions``; None stands for the default.
-
-    Raises:
-        ConfigError: an option is unknown, has no effect, or needs a layout.
-    """
-    given = {name: value for name, value in {**options, "fps": fps}.items() if value is not None}
-    if layout is None:
-        if given:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ConfigError(f"{flags} {agreeing(len(given), 'need')} --layout")
-        return None
-    if fps is not None:
-        if given.get("seconds_per_row") is not None:
-            raise ConfigError("--fps and --seconds-per-row say the same; give one of them")
-        if not (math.isfinite(fps) and fps > 0):
-            raise ConfigError(f"--fps is {fps}; it must be finite and above 0")
-        del given["fps"]
-        given["seconds_per_row"] = 1 / fps
-    return ReleaseOptions(layout, **given)
 
 
 def preview_import(workspace: Workspace, request: ImportRequest) -> list[str]:

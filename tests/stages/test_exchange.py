@@ -24,8 +24,9 @@ from gare_cache.errors import (
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.stages.evaluate import evaluate
-from gare_cache.stages.exchange import ImportRequest, export, import_features
+from gare_cache.stages.exchange import export, import_features
 from gare_cache.stages.extract import extract
+from gare_cache.stages.import_request import ImportRequest
 from gare_cache.stages.info import describe
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.report import report

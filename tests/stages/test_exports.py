@@ -19,14 +19,9 @@ from gare_cache.cache.exchange.names import file_names
 from gare_cache.cache.reader import open_cache
 from gare_cache.errors import CacheError, ConfigError, FeatureFileError
 from gare_cache.project.features import open_features
-from gare_cache.stages.exchange import (
-    ImportRequest,
-    export,
-    import_features,
-    preview_import,
-    release_options,
-)
+from gare_cache.stages.exchange import export, import_features, preview_import
 from gare_cache.stages.extract import extract
+from gare_cache.stages.import_request import ImportRequest, release_options
 from gare_cache.stages.prepare import prepare
 from tests.cache.exchange.test_files import write_hdf5
 from tests.stages.test_exchange import arrays
@@ -311,6 +306,8 @@ def test_what_cannot_be_written_is_refused(made: Path, tmp_path: Path) -> None:
             again(made, path, release=release_options("webdataset", **options))
     with pytest.raises(ConfigError, match="import it without --layout"):
         again(made, path, release=release_options("npz-per-item"))
+    with pytest.raises(ConfigError, match="import it without --layout"):
+        again(made, path, path / "text-00000.tar", release=release_options("webdataset"))
     assert {file.name for file in tmp_path.iterdir()} == {"there", "out"}
 
 

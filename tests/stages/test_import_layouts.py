@@ -20,12 +20,8 @@ import zarr
 from gare_cache.cache.exchange.layouts import ReleaseOptions
 from gare_cache.errors import ConfigError, FeatureFileError
 from gare_cache.project.features import open_features
-from gare_cache.stages.exchange import (
-    ImportRequest,
-    import_features,
-    preview_import,
-    release_options,
-)
+from gare_cache.stages.exchange import import_features, preview_import
+from gare_cache.stages.import_request import ImportRequest, release_options
 from tests.cache.exchange.test_files import write_hdf5
 from tests.stages.test_exchange import CAPTIONS, DIM, VIDEOS, all_files, features, make_project
 from tests.test_cli import run
