@@ -410,6 +410,22 @@ def test_an_export_with_something_missing_is_refused(
         again(made, path)
 
 
+@pytest.mark.parametrize("column", ["id", "row", "times", "features"])
+def test_a_column_that_is_shorter_than_the_others_is_named(
+    made: Path, tmp_path: Path, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = export(workspace(made), tmp_path / "out", layout="huggingface")
+    read = pq.ParquetFile.read_row_group
+
+    def shorter(self: Any, number: int, columns: list[str]) -> Any:
+        table = read(self, number, columns=columns)
+        return table.slice(1) if columns == [column] else table
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", shorter)
+    with pytest.raises(FeatureFileError, match=rf"values of '{column}' for \d rows; .*damaged"):
+        again(made, path)
+
+
 def test_names_are_escaped_reversibly() -> None:
     from urllib.parse import unquote
 

@@ -208,6 +208,12 @@ def _column(group: ParquetGroup, file: pq.ParquetFile, name: str) -> pa.Array:
     _require(group.file, file, name)
     table = file.read_row_group(group.number, columns=[name])
     table.validate(full=True)
+    announced = file.metadata.row_group(group.number).num_rows
+    if len(table) != announced:  # where the header of a page is damaged
+        raise FeatureFileError(
+            f"{group.file}, row group {group.number}: {len(table):,} values of {name!r} for "
+            f"{announced:,} rows; the file is damaged: write it again"
+        )
     return table.column(0).combine_chunks()
 
 
