@@ -8,20 +8,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gare_cache.api import Run, SearchHit, load_run
+    from gare_cache.api import Run, load_index, load_run
     from gare_cache.cache.loading import LoadedCache, load_cache
     from gare_cache.heads.pairs import PairScores
+    from gare_cache.search.hits import SearchHit, SearchResult
+    from gare_cache.search.query import make_query
+    from gare_cache.search.searcher import Wanted
 
 __version__ = "0.1.0"
-__all__ = ["LoadedCache", "PairScores", "Run", "SearchHit", "__version__", "load_cache", "load_run"]
+__all__ = [
+    "LoadedCache",
+    "PairScores",
+    "Run",
+    "SearchHit",
+    "SearchResult",
+    "Wanted",
+    "__version__",
+    "load_cache",
+    "load_index",
+    "load_run",
+    "make_query",
+]
 
 _MODULES = {
     "LoadedCache": "gare_cache.cache.loading",
     "PairScores": "gare_cache.heads.pairs",
     "Run": "gare_cache.api",
-    "SearchHit": "gare_cache.api",
+    "SearchHit": "gare_cache.search.hits",
+    "SearchResult": "gare_cache.search.hits",
+    "Wanted": "gare_cache.search.searcher",
     "load_cache": "gare_cache.cache.loading",
+    "load_index": "gare_cache.api",
     "load_run": "gare_cache.api",
+    "make_query": "gare_cache.search.query",
 }
 
 

@@ -17,22 +17,26 @@ import torch
 from torch import Tensor
 
 from gare_cache.cache.reader import FeatureCache
-from gare_cache.cache.schema import LENGTHS, WORDS
 from gare_cache.config import read_values
 from gare_cache.data.frames import even_positions, take_frames
-from gare_cache.data.words import Words, WordTokens
+from gare_cache.data.words import Words
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.errors import CacheError, ConfigError, FingerprintMismatch, unknown_name
 from gare_cache.evaluation.metrics import check_finite
-from gare_cache.extraction.encode import encode_captions
 from gare_cache.extraction.project_encoder import project_encoder
+from gare_cache.extraction.sentences import encode_sentences
+from gare_cache.files import file_digest
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import blocks
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.own import own_names, use_project
 from gare_cache.project.features import open_features
-from gare_cache.project.paths import Workspace, open_workspace
+from gare_cache.project.paths import PARAMS_FILE, Workspace, open_workspace
 from gare_cache.reproducibility import resolve_device
+from gare_cache.search.hits import SearchHit
+from gare_cache.search.opening import open_searcher
+from gare_cache.search.query import Query
+from gare_cache.search.searcher import Searcher, Wanted
 from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_encoder
 
 Array = npt.NDArray[Any]
@@ -40,19 +44,6 @@ Scores = npt.NDArray[np.float32]
 
 # Number of videos whose frames are held as float32 at a time.
 _VIDEOS_AT_A_TIME = 4096
-
-
-@dataclass(frozen=True)
-class SearchHit:
-    """A video found by a search, with its score.
-
-    Attributes:
-        video_id: of the video.
-        score: of the pair, a cosine for the heads of this package.
-    """
-
-    video_id: str
-    score: float
 
 
 Found = SearchHit
@@ -195,20 +186,15 @@ class Run:
                 f"the sentences are {_shown(sentences)}; give a non-empty list of strings, or "
                 "features (T, D) as a tensor or array to score"
             )
-        unit = encode_captions(
+        extract = self._workspace.params.extract
+        return encode_sentences(
             self.encoder,
-            range(len(sentences)),
-            list(sentences),
-            batch_captions=self._workspace.params.extract.batch_captions,
-            with_words=self._workspace.params.extract.word_tokens or self.head.needs_words,
-            on_captions=lambda _: None,
+            sentences,
+            device=self.device,
+            batch=extract.batch_captions,
+            with_words=extract.word_tokens,
+            keep_words=self.head.needs_words,
         )
-        features = torch.from_numpy(unit.values["text/features"]).float().to(self.device)
-        if not self.head.needs_words:
-            return features, None
-        tokens, lengths = (torch.from_numpy(unit.values[key]) for key in (WORDS, LENGTHS))
-        words = WordTokens(tokens.to(self.device), lengths.long().to(self.device))
-        return features, words.padded(torch.arange(len(sentences), device=self.device))
 
     def score(
         self,
@@ -249,27 +235,43 @@ class Run:
         return np.concatenate(parts, axis=1)  # (T, V)
 
     def search(
-        self, sentence: str, *, top: int = 10, videos: Sequence[str] | None = None
+        self, query: str | Query, *, top: int = 10, videos: Sequence[str] | None = None
     ) -> list[SearchHit]:
-        """Search the videos that match a sentence best.
+        """Search the videos of the manifest that match a query best, and the moment in each.
+
+        In a gallery of more than 2,048 videos the head scores a shortlist exactly; the captions of
+        the gallery tell how long it must be (``gare_cache.search``).
 
         Args:
-            sentence: the query.
+            query: a sentence, or what ``make_query`` returns.
             top: number of videos to return.
-            videos: ids to search; None for all videos of the cache.
+            videos: ids to search; None for all.
 
         Returns:
-            The best first; equal scores in the order of ``videos``.
+            The best first; equal scores in the order of the manifest.
 
         Raises:
-            ConfigError: ``top`` is below 1, or as ``score``.
+            ConfigError: ``top`` is below 1, the query is empty, or as ``encoder``.
+            CacheError: a video has no features, or as ``cache``.
         """
-        if not isinstance(top, int) or top < 1:
-            raise ConfigError(f"top is {top}; ask for at least 1 video")
-        ids = self.video_ids() if videos is None else _ids(videos)
-        scores = self.score([sentence], ids)[0]
-        best = np.argsort(-scores, kind="stable")[:top]
-        return [SearchHit(ids[place], float(scores[place])) for place in best]
+        ids = None if videos is None else _ids(videos)
+        return list(self.searcher.search(query, Wanted(top=top, ids=ids)).hits)
+
+    @cached_property
+    def searcher(self) -> Searcher:
+        """What ``search`` asks; its own ``search`` takes filters and returns notes, too.
+
+        Raises:
+            CacheError: as ``cache``.
+        """
+        head = self.outputs / "run" / "head.safetensors"
+        return open_searcher(
+            self._workspace,
+            self.head,
+            head_id=file_digest(head),
+            device=self.device,
+            encoder=lambda: self.encoder,
+        )
 
     @property
     def _workspace(self) -> Workspace:
@@ -347,6 +349,25 @@ def load_run(
         _params=file,
         _trust=trust,
     )
+
+
+def load_index(folder: Path | str, *, device: str = "auto") -> Searcher:
+    """Open a project for zero-shot search: no head need be trained, and no video have a caption.
+
+    Args:
+        folder: the project's folder, with its params.yaml; ``gare-cache index`` makes one.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns:
+        Its ``search`` takes a sentence, or a query of ``make_query``, and returns a
+        ``SearchResult``.
+
+    Raises:
+        ConfigError: there is no params.yaml.
+        CacheError: nothing was extracted.
+    """
+    workspace = open_workspace(Path(folder) / PARAMS_FILE)
+    return open_searcher(workspace, device=resolve_device(device))
 
 
 def _tensor(values: Any, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from gare_cache import __version__
-from gare_cache.commands import caches, compare, inspect, pipeline, start, study
+from gare_cache.commands import caches, compare, inspect, pipeline, search, start, study
 from gare_cache.commands.help_pages import Command, Group
 from gare_cache.errors import DISK_CAUSES, GareCacheError
 
@@ -32,6 +32,7 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "evaluate": pipeline.evaluate,
         "report": pipeline.report,
     },
+    "Search": {"index": search.index, "search": search.search},
     "Inspect": {
         "check-head": inspect.check_head,
         "canary": inspect.canary,

@@ -97,7 +97,7 @@ def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
         (lambda r: r.score("a sentence"), ConfigError, "give a non-empty list of strings"),
         (lambda r: r.score([]), ConfigError, "give a non-empty list of strings"),
         (lambda r: r.score([[0.5] * 64]), ConfigError, r"sentences are \[\[0.5, .* or features"),
-        (lambda r: r.search(["a", "b"]), ConfigError, r"sentences are \[\['a', 'b'\]\]"),
+        (lambda r: r.search(["a", "b"]), ConfigError, r"query is \['a', 'b'\]; give a sentence"),
         (
             lambda r: r.score(np.array(["a"])),
             ConfigError,

@@ -17,6 +17,7 @@ from gare_cache.heads.dense import DenseScorer
 from gare_cache.heads.interactions import build_interaction
 from gare_cache.heads.pairs import PairScores, PairVectors, Words
 from gare_cache.heads.pooled import PooledInteraction
+from gare_cache.heads.pooling import MeanPooling
 from gare_cache.heads.scoring import (
     DEFAULT_BLOCK_BYTES,
     Scorer,
@@ -150,6 +151,27 @@ class RetrievalHead(nn.Module):
         projected = self.frame_projection(frames.to(self.logit_scale.dtype))
         aggregated: Tensor = self.aggregator(projected, mask)
         return aggregated
+
+    @torch.no_grad()
+    def video_vectors(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Return one vector a video (V, D), the same for every text: the mean aggregated frame.
+
+        Its cosine with ``encode_text`` is the score where the head pools by the mean and has no gap
+        module; for other heads it is near the score, which is enough for a shortlist. Frames have
+        length 1 in the mean unless the head itself averages them as they are.
+
+        Args:
+            frames: (V, F, D).
+            mask: (V, F) bool, True on real frames, which come first.
+
+        Raises:
+            ConfigError: a shape does not fit.
+        """
+        with evaluating(self):
+            encoded = self.encode_frames(frames, mask)
+        own = getattr(self.interaction, "pooling", None)
+        pooling = own if isinstance(own, MeanPooling) else MeanPooling(frame_norm=True)
+        return pooling.slots(encoded, mask)[0][:, 0]
 
     def forward(
         self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None

@@ -18,7 +18,7 @@ from gare_cache.commands.help_pages import Command, split_help
 from tests.terminal import unstyle
 
 ROOT: Any = typer.main.get_command(cli.app)
-PANELS = ["Start", "Pipeline", "Inspect", "Compare", "Cache"]
+PANELS = ["Start", "Pipeline", "Search", "Inspect", "Compare", "Cache"]
 PIPELINE = ["prepare", "extract", "import-features", "train", "evaluate", "report"]
 
 

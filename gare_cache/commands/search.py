@@ -1,0 +1,170 @@
+"""Commands that search videos: index, search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gare_cache.commands.options import DEFAULT_PARAMS, Device, Outputs, ParamsFile
+
+
+def index(
+    videos: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]",
+            help="Folder of videos, with all its subfolders.",
+            show_default="the videos of the project",
+        ),
+    ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Project folder that keeps settings and features.",
+            show_default="NAME-index here",
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="CLIP model of a new index: ViT-B-32, ViT-B-16 or ViT-L-14; demo needs no "
+            "weights but knows the demo's scenes only.",
+            show_default="ViT-B-32",
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Decoding processes; 0 takes one per processor."),
+    ] = 0,
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    device: Device = "auto",
+) -> None:
+    """Make a folder of videos searchable.
+
+    No captions and no training are needed. Run it again after videos were added, changed or
+    removed: it encodes only what is new, and forgets what is gone.
+
+    Example:
+        gare-cache index ~/Videos
+    """
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.stages.search import index as make_index
+    from gare_cache.stages.search import index_folder
+
+    if videos is not None:
+        project = into or Path(f"{videos.resolve().name}-index")
+        params = index_folder(videos, project, encoder=encoder)
+    for line in make_index(open_workspace(params, outputs), device=device, workers=workers):
+        typer.echo(line)
+    shown = "" if params == DEFAULT_PARAMS else f" -p {params}"
+    typer.echo(f'next: gare-cache search "what the video shows"{shown}')
+
+
+def search(
+    query: Annotated[
+        str | None,
+        typer.Argument(help='What the video shows; "a dog^0.5" has half the weight.'),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Something else it shows; may be repeated."),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Something it does not show; may be repeated."),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Image that it resembles; may be repeated."),
+    ] = None,
+    video: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE|ID", help="Video that it resembles; may be repeated."),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File of many queries, one a line."),
+    ] = None,
+    top: Annotated[int, typer.Option(metavar="N", help="Number of videos to show.")] = 10,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only videos of train, val or test.", show_default="all"),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Only videos below this folder.", show_default="all"),
+    ] = None,
+    min_seconds: Annotated[
+        float, typer.Option(metavar="S", help="Shortest span of a moment.")
+    ] = 0.0,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Longest span of a moment.", show_default="no limit"),
+    ] = None,
+    zero_shot: Annotated[
+        bool, typer.Option("--zero-shot", help="Do not use the trained head.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the hits as JSON.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Also write the hits as CSV.")
+    ] = None,
+    open_best: Annotated[
+        bool, typer.Option("--open", help="Open the best video in the default player.")
+    ] = False,
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    device: Device = "auto",
+) -> None:
+    """Search the videos of a project or an index.
+
+    Prints rank, score, the share of videos that rank lower, the second that matches best with the
+    span around it, and the file. The trained head ranks if there is one, else CLIP alone.
+
+    Example:
+        gare-cache search "a red circle moves left" --top 5
+    """
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.search.query import make_query
+    from gare_cache.search.searcher import Wanted
+    from gare_cache.stages import search as stage
+
+    if queries is not None and query is not None:
+        raise typer.BadParameter("give a query or --queries, not both")
+    texts = [query] if queries is None else stage.read_queries(queries)
+    asked = [
+        (
+            text or "",
+            make_query(
+                text,
+                also=also or (),
+                without=without or (),
+                images=image or (),
+                like=video or (),
+            ),
+        )
+        for text in texts
+    ]
+    wanted = Wanted(
+        top=top,
+        split=split,
+        folder=folder,
+        least_seconds=min_seconds,
+        most_seconds=max_seconds,
+    )
+    workspace = open_workspace(params, outputs, borrow=True)
+    searcher = stage.project_searcher(workspace, zero_shot=zero_shot, device=device)
+    lines, results = stage.search(searcher, asked, wanted, json_file=json_file, csv_file=csv_file)
+    for line in lines:
+        typer.echo(line)
+    for result in results:
+        stage.warn_missing(result)
+    best = results[0].hits[0].path if results[0].hits else None
+    if open_best and best is not None:
+        typer.launch(str(best))

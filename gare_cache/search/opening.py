@@ -1,0 +1,124 @@
+"""Open a project for searching: its gallery, the videos' vectors, and the calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gare_cache.cache.loading import captions_without_features
+from gare_cache.cache.reader import FeatureCache
+from gare_cache.data.split import expected_items
+from gare_cache.encoders.encoder import Encoder
+from gare_cache.errors import FingerprintMismatch
+from gare_cache.extraction.project_encoder import project_encoder
+from gare_cache.files import canonical_digest, read_json, write_record
+from gare_cache.heads.retrieval import RetrievalHead, build_head
+from gare_cache.manifest.tables import Manifest, read_manifest
+from gare_cache.project.features import open_features
+from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import progress
+from gare_cache.search.calibration import Calibration, calibrate, sample_of
+from gare_cache.search.gallery import Gallery, gallery_vectors, open_gallery, vectors_folder
+from gare_cache.search.searcher import WHOLE, Searcher
+from gare_cache.search.store import ExactStore
+
+_CALIBRATION = "calibration.json"
+
+
+def open_searcher(
+    workspace: Workspace,
+    head: RetrievalHead | None = None,
+    *,
+    head_id: str = "",
+    device: torch.device,
+    encoder: Callable[[], Encoder] | None = None,
+) -> Searcher:
+    """Prepare the search of a project's videos; vectors and calibration are kept for the next time.
+
+    Args:
+        workspace: the project.
+        head: scores the pairs, on the device; None is zero shot: the cosine of the sentence and the
+            mean frame.
+        head_id: identity of the head's weights.
+        device: where queries are encoded and scored.
+        encoder: returns the encoder; None loads the project's.
+
+    Raises:
+        CacheError: nothing was extracted, or no video has features.
+        FingerprintMismatch: the features are of another encoder than the project's settings.
+    """
+    cache, _ = open_features(workspace)
+    manifest = read_manifest(workspace.manifest)
+    gallery = open_gallery(cache, manifest, workspace.project)
+    if head is None:
+        frame_norm = workspace.params.evaluate.frame_norm
+        head = build_head(
+            dim=cache.layout.dim,
+            max_frames=cache.layout.max_frames,
+            aggregator={"name": "mean"},
+            pooling={"name": "mean", "frame_norm": frame_norm},
+            gap=None,
+        ).to(device)
+        head_id = canonical_digest(head.settings)
+    root = workspace.original / ".gare" / "search"
+    vectors = gallery_vectors(gallery, head, root, head_id=head_id)
+    place = vectors_folder(gallery, root, head_id)
+    return Searcher(
+        gallery,
+        head,
+        ExactStore(vectors),
+        encoder or (lambda: _encoder(workspace, manifest, cache, device)),
+        workspace.params.extract,
+        calibration=_calibration(place, gallery, head, vectors, manifest),
+    )
+
+
+def _encoder(
+    workspace: Workspace, manifest: Manifest, cache: FeatureCache, device: torch.device
+) -> Encoder:
+    encoder = project_encoder(workspace, manifest, device=str(device))
+    if encoder.encoder_id != cache.encoder_id:
+        raise FingerprintMismatch(
+            f"{cache.folder} holds features of encoder {cache.encoder_id[:12]}, but the settings "
+            f"describe encoder {encoder.encoder_id[:12]}; run `gare-cache extract`, or restore the "
+            "settings"
+        )
+    return encoder
+
+
+def _calibration(
+    place: Path,
+    gallery: Gallery,
+    head: RetrievalHead,
+    vectors: npt.NDArray[np.float16],
+    manifest: Manifest,
+) -> Calibration:
+    """Return the calibration of these videos and captions, measured once."""
+    cache = gallery.cache
+    key = canonical_digest(
+        [cache.content_digest, manifest.digest(), [video.row for video in gallery.videos], WHOLE]
+    )
+    file = place / _CALIBRATION
+    kept = read_json(file) if file.is_file() else {}
+    if kept.get("key") == key:
+        return Calibration(**kept["found"], sample=sample_of(vectors))
+    failed = captions_without_features(cache)
+    rows = [
+        row for row in expected_items(cache, manifest, "text") if row["caption_id"] not in failed
+    ]
+    validation = [row for row in rows if row["split"] == "val"]
+    with progress("calibration", len(gallery.videos)) as advance:
+        found = calibrate(
+            gallery,
+            head,
+            vectors,
+            {row["caption_id"]: row["video_id"] for row in validation or rows},
+            whole=len(gallery.videos) <= WHOLE,
+            on_videos=advance,
+        )
+    write_record(file, {"key": key, "found": found.to_json()})
+    return found

@@ -1,0 +1,260 @@
+"""Searching a small real project, with and without a trained head."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gare_cache.api import load_index, load_run
+from gare_cache.errors import CacheError, ConfigError, DecodeError, FingerprintMismatch
+from gare_cache.search import calibration, opening, searcher
+from gare_cache.search.query import make_query
+from gare_cache.search.searcher import Searcher, Wanted
+from gare_cache.stages.evaluate import evaluate
+from gare_cache.stages.extract import extract
+from gare_cache.stages.prepare import prepare
+from gare_cache.stages.search import project_searcher
+from gare_cache.stages.train import train
+from tests.tiny import change_params, make_project, make_tiny_encoder, workspace, write_video
+
+SENTENCE = "a blocks number 1 of test"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path) -> Path:
+    folder = make_project(tmp_path_factory.mktemp("search") / "project", tiny_encoder_dir)
+    change_params(folder, extract__max_failed_percent=50.0)
+    (folder / "videos/val/val2.mp4").write_bytes(b"no video")
+    for stage in (prepare, extract, train, evaluate):
+        stage(workspace(folder))
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("GARE_CACHE_ROOT", raising=False)
+    shutil.copytree(finished, tmp_path / "project")
+    return tmp_path / "project"
+
+
+def open_(project: Path, **options: bool) -> Searcher:
+    return project_searcher(workspace(project), device="cpu", **options)
+
+
+def test_the_order_is_that_of_the_heads_exact_scores(project: Path) -> None:
+    run = load_run(project / "outputs", device="cpu")
+    expected = run.score([SENTENCE], run.video_ids())[0]
+    hits = open_(project).search(SENTENCE).hits
+    by_id = dict(zip(run.video_ids(), expected.tolist(), strict=True))
+    assert [hit.video_id for hit in hits] == sorted(by_id, key=by_id.__getitem__, reverse=True)[:10]
+    assert [hit.score for hit in hits] == pytest.approx(
+        [by_id[hit.video_id] for hit in hits], abs=1e-5
+    )
+    assert [hit.rank for hit in hits] == list(range(1, 11))
+    assert hits[0].percentile == pytest.approx(100 * 12 / 13)
+    assert run.search(SENTENCE) == hits
+
+
+def test_a_hit_names_its_file_and_a_moment_in_it(project: Path) -> None:
+    for hit in open_(project).search(SENTENCE, Wanted(top=3)).hits:
+        assert hit.path is not None
+        assert hit.path.is_file()
+        start, best, end = hit.start, hit.best_time, hit.end
+        assert None not in (start, best, end)
+        assert 0 <= start <= best <= end <= 2.25  # type: ignore[operator]
+
+
+def test_videos_without_features_are_counted_and_not_shown(project: Path) -> None:
+    result = open_(project).search(SENTENCE, Wanted(top=99))
+    assert result.searched == len(result.hits) == 13
+    assert "val/val2" not in {hit.video_id for hit in result.hits}
+    assert result.notes[-1] == "1 listed video has no features and cannot be found"
+
+
+@pytest.mark.parametrize("zero_shot", [False, True])
+def test_a_shortlist_of_everything_finds_what_full_scoring_finds(
+    project: Path, zero_shot: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = open_(project, zero_shot=zero_shot).search(SENTENCE)
+    monkeypatch.setattr(searcher, "WHOLE", 4)
+    monkeypatch.setattr(opening, "WHOLE", 4)
+    monkeypatch.setattr(calibration, "_FEWEST_QUERIES", 2)
+    short = open_(project, zero_shot=zero_shot).search(SENTENCE)
+    assert [h.video_id for h in short.hits] == [h.video_id for h in full.hits]
+    assert short.reranked == 13  # the least K is 64, and there are 13 videos
+
+
+def test_zero_shot_needs_no_head_and_no_caption(project: Path) -> None:
+    shutil.rmtree(project / "outputs")
+    change_params(
+        project, dataset__reader="folder", dataset__annotations="videos", train__threads=1
+    )
+    prepare(workspace(project))
+    extract(workspace(project))
+    result = load_index(project, device="cpu").search(SENTENCE, Wanted(top=2))
+    assert len(result.hits) == 2
+    assert result.searched == 13
+
+
+def test_removed_videos_are_forgotten_and_new_ones_are_found(project: Path) -> None:
+    before = {hit.video_id for hit in open_(project).search(SENTENCE, Wanted(top=99)).hits}
+    change_params(project, dataset__reader="folder", dataset__annotations="videos")
+    (project / "videos/test/test0.mp4").unlink()
+    write_video(project / "videos/test/new.mp4", seed=99)
+    prepare(workspace(project))
+    extract(workspace(project))
+    after = {hit.video_id for hit in open_(project).search(SENTENCE, Wanted(top=99)).hits}
+    assert {id_.split("/")[-1] for id_ in after} - {id_.split("/")[-1] for id_ in before} == {"new"}
+    assert not any(id_.endswith("test0") for id_ in after)
+
+
+def test_only_new_videos_get_vectors(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_(project)
+    assert "vectors of the videos: 13 of 13" in capsys.readouterr().err
+    open_(project)
+    assert "vectors" not in capsys.readouterr().err
+    change_params(project, dataset__reader="folder", dataset__annotations="videos")
+    write_video(project / "videos/test/new.mp4", seed=99)
+    prepare(workspace(project))
+    extract(workspace(project))
+    capsys.readouterr()
+    open_(project)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "other size"])
+def test_damaged_vectors_are_computed_again(project: Path, damage: str) -> None:
+    expected = open_(project).search(SENTENCE).hits
+    (file,) = project.glob(".gare/search/*/vectors.npy")
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:300])
+    elif damage == "gone":
+        file.unlink()
+    else:
+        np.save(file, np.zeros((2, 64), np.float16))
+    assert open_(project).search(SENTENCE).hits == expected
+
+
+def test_filters(finished: Path, project: Path) -> None:
+    found = open_(project).search(SENTENCE, Wanted(split="test", top=99))
+    assert {hit.video_id for hit in found.hits} == {"test0", "test1", "test2"}
+    assert found.searched == 3
+    below = open_(project).search(SENTENCE, Wanted(folder=finished / "videos/val", top=99))
+    assert {hit.video_id for hit in below.hits} == {"val0", "val1"}
+    few = open_(project).search(SENTENCE, Wanted(ids=["train3"]))
+    assert [hit.video_id for hit in few.hits] == ["train3"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"split": "tset"}, "tset.*test"),
+        ({"folder": Path("/nowhere")}, "no video of the gallery lies in /nowhere"),
+        ({"top": 0}, "at least 1"),
+        ({"least_seconds": -1.0}, "cannot be negative"),
+    ],
+)
+def test_wishes_that_no_video_can_meet(
+    project: Path, wanted: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_(project).search(SENTENCE, Wanted(**wanted))  # type: ignore[arg-type]
+
+
+def test_an_unknown_id_among_the_wanted_is_named(project: Path) -> None:
+    with pytest.raises(CacheError, match="no features of a video 'val2'"):
+        open_(project).search(SENTENCE, Wanted(ids=["val2"]))
+
+
+def test_a_video_of_the_gallery_finds_others_and_not_itself(project: Path) -> None:
+    opened = open_(project)
+    result = opened.search(make_query(like=["test1"]), Wanted(top=99))
+    assert result.searched == 12
+    assert "test1" not in {hit.video_id for hit in result.hits}
+
+
+def test_the_file_of_a_gallery_video_finds_that_video(project: Path) -> None:
+    hits = open_(project).search(make_query(like=[str(project / "videos/test/test1.mp4")])).hits
+    assert hits[0].video_id == "test1"
+    assert hits[0].score == pytest.approx(1.0, abs=1e-3)
+
+
+def test_an_image_finds_the_moment_of_its_frame(project: Path, tmp_path: Path) -> None:
+    with av.open(str(project / "videos/test/test1.mp4")) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    frames[6].save(tmp_path / "frame.png")
+    found = open_(project, zero_shot=True).search(
+        make_query(images=[tmp_path / "frame.png"]), Wanted(ids=["test1"])
+    )
+    (hit,) = found.hits
+    assert hit.best_time == pytest.approx(1.2, abs=0.3)
+
+
+def test_scores_of_several_parts_are_their_weighted_mean(project: Path) -> None:
+    opened = open_(project)
+    one, other = (
+        {h.video_id: h.score for h in opened.search(text, Wanted(top=99)).hits}
+        for text in ("a blocks", "b blocks")
+    )
+    mixed = opened.search(make_query("a blocks^3", without=["b blocks^1"]), Wanted(top=99)).hits
+    for hit in mixed:
+        expected = (3 * one[hit.video_id] - other[hit.video_id]) / 4
+        assert hit.score == pytest.approx(expected, abs=1e-5)
+    assert [hit.score for hit in mixed] == sorted((hit.score for hit in mixed), reverse=True)
+
+
+@pytest.mark.parametrize("name", ["gone.png", "text.png", "cut.png", "bomb.png"])
+def test_an_image_that_is_none_is_refused(project: Path, tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "whole.png")
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ConfigError, match=r"bomb.png has|cannot be read as an image|is no file"):
+        open_(project).search(make_query(images=[tmp_path / name]))
+
+
+def test_examples_that_are_no_videos_are_refused(project: Path) -> None:
+    with pytest.raises(ConfigError, match="neither the id of a video with features nor"):
+        open_(project).search(make_query(like=["nothing"]))
+    with pytest.raises(DecodeError, match="cannot be searched for"):
+        open_(project).search(make_query(like=[str(project / "videos/val/val2.mp4")]))
+
+
+def test_a_query_longer_than_the_context_is_said(project: Path) -> None:
+    notes = open_(project).search("blocks " * 40).notes
+    assert "the query is longer than 24 tokens: the rest is cut" in notes
+
+
+def test_a_score_below_those_of_captions_is_no_close_match(project: Path) -> None:
+    opened = open_(project)
+    opened._calibration = dataclasses.replace(opened._calibration, least_match=2.0)
+    assert any(note.startswith("no close match") for note in opened.search(SENTENCE).notes)
+    opened._calibration = dataclasses.replace(opened._calibration, least_match=-1.0)
+    assert not any(note.startswith("no close match") for note in opened.search(SENTENCE).notes)
+
+
+def test_features_of_another_encoder_are_refused(project: Path, tmp_path: Path) -> None:
+    other = make_tiny_encoder(tmp_path / "other", seed=7)
+    change_params(project, encoder__model=f"local-dir:{other}")
+    with pytest.raises(FingerprintMismatch, match="describe encoder"):
+        open_(project, zero_shot=True).search(SENTENCE)
+
+
+def test_imported_features_are_searched_without_files(project: Path) -> None:
+    opened = open_(project)
+    videos = [dataclasses.replace(video, path=None) for video in opened.gallery.videos]
+    opened.gallery = dataclasses.replace(opened.gallery, videos=videos)
+    assert all(hit.path is None for hit in opened.search(SENTENCE).hits)
+
+
+def test_chance_is_what_no_video_stands_out_from() -> None:
+    torch.manual_seed(0)
+    sample = torch.nn.functional.normalize(torch.randn(2000, 64), dim=-1)
+    nothing = torch.nn.functional.normalize(torch.randn(64), dim=0)
+    scores = sample @ nothing
+    assert calibration.is_chance(sample, nothing, float(scores.mean() + 3 * scores.std()), 2000)
+    assert not calibration.is_chance(sample, nothing, float(scores.mean() + 5 * scores.std()), 2000)
