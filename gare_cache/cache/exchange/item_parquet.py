@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gare_cache.cache.exchange.files import Array, StoredArray
-from gare_cache.errors import FeatureFileError
+from gare_cache.errors import FeatureFileError, counted
 from gare_cache.limits import TABLE_BYTES
 
 ID_COLUMN = "id"
@@ -212,7 +212,7 @@ def _column(group: ParquetGroup, file: pq.ParquetFile, name: str) -> pa.Array:
     if len(table) != announced:  # where the header of a page is damaged
         raise FeatureFileError(
             f"{group.file}, row group {group.number}: {len(table):,} values of {name!r} for "
-            f"{announced:,} rows; the file is damaged: write it again"
+            f"{counted(announced, 'row')}; the file is damaged: write it again"
         )
     return table.column(0).combine_chunks()
 
