@@ -116,7 +116,7 @@ def query_table(folder: Path, sizes: list[int], queries: int) -> None:
     for size in sizes:
         # Each in a process of its own, so that its memory is its own.
         params = project(folder, "clip", size)
-        command = [sys.executable, __file__, str(params)]
+        command = [sys.executable, str(Path(__file__)), str(params)]
         environment = {**os.environ, "SEARCH_QUERIES": str(queries)}
         output = subprocess.run(command, check=True, capture_output=True, env=environment).stdout
         found = json.loads(output)
