@@ -179,7 +179,7 @@ def serve(
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", help="Port; 0 takes any free one.")
+        int, typer.Option(min=0, metavar="N", help="Port; 0 takes any free one.")
     ] = 8765,
     host: Annotated[
         str,
@@ -202,10 +202,8 @@ def serve(
     fold: Annotated[
         float,
         typer.Option(
-            min=-1.0,
-            max=1.0,
             metavar="COSINE",
-            help="Results are folded as near duplicates above this cosine; 1 folds none.",
+            help="Above this cosine results are folded as near duplicates; 1 folds none.",
         ),
     ] = 0.99,
     rate: Annotated[

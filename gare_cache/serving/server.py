@@ -24,6 +24,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the port is taken or reserved, or the host is none of this machine.
     """
+    if port > 65535:
+        raise ConfigError(f"--port {port} is no port; give one from 1024 to 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -210,12 +210,15 @@ function moreLike(hit) {
 function show() {
   const [first] = state.answers;
   $("start").hidden = Boolean(first);
-  $("csv").hidden = !first;
+  $("tools").hidden = !first;
   $("columns").className = state.answers.length > 1 ? "two" : "";
   state.shown = [];
-  const ranks = state.answers.map((answer) => new Map(answer.hits.map((h) => [h.video.key, h.rank])));
+  const others = state.answers.map((answer) => ({
+    run: answer.run,
+    ranks: new Map(answer.hits.map((hit) => [hit.video.key, hit.rank])),
+  }));
   $("columns").replaceChildren(
-    ...state.answers.map((answer, place) => column(answer, ranks[1 - place])),
+    ...state.answers.map((answer, place) => column(answer, others[1 - place])),
   );
   const notes = [...new Set(state.answers.flatMap((answer) => answer.notes))];
   $("notes").hidden = !notes.length;
@@ -228,11 +231,11 @@ function show() {
     first.reranked < first.searched
       ? `, ${first.reranked.toLocaleString("en")} of them scored exactly`
       : "";
-  const best = `the best ${first.hits.length.toLocaleString("en")} of `;
+  const best = `The best ${first.hits.length.toLocaleString("en")} of `;
   $("status").textContent = `${best}${count(first.searched, "video")}${exact}`;
 }
 
-function column(answer, elsewhere) {
+function column(answer, other) {
   const fold = $("fold").checked;
   const folded = new Map();
   for (const hit of answer.hits) {
@@ -240,11 +243,12 @@ function column(answer, elsewhere) {
       folded.set(hit.same_as, [...(folded.get(hit.same_as) || []), hit]);
     }
   }
-  const best = Math.max(...answer.hits.map((hit) => hit.score), 1e-6);
+  const scores = answer.hits.map((hit) => hit.score);
+  const scale = { least: Math.min(...scores), most: Math.max(...scores) };
   const grid = element("ol", { className: "grid" });
   for (const hit of answer.hits) {
     if (fold && hit.same_as !== null) continue;
-    grid.append(card(hit, { best, elsewhere, more: folded.get(hit.rank) || [] }));
+    grid.append(card(hit, { scale, other, more: folded.get(hit.rank) || [] }));
   }
   const made = element("section", { className: "column" }, grid);
   if (state.answers.length > 1) {
@@ -255,7 +259,16 @@ function column(answer, elsewhere) {
   return made;
 }
 
-function card(hit, { best, elsewhere, more }) {
+function places(video) {
+  return [...new Set([video.folder, video.split])].filter(Boolean);
+}
+
+function ordinal(number) {
+  const teen = number % 100 > 10 && number % 100 < 14;
+  return number + ((!teen && ["th", "st", "nd", "rd"][number % 10]) || "th");
+}
+
+function card(hit, { scale, other, more }) {
   const video = hit.video;
   const made = element("li", { className: video.file ? "card" : "card gone" });
   const shot = element("button", { type: "button", className: "shot" });
@@ -272,10 +285,11 @@ function card(hit, { best, elsewhere, more }) {
   }
   shot.addEventListener("click", () => play(state.shown.findIndex((of) => of.shot === shot)));
   const bar = element("span");
-  bar.style.width = `${Math.max(0, Math.min(100, (100 * hit.score) / best))}%`;
+  bar.style.width = `${10 + (90 * (hit.score - scale.least)) / (scale.most - scale.least || 1)}%`;
+  const above = `Ranks above ${hit.percentile.toFixed(1)} % of the videos.`;
   const score = element(
     "div",
-    { className: "score", title: `ranks above ${hit.percentile.toFixed(1)} % of the videos` },
+    { className: "score", title: `${above} The bar spans the scores of these results.` },
     element("span", { className: "meter" }, bar),
     hit.score.toFixed(3),
   );
@@ -284,17 +298,17 @@ function card(hit, { best, elsewhere, more }) {
     const title = video.captions.join("\n");
     made.append(element("p", { className: "caption", textContent: video.captions[0], title }));
   }
-  const where = [video.name, video.folder, video.split].filter(Boolean).join(" · ");
+  const where = [video.name, ...places(video)].join(" · ");
   made.append(element("p", { className: "name", textContent: where, title: video.video_id }));
-  if (elsewhere) {
-    const there = elsewhere.get(video.key);
-    const said = there ? `rank ${there} there` : "not found there";
-    if (there !== hit.rank) made.append(element("p", { className: "other", textContent: said }));
+  if (other) {
+    const there = other.ranks.get(video.key);
+    const text = there ? `${ordinal(there)} in ${other.run}` : `not shown in ${other.run}`;
+    made.append(element("p", { className: there ? "other" : "name", textContent: text }));
   }
   const like = element("button", { type: "button", textContent: "More like this" });
   like.addEventListener("click", () => moreLike(hit));
   const buttons = element("div", { className: "buttons" }, like);
-  if (more.length) buttons.append(unfolder(made, more, { best, elsewhere }));
+  if (more.length) buttons.append(unfolder(made, more, { scale, other }));
   made.append(buttons);
   return made;
 }
@@ -330,11 +344,8 @@ function play(place) {
     `rank ${hit.rank}`,
     `score ${hit.score.toFixed(3)}`,
     `above ${hit.percentile.toFixed(1)} %`,
-    video.folder,
-    video.split,
-  ]
-    .filter(Boolean)
-    .join(" · ");
+    ...places(video),
+  ].join(" · ");
   $("moment").textContent =
     hit.start === null
       ? "No times are known of this video."
@@ -347,6 +358,7 @@ function play(place) {
   $("next").disabled = place === state.shown.length - 1;
   $("save").hidden = !video.file;
   if (!$("player").open) $("player").showModal();
+  $("video").focus();
   if (!video.file) {
     screen.removeAttribute("src");
     trouble(`This video cannot be played: ${video.missing}.`);
