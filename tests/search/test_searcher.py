@@ -264,7 +264,7 @@ def test_many_queries_at_once_are_each_answered_as_alone(project: Path) -> None:
     opened = open_(project)
     asked = [
         (make_query(SENTENCE), Wanted(top=3)),
-        (make_query(like=["test/test1"]), Wanted(top=2)),
+        (make_query(like=["test1"]), Wanted(top=2)),
         (make_query("a", also=["b^2"], without=["c"]), Wanted(top=4, split="test")),
     ]
     together = opened.search_many(asked)
