@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
+from urllib.parse import urlencode
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from gare_cache.errors import ConfigError
-from gare_cache.serving.access import is_loopback
 
 _SECONDS_TO_END = 2
 
@@ -58,9 +58,9 @@ def url_of(opened: socket.socket, host: str, token: str | None) -> str:
     """Return the address of the page, with the token that opens it."""
     port = opened.getsockname()[1]
     name = f"[{host}]" if ":" in host else host
-    if not is_loopback(host) and host in ("0.0.0.0", "::"):
+    if host in ("0.0.0.0", "::"):
         name = socket.gethostname()
-    return f"http://{name}:{port}/" + ("" if token is None else f"?token={token}")
+    return f"http://{name}:{port}/" + ("" if token is None else f"?{urlencode({'token': token})}")
 
 
 def run(app: ASGIApp, opened: socket.socket) -> None:
