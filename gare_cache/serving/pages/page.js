@@ -145,7 +145,7 @@ async function restore() {
   }
   showExamples();
   showActive();
-  $("player").close();
+  closePlayer();
   await search({ remember: false });
 }
 
@@ -196,10 +196,10 @@ function showExamples() {
 }
 
 function moreLike(hit) {
+  closePlayer();
   addVideo(hit.video);
   $("query").value = "";
   showExamples();
-  $("player").close();
   scrollTo({ top: 0 });
   $("query").focus({ preventScroll: true });
   search();
@@ -432,11 +432,15 @@ function keepInMoment() {
   requestAnimationFrame(keepInMoment);
 }
 
-function closed() {
+// At once, not when the event "close" comes: by then another key may have moved the focus.
+function closePlayer() {
+  if (state.playing < 0) return;
+  const { shot } = state.shown[state.playing];
+  state.playing = -1;
+  $("player").close();
   $("video").removeAttribute("src");
   $("video").load();
-  state.shown[state.playing]?.shot.focus();
-  state.playing = -1;
+  shot.focus();
 }
 
 // --- keyboard ----------------------------------------------------------------------------------
@@ -593,11 +597,15 @@ function listen() {
   });
   addEventListener("keydown", pressed);
   addEventListener("popstate", restore);
-  $("player").addEventListener("close", closed);
-  $("player").addEventListener("click", (event) => {
-    if (event.target === $("player")) $("player").close();
+  $("player").addEventListener("cancel", (event) => {
+    event.preventDefault();
+    closePlayer();
   });
-  $("close").addEventListener("click", () => $("player").close());
+  $("player").addEventListener("close", closePlayer);
+  $("player").addEventListener("click", (event) => {
+    if (event.target === $("player")) closePlayer();
+  });
+  $("close").addEventListener("click", closePlayer);
   $("timeline").addEventListener("click", again);
   $("video").addEventListener("error", cannotPlay);
   $("video").addEventListener("loadedmetadata", loaded);
