@@ -173,6 +173,18 @@ def test_a_client_cannot_say_where_it_comes_from(monkeypatch: pytest.MonkeyPatch
     assert not seen[0].proxy_headers
 
 
+def test_the_example_asks_the_server(server: Server) -> None:
+    command = [sys.executable, str(REPOSITORY / "examples" / "ask_server.py"), "a", "--top", "2"]
+    address = f"http://127.0.0.1:{server.port}"
+    done = subprocess.run(
+        [*command, "--server", address], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "'a' among 13 videos"
+    assert len(lines) == 5
+    assert lines[2].startswith(f"     {address}/api/videos/")
+
+
 def test_a_port_in_use_is_one_line_with_the_remedy(served_project: Path, server: Server) -> None:
     arguments = ["serve", "--port", str(server.port), "-p", str(served_project / "params.yaml")]
     result = CliRunner().invoke(cli.app, arguments)
