@@ -24,7 +24,8 @@ def main() -> None:
     videos = run.video_ids(options.split)
     print(f"{options.sentence!r} among {len(videos):,} videos")
     for place, found in enumerate(run.search(options.sentence, top=options.top, videos=videos), 1):
-        print(f"{place:>3}  {found.score:.3f}  {found.video_id}")
+        moment = "" if found.best_time is None else f"  {found.start:.1f} to {found.end:.1f} s"
+        print(f"{place:>3}  {found.score:.3f}  {found.video_id}{moment}")
 
 
 if __name__ == "__main__":

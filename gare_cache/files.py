@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -9,6 +10,8 @@ import json
 import math
 import os
 import secrets
+import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gare_cache.errors import UnreadableFile, disk_errors
+from gare_cache.errors import EnvironmentFailure, UnreadableFile, disk_errors
 from gare_cache.limits import TABLE_BYTES, TABLE_VALUES, parse_json, read_bytes, read_text
 from gare_cache.locks import lock_within
 
@@ -57,12 +60,58 @@ def replacing(path: Path) -> Iterator[Path]:
         fsync(path.parent)
 
 
+@contextmanager
+def creating_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success flush its files and rename it.
+
+    On an exception the temporary folder is removed. Those of killed writers are removed first.
+
+    Raises:
+        EnvironmentFailure: the disk fails, as in ``disk_errors``, or ``path`` exists at the end.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
+            _remove_if_left(left)
+        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        partial = new.with_name(f"{new.name}{PARTIAL_SUFFIX}")
+        new.mkdir()
+        descriptor = os.open(new, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            new.rename(partial)  # by this name it is found, and is locked
+            yield partial
+            os.sync()  # at once; then fsync of each file has nothing to write, and reports errors
+            for written in partial.rglob("*"):
+                fsync(written)
+            fsync(partial)
+            _rename_folder(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            os.close(descriptor)
+        fsync(path.parent)
+
+
+def _rename_folder(partial: Path, path: Path) -> None:
+    try:
+        partial.rename(path)
+    except OSError as err:
+        if err.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise EnvironmentFailure(
+            f"{path} appeared while it was being written; remove it, or give another name"
+        ) from err
+
+
 def _remove_if_left(partial: Path) -> None:
     with suppress(FileNotFoundError):
         descriptor = os.open(partial, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            partial.unlink()
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            else:
+                partial.unlink()
         except BlockingIOError:  # its writer lives
             pass
         finally:
@@ -315,6 +364,14 @@ def _inner(array: pa.Array) -> list[pa.Array]:
     if pa.types.is_struct(array.type):
         return list(array.flatten())
     return [array.values] if not pa.types.is_map(array.type) else [array.keys, array.items]
+
+
+def is_zip(path: Path) -> bool:
+    """Return whether a file is a zip archive, sound or damaged."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # raised, unlike other damage, for a part of several disks
+        return True
 
 
 def canonical_digest(value: Any) -> str:

@@ -242,7 +242,10 @@ def test_the_example_prints_the_best_videos(run: Run, finished: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     best = run.search(SENTENCES[0], top=2, videos=TEST_IDS)
-    lines = [f"{place:>3}  {one.score:.3f}  {one.video_id}" for place, one in enumerate(best, 1)]
+    lines = [
+        f"{place:>3}  {one.score:.3f}  {one.video_id}  {one.start:.1f} to {one.end:.1f} s"
+        for place, one in enumerate(best, 1)
+    ]
     assert done.stdout.splitlines() == [f"{SENTENCES[0]!r} among 3 videos", *lines]
 
 
@@ -256,9 +259,10 @@ def test_the_readmes_lines_search(
     exec(compile(block, "README.md", "exec"), {})
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert len(printed) == 5
-    scores = [float(score) for score, _ in printed]
+    scores = [float(score) for score, *_ in printed]
+    assert all(line[3] == "to" and line[-1] == "s" for line in printed)
     assert scores == sorted(scores, reverse=True)
-    assert {video_id for _, video_id in printed} <= set(run.video_ids())
+    assert all(Path(path).is_file() for _, path, *_ in printed)
 
 
 def test_the_package_itself_stays_light() -> None:

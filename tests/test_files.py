@@ -4,16 +4,18 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from gare_cache.errors import UnreadableFile
+from gare_cache.errors import EnvironmentFailure, UnreadableFile
 from gare_cache.files import (
     append_line,
     canonical_digest,
+    creating_folder,
     read_json,
     read_json_lines,
     read_lines,
@@ -169,3 +171,33 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_ones_is_kept(tmp_path
         living.write_text("2")
     assert (tmp_path / "a.json").read_text() == "2"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", other.name]
+
+
+def test_a_folder_appears_whole_and_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "out.0123456789abcdef.partial"
+    left.mkdir()
+    (left / "file").write_text("x")
+    with creating_folder(tmp_path / "out") as living:
+        assert not left.exists()
+        with creating_folder(tmp_path / "out") as other:
+            assert living.exists()
+            (other / "deep").mkdir()
+            (other / "deep" / "file").write_text("first")
+        assert (tmp_path / "out" / "deep" / "file").read_text() == "first"
+        (tmp_path / "out").rename(tmp_path / "first")
+    assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(FileNotFoundError), creating_folder(tmp_path / "third") as partial:
+        (partial / "lacking" / "file").write_text("x")
+    assert {path.name for path in tmp_path.iterdir()} == {"first", "out"}
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: (path / "inner").mkdir(parents=True)])
+def test_a_folder_replaces_nothing_that_appeared_meanwhile(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    with (
+        pytest.raises(EnvironmentFailure, match="appeared while it was being written; remove it"),
+        creating_folder(tmp_path / "out"),
+    ):
+        make(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

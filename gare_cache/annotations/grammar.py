@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from gare_cache.annotations.record import SPLITS, AnnotationRecord
-from gare_cache.annotations.text_files import check_text, read_text
+from gare_cache.annotations.text_files import check_text, read_lines
 from gare_cache.errors import AnnotationError, agreeing, counted
 
 PARAGRAPH = "paragraph"
@@ -124,7 +124,7 @@ def read_list(path: Path, form: Callable[[str], str] = str) -> VideoList:
     if not path.is_file():
         raise AnnotationError(f"{path.absolute()} does not exist; put it beside the annotations")
     ids: dict[str, int] = {}
-    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         id_ = form(check_text(f"{path}:{number}", "id", line).strip())
         if id_ in ids:
             raise AnnotationError(

@@ -24,7 +24,14 @@ _OTHER_ENCODINGS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-_FIRST_BYTES = 8  # of a header, which has no NUL among them
+_FIRST_BYTES = 16  # of a header, which has no NUL among them
+_WEB_PAGE = "is a web page, not the file that it is named for; fetch the file itself"
+# Beginning, without spaces and in lower case -> what such a file is, and what to do.
+_NO_TEXT = {
+    b"\x1f\x8b": "is compressed by gzip; unpack it (gunzip)",
+    b"<!doctype": _WEB_PAGE,
+    b"<html": _WEB_PAGE,
+}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -40,14 +47,31 @@ def read_text(path: Path) -> str:
     """Read a UTF-8 file, with or without a byte order mark; line ends stay as they are.
 
     Raises:
-        AnnotationError: the file has another encoding; the message names the line.
+        AnnotationError: the file has another encoding, and the message names the line, or it is
+            compressed or a web page.
         LimitExceeded: the file is too large.
     """
     return decode_text(path, read_bytes(path))
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a UTF-8 file, without their ends; a blank line stays.
+
+    Raises:
+        AnnotationError: the file is empty, or as ``read_text``.
+        LimitExceeded: the file is too large.
+    """
+    text = read_text(path)
+    if not text.strip():
+        raise AnnotationError(f"{path} is empty; fetch it again")
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
 def decode_text(path: Path, content: bytes) -> str:
     """Decode the bytes of a file as ``read_text`` does, with its errors."""
+    for beginning, what in _NO_TEXT.items():
+        if content[:_FIRST_BYTES].lstrip().lower().startswith(beginning):
+            raise AnnotationError(f"{path} {what}")
     for mark, name in _OTHER_ENCODINGS.items():
         if content.startswith(mark):
             raise AnnotationError(f"{path} is {name} text; save as UTF-8")
@@ -79,7 +103,8 @@ def parse_json(origin: Path | str, text: str | bytes) -> Any:
     except LimitExceeded:
         raise
     except ValueError as err:
-        raise AnnotationError(f"{origin}: not valid JSON: {err}") from err
+        whole = "it is empty; fetch it again" if not text.strip() else err
+        raise AnnotationError(f"{origin}: not valid JSON: {whole}") from err
 
 
 def read_csv(
@@ -130,7 +155,7 @@ def read_tab(path: Path, columns: Sequence[str]) -> list[tuple[str, list[str]]]:
         AnnotationError: the file is not UTF-8 or empty, or a row has more or fewer cells.
     """
     rows = []
-    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         cells = line.split("\t")
         if len(cells) != len(columns):
             raise AnnotationError(

@@ -72,7 +72,23 @@ def verify(
 
 
 def export_features(
-    file: Annotated[Path, typer.Argument(help="HDF5 file to write.")],
+    path: Annotated[Path, typer.Argument(help="HDF5 file to write, or folder of another layout.")],
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="hdf5: one file. npz-per-item: a file an item, as moment retrieval's releases. "
+            "webdataset: tar shards. huggingface: Parquet for datasets.load_dataset.",
+        ),
+    ] = "hdf5",
+    shard_mib: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Mebibytes of features in a file of webdataset and huggingface.",
+            show_default="512",
+        ),
+    ] = None,
     split: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,17 +100,20 @@ def export_features(
     params: ParamsFile = DEFAULT_PARAMS,
     outputs: Outputs = None,
 ) -> None:
-    """Write the cached features to one HDF5 file.
+    """Write the cached features for other programs.
 
-    import-features reads the file back exactly. See docs/features.md.
+    import-features reads every layout back exactly, with the encoder's name and what heads start
+    from. Nothing that exists is overwritten, and a path appears only when it is whole. The folders'
+    files and keys are in docs/features.md.
 
     Example:
-        gare-cache export-features features.h5 --split test
+        gare-cache export-features out --layout npz-per-item
     """
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.exchange import export
 
-    typer.echo(f"{export(open_workspace(params, outputs, borrow=True), file, split or ())}")
+    workspace = open_workspace(params, outputs, borrow=True)
+    typer.echo(f"{export(workspace, path, split or (), layout=layout, shard_mib=shard_mib)}")
 
 
 def cache() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -107,7 +107,8 @@ def import_features(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            help="HDF5 files, npz archives or folders of npy files; with --layout, the videos'."
+            help="HDF5 files, npz archives, folders of npy files or what export-features wrote; "
+            "with --layout, the videos'."
         ),
     ],
     encoder_id: Annotated[
@@ -142,8 +143,8 @@ def import_features(
         typer.Option(
             metavar="NAME",
             help="Layout of a published release: npz-per-item, npy-per-item, h5-per-item, "
-            "torch-dict, bigfile or webdataset.",
-            show_default="the layouts of export-features",
+            "torch-dict, bigfile, webdataset or huggingface.",
+            show_default="recognised by the content",
         ),
     ] = None,
     captions: Annotated[
@@ -194,6 +195,10 @@ def import_features(
             show_default="no seconds",
         ),
     ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="The same as rows of a video in a second: 1 / S."),
+    ] = None,
     pool: Annotated[
         str | None,
         typer.Option(
@@ -213,13 +218,17 @@ def import_features(
 
     No video file is needed: set dataset.video_roots to an empty list and run prepare first. Files
     larger than memory are streamed. You can interrupt the command and run it again at any time.
-    See docs/features.md for the file layouts and for what becomes of faulty rows.
+
+    What export-features wrote needs no option. Files as others publish them need --layout; try
+    --dry-run first, which shows how their ids, shapes and seconds are understood. docs/features.md
+    has the command for each known release, and says what becomes of faulty rows.
 
     Example:
         gare-cache import-features features.h5 --encoder-id mine
     """
     from gare_cache.project.paths import open_workspace
-    from gare_cache.stages.exchange import import_features, preview_import, release_options
+    from gare_cache.stages.exchange import import_features, preview_import
+    from gare_cache.stages.import_request import ImportRequest, release_options
 
     workspace = open_workspace(params, outputs)
     release = release_options(
@@ -230,20 +239,22 @@ def import_features(
         caption_name=caption_name,
         ids=ids,
         seconds_per_row=seconds_per_row,
+        fps=fps,
         pool=pool,
     )
-    given: dict[str, Any] = {
-        "encoder_id": encoder_id,
-        "max_frames": max_frames,
-        "logit_scale": logit_scale,
-        "ignore_unknown": ignore_unknown,
-        "captions": captions or [],
-        "release": release,
-    }
+    request = ImportRequest(
+        sources,
+        captions=captions or [],
+        release=release,
+        encoder_id=encoder_id,
+        max_frames=max_frames,
+        logit_scale=logit_scale,
+        ignore_unknown=ignore_unknown,
+    )
     if dry_run:
-        typer.echo("\n".join(preview_import(workspace, sources, **given)))
+        typer.echo("\n".join(preview_import(workspace, request)))
         return
-    import_features(workspace, sources, **given)
+    import_features(workspace, request)
     typer.echo(f"{workspace.features}")
 
 

@@ -114,14 +114,15 @@ def _videos(
     cache: FeatureCache, ids: Sequence[str], files: Mapping[str, str], num_frames: int
 ) -> tuple[Features, list[set[str]]]:
     """Return unit vectors of the frame sequences, and digests that two copies share."""
-    frames, mask = load_frames(cache, ids, num_frames)
-    real = frames.numpy()
+    frames, is_real = load_frames(cache, ids, num_frames)
+    # As numpy: a torch mask of one frame would be taken for the index 1.
+    real, mask = frames.numpy(), is_real.numpy()
     prints = [
         {f"features {hashlib.sha256(real[row, mask[row]].tobytes()).hexdigest()}"}
         | ({f"file {files[id_]}"} if id_ in files else set())
         for row, id_ in enumerate(ids)
     ]
-    return frame_sequences(real, mask.numpy()), prints
+    return frame_sequences(real, mask), prints
 
 
 def _same_captions(manifest: Manifest, scored: str, other: str) -> dict[str, Any]:

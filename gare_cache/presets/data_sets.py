@@ -16,7 +16,6 @@ class DataSet:
         files: the annotation files, for the guide.
         videos: how the video files are named, for the guide.
         expected: what ``prepare`` counts if no file is missing.
-        page: the page of the documentation.
         val_fraction: share of the training videos that selects, where nothing official does.
         frames: ``train.num_frames``.
         words: ``encoder.context_length``; None is the model's own.
@@ -30,7 +29,6 @@ class DataSet:
     files: str
     videos: str
     expected: str
-    page: str = "datasets.md"
     val_fraction: float | None = None
     frames: int = 12
     words: int | None = 32
@@ -49,7 +47,6 @@ DATA_SETS = {
         "`MSRVTT_train.9k.csv` and `MSRVTT_JSFUSION_test.csv`",
         "`video0.mp4` to `video9999.mp4`",
         "8,503 / 497 / 1,000 videos",
-        page="msrvtt.md",
         words=None,
     ),
     "didemo": DataSet(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,26 @@ import numpy as np
 
 from gare_cache.annotations.record import SPLITS
 from gare_cache.cache.disk import environment_errors
-from gare_cache.cache.exchange.export import export_features
-from gare_cache.cache.exchange.files import FeatureFile, feature_file_digest, open_feature_file
+from gare_cache.cache.exchange.export import HDF5, export_features
 from gare_cache.cache.exchange.identity import import_identity
 from gare_cache.cache.exchange.imports import Place, import_unit
-from gare_cache.cache.exchange.layouts import ReleaseOptions, open_release, wide
-from gare_cache.cache.exchange.sources import ImportSource, check_ids, read_source
+from gare_cache.cache.exchange.release_rows import wide
 from gare_cache.cache.exchange.tables import IDS, FeatureTable
 from gare_cache.cache.reader import FeatureCache, open_cache
-from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import KINDS, MANIFEST, Kind
 from gare_cache.cache.writer import CacheWriter, open_writer
 from gare_cache.data.split import expected_items
-from gare_cache.errors import ConfigError, FeatureFileError, agreeing, unknown_name
-from gare_cache.files import canonical_digest
+from gare_cache.errors import ConfigError, FeatureFileError, unknown_name
 from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project.features import cache_folder, open_features, write_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress, say
+from gare_cache.stages.import_request import ImportRequest
 
 _PREVIEWED = 5
 
 
-def import_features(
-    workspace: Workspace,
-    paths: Sequence[Path],
-    *,
-    encoder_id: str | None = None,
-    max_frames: int | None = None,
-    logit_scale: float | None = None,
-    ignore_unknown: bool = False,
-    captions: Sequence[Path] = (),
-    release: ReleaseOptions | None = None,
-) -> dict[str, Any]:
+def import_features(workspace: Workspace, request: ImportRequest) -> dict[str, Any]:
     """Create a cache from features that were encoded elsewhere, then write ``features.json``.
 
     The files are streamed unit by unit; an interrupted import continues after its last unit, and a
@@ -52,13 +38,7 @@ def import_features(
 
     Args:
         workspace: the project, whose manifest lists the known ids.
-        paths: HDF5 files, npz archives or folders of npy files (docs/features.md).
-        encoder_id: name of the encoder; None takes the identity stored in an exported file.
-        max_frames: frames F of a row; None takes those of the longest video.
-        logit_scale: logarithm of the initial scale of heads; None takes the file's, or log 100.
-        ignore_unknown: skip ids that are not in the manifest instead of raising an error.
-        captions: the captions' files, where ``paths`` are the videos' in the layout of a release.
-        release: the layout of a release; None reads the layouts of this package.
+        request: the files and how they are understood.
 
     Returns:
         The content of ``features.json``.
@@ -71,16 +51,11 @@ def import_features(
     """
     manifest = read_manifest(workspace.manifest)
     listed = _listed(manifest)
-    with ExitStack() as stack:
-        files = _open_all(stack, paths, captions, release, ignore_unknown)
-        source = read_source(
-            files, encoder_id=encoder_id, max_frames=max_frames, logit_scale=logit_scale
-        )
-        _say_ids(source, listed, ignore_unknown=ignore_unknown)
-        say(f"digest of {', '.join(map(str, [*paths, *captions]))}")
+    with request.opened(listed) as source:
+        say(f"digest of {', '.join(map(str, [*request.paths, *request.captions]))}")
         identity = import_identity(
             encoder=source.encoder,
-            source_digest=_source_digest(paths, captions, release),
+            source_digest=request.digest(),
             max_frames=source.layout.max_frames,
             logit_scale=source.logit_scale,
         )
@@ -107,47 +82,12 @@ def import_features(
     return _publish(workspace, open_cache(folder), listed)
 
 
-def release_options(layout: str | None, **options: Any) -> ReleaseOptions | None:
-    """Return the options of a release's layout; None without a layout.
-
-    Args:
-        layout: name of the layout.
-        options: other attributes of ``ReleaseOptions``; None stands for the default.
-
-    Raises:
-        ConfigError: an option is unknown, has no effect, or needs a layout.
-    """
-    given = {name: value for name, value in options.items() if value is not None}
-    if layout is not None:
-        return ReleaseOptions(layout, **given)
-    if given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ConfigError(f"{flags} {agreeing(len(given), 'need')} --layout")
-    return None
-
-
-def preview_import(
-    workspace: Workspace,
-    paths: Sequence[Path],
-    *,
-    encoder_id: str | None = None,
-    max_frames: int | None = None,
-    logit_scale: float | None = None,
-    ignore_unknown: bool = False,
-    captions: Sequence[Path] = (),
-    release: ReleaseOptions | None = None,
-) -> list[str]:
+def preview_import(workspace: Workspace, request: ImportRequest) -> list[str]:
     """Check what ``import_features`` would import, and write nothing.
 
     Args:
         workspace: the project, whose manifest lists the known ids.
-        paths: as for ``import_features``.
-        encoder_id: as for ``import_features``.
-        max_frames: as for ``import_features``.
-        logit_scale: as for ``import_features``.
-        ignore_unknown: as for ``import_features``.
-        captions: as for ``import_features``.
-        release: as for ``import_features``.
+        request: as for ``import_features``.
 
     Returns:
         One line a kind with counts, and one for each of the first items: its id, number of rows,
@@ -159,12 +99,7 @@ def preview_import(
     """
     listed = _listed(read_manifest(workspace.manifest))
     lines: list[str] = []
-    with ExitStack() as stack:
-        files = _open_all(stack, paths, captions, release, ignore_unknown)
-        source = read_source(
-            files, encoder_id=encoder_id, max_frames=max_frames, logit_scale=logit_scale
-        )
-        _say_ids(source, listed, ignore_unknown=ignore_unknown)
+    with request.opened(listed) as source:
         for kind in KINDS:
             places = _places(source.tables[kind], listed[kind])
             lines.append(f"{kind}: {len(places):,} of {len(listed[kind]):,} in the manifest")
@@ -184,71 +119,36 @@ def _shown(table: FeatureTable, at: int, listed: Mapping[str, dict[str, Any]]) -
     return f"{line}, {seconds[0]:g} to {seconds[-1]:g} s" if len(seconds) else f"{line}, no seconds"
 
 
-def _open_all(
-    stack: ExitStack,
-    paths: Sequence[Path],
-    captions: Sequence[Path],
-    release: ReleaseOptions | None,
-    ignore_unknown: bool,
-) -> list[FeatureFile]:
-    if release is None:
-        if captions:
-            raise ConfigError("--captions belongs to --layout; without it, name all files alike")
-        return [stack.enter_context(open_feature_file(path)) for path in paths]
-    kinds: list[tuple[Kind, Path]] = [
-        *(("video", path) for path in paths),
-        *(("text", path) for path in captions),
-    ]
-    return [
-        stack.enter_context(
-            open_release(path, kind, release, say=say, ignore_unknown=ignore_unknown)
-        )
-        for kind, path in kinds
-    ]
-
-
-def _say_ids(
-    source: ImportSource, listed: Mapping[Kind, Mapping[str, Any]], *, ignore_unknown: bool
-) -> None:
-    for kind in KINDS:
-        for note in check_ids(
-            source.tables[kind], listed[kind], kind, ignore_unknown=ignore_unknown
-        ):
-            say(note)
-
-
-def _source_digest(
-    paths: Sequence[Path], captions: Sequence[Path], release: ReleaseOptions | None
-) -> str:
-    digests = [feature_file_digest(path) for path in paths]
-    if release is None:
-        return canonical_digest(digests)
-    return canonical_digest(
-        [digests, [feature_file_digest(path) for path in captions], release.digest()]
-    )
-
-
-def export(workspace: Workspace, path: Path, splits: Sequence[str] = ()) -> Path:
-    """Write the features named by ``features.json`` to an HDF5 file that can be imported.
+def export(
+    workspace: Workspace,
+    path: Path,
+    splits: Sequence[str] = (),
+    *,
+    layout: str = HDF5,
+    shard_mib: int | None = None,
+) -> Path:
+    """Write the features named by ``features.json`` to a file or folder that can be imported.
 
     Args:
         workspace: the project.
-        path: the file to create.
+        path: the file or folder to create.
         splits: which splits; empty means all.
+        layout: a name of ``EXPORTS``.
+        shard_mib: mebibytes of features in a file of a layout that has several; None is 512.
 
     Raises:
-        ConfigError: an unknown split.
+        ConfigError: an unknown split or layout.
         CacheError: there are no features.
-        FeatureFileError: the file exists.
+        FeatureFileError: the path exists.
     """
     for split in splits:
         if split not in SPLITS:
             raise ConfigError(unknown_name("split", split, SPLITS))
     cache, _ = open_features(workspace)
     manifest = read_manifest(workspace.manifest)
-    ids: dict[Kind, Sequence[str]] = {
+    items = {
         kind: [
-            row[ID[kind]]
+            row
             for row in expected_items(cache, manifest, kind)
             if not splits or row["split"] in splits
         ]
@@ -264,9 +164,9 @@ def export(workspace: Workspace, path: Path, splits: Sequence[str] = ()) -> Path
         if held
     ]
     if left_out:
-        say(f"note: {' and '.join(left_out)} stay in the cache; the file holds pooled features")
-    with progress("export", sum(map(len, ids.values()))) as advance:
-        export_features(cache, path, ids, on_items=advance)
+        say(f"note: {' and '.join(left_out)} stay in the cache; the export holds pooled features")
+    with progress("export", sum(map(len, items.values()))) as advance:
+        export_features(cache, path, items, layout=layout, shard_mib=shard_mib, on_items=advance)
     return path
 
 

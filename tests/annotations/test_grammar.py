@@ -56,7 +56,7 @@ def test_gaps_are_counted_and_a_list_of_other_videos_is_refused() -> None:
     [
         (b"a\nb\na\n", r"list.txt:3: 'a' occurs twice, first on line 1; delete"),
         (b"a\n\nb\n", r"list.txt:2: 'id' is ''"),
-        (b"", r"list.txt:1: 'id' is ''"),
+        (b"", r"list.txt is empty; fetch it again"),
         (b"a\n\xe9\n", r"list.txt:2: byte 0xe9 is not UTF-8 .*save as UTF-8"),
         ("a\n".encode("utf-16"), r"list.txt is UTF-16 text; save as UTF-8"),
     ],

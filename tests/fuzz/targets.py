@@ -3,7 +3,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,14 @@ import yaml
 
 from gare_cache.annotations.msrvtt import ARCHIVES
 from gare_cache.cache.folders import pack
+from tests.annotations import test_lsmdc as lsmdc
+from tests.annotations import test_moments as moments
+from tests.annotations import test_msvd as msvd
+from tests.annotations import test_tgif as tgif
+from tests.annotations import test_vatex as vatex
+from tests.annotations import test_youcook2 as youcook2
 from tests.annotations.test_msrvtt import QUERIES, TRAIN, content, write_archive
+from tests.fuzz.brought import PROTOCOLS, write_official_files, write_releases
 from tests.tiny import change_params, make_project, make_tiny_encoder
 
 Command = tuple[str, ...]
@@ -55,7 +62,60 @@ def _nothing_unpacked(folder: Path) -> None:
     shutil.rmtree(folder / "elsewhere/cache", ignore_errors=True)
 
 
+# Folder of official files -> those that are damaged.
+OFFICIAL = {
+    "didemo": ("train_data.json", "test_list.txt"),
+    "activitynet": ("val_1.json", "val_ids.json"),
+    "msvd": (msvd.CAPTIONS, msvd.LISTS["test"], msvd.MAPPING),
+    "msvd-pickled": (msvd.PICKLED,),
+    "lsmdc": (lsmdc.FILES["train"],),
+    "tgif": (tgif.TABLE, tgif.LISTS["train"]),
+    "youcook2": (youcook2.ANNOTATIONS, youcook2.MILNCE_LIST),
+    "vatex": (vatex.TRAINING, vatex.RANDOM_LIST),
+    "vatex-references": (vatex.REFERENCES,),
+    "moments": (moments.VAL,),
+}
+# Layout -> videos, captions and the files that are damaged, below the folder of releases.
+RELEASES = {
+    "npz-per-item": ("npz/video", "npz/text", ("npz/video/train0.npz", "ids.csv")),
+    "npy-per-item": ("npy/video", "npy/text", ("npy/video/train0.npy",)),
+    "h5-per-item": ("video.h5", "text.h5", ("video.h5",)),
+    "torch-dict": ("video.pth", "text-old.pth", ("video.pth", "text-old.pth")),
+    "bigfile": (
+        "bigfile",
+        "bigfile-text",
+        tuple(f"bigfile/{x}" for x in ("feature.bin", "id.txt", "shape.txt", "video2frames.txt")),
+    ),
+    "webdataset": ("video.tar", "text.tar", ("video.tar",)),
+    "huggingface": ("video.parquet", "text.parquet", ("video.parquet", "text.parquet")),
+}
+# Layout of an export -> the files that are damaged.
+EXPORTED = {
+    "npz-per-item": ("gare_cache.json", "encoder_init.npz", "video.csv", "video/*train0.npz"),
+    "webdataset": ("video-00000.tar", "text-00000.tar"),
+    "huggingface": ("video/train-*.parquet", "text/test-*.parquet"),
+}
+
+
+def _brought() -> Iterator[tuple[str, Target]]:
+    for folder, files in OFFICIAL.items():
+        for file in files:
+            command = (*PREPARE, "-p", f"{folder}.yaml")
+            yield f"{folder} {file}", Target(f"{folder}/{file}", (command,))
+    for layout, (videos, texts, files) in RELEASES.items():
+        paths = (f"releases/{videos}", "--captions", f"releases/{texts}", "--layout", layout)
+        release = (*IMPORT, *paths, "--ids", "releases/ids.csv")
+        for file in files:
+            yield f"{layout} {file}", Target(f"releases/{file}", (release,), _fresh_import)
+    for layout, files in EXPORTED.items():
+        command = ("import-features", f"exported-{layout}", "-o", "imported", "--ignore-unknown")
+        for file in files:
+            target = Target(f"exported-{layout}/{file}", (command,), _fresh_import)
+            yield f"exported {layout} {file}", target
+
+
 BROUGHT: dict[str, Target] = {
+    **dict(_brought()),
     "captions.csv": Target("captions.csv", (PREPARE,)),
     "captions.jsonl": Target("captions.jsonl", ((*PREPARE, "-p", "jsonl.yaml"),)),
     "captions.parquet": Target("captions.parquet", ((*PREPARE, "-p", "parquet.yaml"),)),
@@ -123,7 +183,8 @@ def make(folder: Path, run: Callable[[Command], int]) -> None:
         "reference": "epochs=1",
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
-    for command in (("prepare",), ("extract",), FIT, EVALUATE, REPORT, ABLATE):
+    exports = [("export-features", f"exported-{x}", "--layout", x) for x in EXPORTED]
+    for command in (("prepare",), ("extract",), *exports, FIT, EVALUATE, REPORT, ABLATE):
         assert run(command) == 0, command
     shutil.copytree(folder / "outputs", folder / "outputs-b")
     pack(next((folder / "cache").glob("tiny-*")), folder / "packed.tar")
@@ -142,11 +203,26 @@ def _bring_annotations(folder: Path) -> None:
     for name, changes in {
         "jsonl": {"annotations": "captions.jsonl"},
         "parquet": {"annotations": "captions.parquet"},
-        "msrvtt": {"reader": "msrvtt", "protocol": "1k-a-9k", "annotations": "msrvtt"},
+        "msrvtt": {
+            "reader": "msrvtt",
+            "protocol": "1k-a-9k",
+            "annotations": "msrvtt",
+            "video_roots": [],
+        },
         "other": {},
+        **{
+            folder: {
+                "reader": reader,
+                "protocol": protocol,
+                "annotations": folder,
+                "video_roots": [],
+            }
+            for folder, (reader, protocol) in PROTOCOLS.items()
+        },
     }.items():
         dataset = {**values["dataset"], **changes}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**values, "dataset": dataset}))
+    write_official_files(folder)
     (folder / "msrvtt").mkdir()
     train_val, test = (folder / "msrvtt" / name for name in ARCHIVES)
     write_archive(train_val, content(["v0", "v1", "v2"]))
@@ -160,10 +236,10 @@ def _bring_annotations(folder: Path) -> None:
 def _bring_features(folder: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {
-        "video_ids": np.array([f"train/train{n}" for n in range(8)]),
+        "video_ids": np.array([f"train{n}" for n in range(8)]),
         "frames": rng.normal(size=(8, 4, 16)).astype("f2"),
         "num_frames": np.full(8, 4, "i4"),
-        "caption_ids": np.array([f"train/train{n}#0" for n in range(8)]),
+        "caption_ids": np.array([f"train{n}#0" for n in range(8)]),
         "text": rng.normal(size=(8, 16)).astype("f2"),
     }
     np.savez(folder / "features.npz", **arrays)  # type: ignore[arg-type]
@@ -173,4 +249,8 @@ def _bring_features(folder: Path) -> None:
     with h5py.File(folder / "features.h5", "w") as file:
         for name, values in arrays.items():
             file[name] = values.astype("S") if values.dtype.kind == "U" else values
+    (folder / "releases").mkdir()
+    videos = dict(zip(arrays["video_ids"].tolist(), arrays["frames"], strict=True))
+    texts = dict(zip(arrays["caption_ids"].tolist(), arrays["text"], strict=True))
+    write_releases(folder / "releases", videos, texts)
     np.save(folder / "matrix.npy", rng.normal(size=(9, 9)))

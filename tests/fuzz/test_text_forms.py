@@ -29,12 +29,12 @@ values = st.recursive(
 
 
 def read(path: Path) -> list[tuple[str, str]] | None:
-    """Return the videos and captions of a file, or None if it is refused."""
+    """Return videos and captions of a file, "" for no caption; None if it is refused."""
     try:
         found = read_annotations("generic", path)
     except GareCacheError:
         return None
-    return [(record.video, record.caption) for record in found.records]
+    return [(record.video, record.caption or "") for record in found.records]
 
 
 @given(rows=st.lists(st.tuples(cells, cells), max_size=5))

@@ -135,7 +135,11 @@ def test_data_sets_have_their_published_values_on_one_base(
 
 
 def test_every_data_set_with_lists_of_its_own_has_a_preset() -> None:
-    assert {found.reader for found in DATA_SETS.values()} == set(READERS) - {"generic", "moments"}
+    assert {found.reader for found in DATA_SETS.values()} == set(READERS) - {
+        "generic",
+        "folder",
+        "moments",
+    }
 
 
 def test_faults() -> None:

@@ -26,6 +26,7 @@ from gare_cache.project.paths import Workspace
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.exchange import export, import_features
 from gare_cache.stages.extract import extract
+from gare_cache.stages.import_request import ImportRequest
 from gare_cache.stages.info import describe
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.report import report
@@ -88,7 +89,9 @@ def source(tmp_path: Path) -> Path:
 
 
 def bring(project: Path, *sources: Path, encoder_id: str | None = NAME, **flags: Any) -> Any:
-    return import_features(workspace(project), sources, encoder_id=encoder_id, **flags)
+    return import_features(
+        workspace(project), ImportRequest(sources, encoder_id=encoder_id, **flags)
+    )
 
 
 def arrays(project: Path, folder: str) -> dict[str, bytes]:
@@ -164,7 +167,10 @@ def test_videos_and_captions_from_different_files(project: Path, tmp_path: Path)
     ):
         bring(project, paths[0], tmp_path / "whole.h5")
     other = write_hdf5(tmp_path / "other.h5", {**text, "text": np.ones((28, 4))})
-    with pytest.raises(FeatureFileError, match=r"text features of .*other.h5 have width 4, .* 8"):
+    with pytest.raises(
+        FeatureFileError,
+        match=r"caption .* of .*other.h5 has width 4, video .* 8; .*import those of CLIP alone",
+    ):
         bring(project, paths[0], other)
 
 
@@ -518,7 +524,7 @@ def test_stages_out_of_order(tmp_path: Path, project: Path, source: Path) -> Non
         export(workspace(project), tmp_path / "f.h5")
     space = Workspace(project, workspace(project).params, tmp_path / "elsewhere")
     with pytest.raises(AnnotationError, match=r"run `gare-cache prepare` first"):
-        import_features(space, [source], encoder_id=NAME)
+        import_features(space, ImportRequest([source], encoder_id=NAME))
 
 
 def test_by_command(project: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

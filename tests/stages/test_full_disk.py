@@ -26,6 +26,10 @@ COMMANDS = {
     "evaluate": ("evaluate", ("prepare", "extract", "train")),
     "report": ("report", ("prepare", "extract", "train", "evaluate")),
     "export": ("export-features exported.h5", ("prepare", "extract")),
+    **{
+        f"export {layout}": (f"export-features out --layout {layout}", ("prepare", "extract"))
+        for layout in ("npz-per-item", "webdataset", "huggingface")
+    },
     "pack": ("cache pack packed.tar", ("prepare", "extract")),
     "unpack": ("cache unpack there.tar", ("prepare", "extract", "pack there.tar")),
     "ablate": ("ablate study.yaml", ("prepare", "extract")),

@@ -4,12 +4,15 @@ import csv
 import gzip
 import io
 import json
+import struct
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import zarr
@@ -17,7 +20,8 @@ import zarr
 from gare_cache.cache.exchange.layouts import ReleaseOptions
 from gare_cache.errors import ConfigError, FeatureFileError
 from gare_cache.project.features import open_features
-from gare_cache.stages.exchange import import_features, preview_import, release_options
+from gare_cache.stages.exchange import import_features, preview_import
+from gare_cache.stages.import_request import ImportRequest, release_options
 from tests.cache.exchange.test_files import write_hdf5
 from tests.stages.test_exchange import CAPTIONS, DIM, VIDEOS, all_files, features, make_project
 from tests.test_cli import run
@@ -147,6 +151,7 @@ RELEASES: dict[str, Any] = {
     "torch-dict": (torch_dicts, {}),
     "bigfile": (big_files, {}),
     "webdataset": (web_datasets, {}),
+    "huggingface": (lambda *files: parquet_files(*files), {}),
 }
 
 
@@ -154,11 +159,13 @@ def bring(project: Path, videos: Path, texts: Path, ignore: bool = False, **opti
     release = ReleaseOptions(**options)
     return import_features(
         workspace(project),
-        [videos],
-        captions=[texts],
-        encoder_id="CLIP",
-        ignore_unknown=ignore,
-        release=release,
+        ImportRequest(
+            [videos],
+            captions=[texts],
+            encoder_id="CLIP",
+            ignore_unknown=ignore,
+            release=release,
+        ),
     )
 
 
@@ -248,7 +255,8 @@ def test_a_dry_run_shows_the_first_items_and_writes_nothing(
     release = ReleaseOptions("npz-per-item", ids=ids, seconds_per_row=2.0, **QVHIGHLIGHTS)
     before = all_files(project)
     lines = preview_import(
-        workspace(project), [sources[0]], captions=[sources[1]], encoder_id="x", release=release
+        workspace(project),
+        ImportRequest([sources[0]], captions=[sources[1]], encoder_id="x", release=release),
     )
     assert all_files(project) == before
     assert lines[0] == "video: 14 of 14 in the manifest"
@@ -404,6 +412,9 @@ def test_a_key_names_the_dataset_of_each_group(project: Path, tmp_path: Path, id
         ({"layout": "npy-per-item", "caption_name": "qid"}, "must hold {} once"),
         ({"layout": "npy-per-item", "seconds_per_row": 0.0}, "above 0"),
         ({"layout": None, "pool": "mean"}, "--pool needs --layout"),
+        ({"layout": None, "fps": 2.0}, "--fps needs --layout"),
+        ({"layout": "npy-per-item", "fps": 0.0}, "--fps is 0.0; it must be finite and above 0"),
+        ({"layout": "npy-per-item", "fps": 2.0, "seconds_per_row": 0.5}, "say the same"),
     ],
 )
 def test_an_option_without_effect_or_meaning_is_refused(
@@ -411,6 +422,81 @@ def test_an_option_without_effect_or_meaning_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         release_options(**options)
+
+
+def test_rows_of_a_second_are_the_other_spelling_of_seconds_of_a_row() -> None:
+    assert release_options("bigfile", fps=0.5) == release_options("bigfile", seconds_per_row=2.0)
+
+
+def test_videos_wider_than_captions_are_refused_with_the_remedy(
+    project: Path, tmp_path: Path, ids: Path
+) -> None:
+    both = {video: np.concatenate([x, x], axis=1) for video, x in FRAMES.items()}
+    sources = npy_folders(tmp_path, both)
+    with pytest.raises(
+        FeatureFileError,
+        match=r"caption '.*' of .*texts has width 8, video '.*' of .*videos 16; .*"
+        "CLIP and SlowFast.*import those of CLIP alone",
+    ):
+        bring(project, *sources, layout="npy-per-item", ids=ids)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_two_widths_of_one_kind_are_refused_with_both_ids(
+    project: Path, tmp_path: Path, ids: Path, kind: int
+) -> None:
+    sources = npy_folders(tmp_path)
+    names = sorted(file.stem for file in sources[kind].glob("*.npy"))
+    wide = np.load(sources[kind] / f"{names[3]}.npy")
+    np.save(sources[kind] / f"{names[3]}.npy", np.concatenate([wide, wide], axis=-1))
+    ours = [names[3], names[0]] if kind == 0 else [swapped(QIDS)[names[n]] for n in (3, 0)]
+    with pytest.raises(
+        FeatureFileError, match=rf"{ours[0]}' has width 16, but '\w+/{ours[1]}' has 8; all vectors"
+    ):
+        bring(project, *sources, layout="npy-per-item", ids=ids)
+
+
+def parquet_files(folder: Path, frames: dict[str, Any] = FRAMES) -> tuple[Path, Path]:
+    """One Parquet file a kind, in row groups of 3: id and features, as lists of float32."""
+    captions = {QIDS[c]: v for c, v in TEXT.items()}
+    for name, items, kind in (
+        ("videos", frames, pa.list_(pa.list_(pa.float32()))),
+        ("texts", captions, pa.list_(pa.float16())),
+    ):
+        schema = pa.schema([("id", pa.string()), ("features", kind)])
+        columns = {"id": [*items], "features": [list(map(_plain, x)) for x in items.values()]}
+        (folder / name).mkdir()
+        pq.write_table(
+            pa.table(columns, schema), folder / name / "train-00000-of-00001.parquet",
+            row_group_size=3,
+        )  # fmt: skip
+    return folder / "videos", folder / "texts"
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if value.ndim else value
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop_columns("id"), "no column 'id'"),
+        (lambda t: t.drop_columns("features"), "no column 'features'"),
+        (lambda t: pa.concat_tables([t, t.slice(0, 1)]), "twice"),
+        (lambda t: t.set_column(1, "features", pa.array([[[1.0], [2.0, 3.0]]] * 14)), "one width"),
+        (lambda t: t.set_column(1, "features", pa.array([[["a"]]] * 14)), "lists of numbers"),
+        (lambda t: t.set_column(1, "features", pa.array([[[1.0]], None] * 7)), "7 missing"),
+        (lambda t: t.set_column(0, "id", pa.array(range(14))), "does not hold strings"),
+    ],
+)
+def test_a_faulty_parquet_file_is_refused(
+    project: Path, tmp_path: Path, ids: Path, change: Any, message: str
+) -> None:
+    videos, texts = parquet_files(tmp_path)
+    file = next(videos.iterdir())
+    pq.write_table(change(pq.read_table(file)), file)
+    with pytest.raises(FeatureFileError, match=message):
+        bring(project, videos, texts, layout="huggingface", ids=ids)
 
 
 def test_a_pooling_of_pooled_captions_is_refused(project: Path, tmp_path: Path, ids: Path) -> None:
@@ -422,9 +508,9 @@ def test_at_least_one_frame_is_kept(project: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--max-frames is 0; it must be at least 1"):
         import_features(
             workspace(project),
-            [write_hdf5(tmp_path / "features.h5", features())],
-            encoder_id="x",
-            max_frames=0,
+            ImportRequest(
+                [write_hdf5(tmp_path / "features.h5", features())], encoder_id="x", max_frames=0
+            ),
         )
 
 
@@ -457,6 +543,22 @@ def test_a_faulty_torch_file_is_refused(
     with pytest.raises(FeatureFileError, match=message):
         bring(project, tmp_path / "bad.pth", texts, layout="torch-dict")
     assert not Path("ran").exists()
+
+
+PART_OF_SEVERAL_DISKS = struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + b"PK\5\6".ljust(22, b"\0")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", PART_OF_SEVERAL_DISKS])
+def test_a_file_that_is_no_checkpoint_is_refused(
+    project: Path, tmp_path: Path, content: bytes
+) -> None:
+    _, texts = torch_dicts(tmp_path)
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(FeatureFileError, match=r"bad\.pth cannot be read as a dict of tensors"):
+        bring(project, tmp_path / "bad.pth", texts, layout="torch-dict")
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(FeatureFileError, match=r"bad\.npz "):
+        import_features(workspace(project), ImportRequest([tmp_path / "bad.npz"], encoder_id="x"))
 
 
 def test_bfloat16_tensors_keep_their_values(project: Path, tmp_path: Path, ids: Path) -> None:

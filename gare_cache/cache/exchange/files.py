@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gare_cache.errors import FeatureFileError, GareCacheError, LimitExceeded, UnreadableFile
-from gare_cache.files import canonical_digest, file_digest
+from gare_cache.files import canonical_digest, file_digest, is_zip
 from gare_cache.limits import check_expansion, parse_json, read_npy_header, read_text
 
 Array = npt.NDArray[Any]
@@ -131,7 +131,7 @@ def _opener(path: Path) -> Callable[[Path], AbstractContextManager[FeatureFile]]
         return _open_folder
     if h5py.is_hdf5(path):
         return _open_hdf5
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         return _open_npz
     hint = ""
     if path.suffix == _NPY:

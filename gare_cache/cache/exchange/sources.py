@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gare_cache.cache.exchange.export import ENCODER_IDENTITY, HEAD_START_PREFIX
 from gare_cache.cache.exchange.files import FeatureFile
 from gare_cache.cache.exchange.identity import declared_encoder
-from gare_cache.cache.exchange.tables import IDS, FeatureTable, find_tables
+from gare_cache.cache.exchange.tables import (
+    ENCODER_IDENTITY,
+    HEAD_START_PREFIX,
+    IDS,
+    MAX_FRAMES,
+    FeatureTable,
+    find_tables,
+)
 from gare_cache.cache.schema import KINDS, Kind, Layout
 from gare_cache.errors import ConfigError, FeatureFileError, agreeing, counted
 from gare_cache.limits import parse_json
 
 _DEFAULT_LOGIT_SCALE = math.log(100.0)
 _LOGIT_SCALE = "logit_scale"
+_MOST_FRAMES = 1_000_000
 _SHOWN = 5
 
 
@@ -51,6 +59,7 @@ def read_source(
     encoder_id: str | None,
     max_frames: int | None,
     logit_scale: float | None,
+    kinds: Collection[Kind] = KINDS,
 ) -> ImportSource:
     """Find the features of all files and check that they agree.
 
@@ -59,6 +68,7 @@ def read_source(
         encoder_id: name of the encoder; None takes the identity stored in the files.
         max_frames: frames F per row; None takes the longest video's.
         logit_scale: log of the logit scale; None takes the files' value, or log 100.
+        kinds: those of which the files must hold features.
 
     Raises:
         FeatureFileError: a file is invalid, videos or captions are missing, or widths or encoders
@@ -67,7 +77,7 @@ def read_source(
     """
     per_file = [find_tables(file) for file in files]
     tables = {kind: [table[kind] for table in per_file if kind in table] for kind in KINDS}
-    for kind in KINDS:
+    for kind in kinds:
         if not any(len(table.ids) for table in tables[kind]):
             raise FeatureFileError(
                 f"no {kind} features in {', '.join(str(file.path) for file in files)}; name all "
@@ -76,7 +86,7 @@ def read_source(
     dim = _common_dim([table for kind in KINDS for table in tables[kind]])
     return ImportSource(
         tables=tables,
-        layout=Layout(max_frames=_max_frames(tables["video"], max_frames), dim=dim),
+        layout=Layout(max_frames=_max_frames(files, tables["video"], max_frames), dim=dim),
         encoder=_encoder(files, encoder_id, dim),
         head_start=_head_start(files, logit_scale),
     )
@@ -87,18 +97,26 @@ def _common_dim(tables: Sequence[FeatureTable]) -> int:
     for table in tables:
         if table.dim != first.dim:
             raise FeatureFileError(
-                f"the {table.kind} features of {table.file.path} have width {table.dim}, the "
-                f"{first.kind} features of {first.file.path} {first.dim}; both must come from one "
-                "encoder"
+                f"{_named(table)} has width {table.dim}, {_named(first)} {first.dim}; videos and "
+                "captions must come from one encoder. Where features of two were concatenated "
+                "(CLIP and SlowFast), no caption lies in their space: import those of CLIP alone"
             )
     return first.dim
 
 
-def _max_frames(tables: Sequence[FeatureTable], asked: int | None) -> int:
+def _named(table: FeatureTable) -> str:
+    noun = "video" if table.kind == "video" else "caption"
+    return f"{noun} {table.ids[0]!r} of {table.file.path}" if table.ids else f"{table.file.path}"
+
+
+def _max_frames(
+    files: Sequence[FeatureFile], tables: Sequence[FeatureTable], asked: int | None
+) -> int:
     if asked is not None and asked < 1:
         raise ConfigError(f"--max-frames is {asked}; it must be at least 1")
     if asked is None:
-        return max(1, *(table.width for table in tables))
+        exported = [_exported_frames(file) for file in files]
+        return max(1, *exported, *(table.width for table in tables))
     for table in tables:
         longer = [id_ for id_, n in zip(table.ids, table.counts.tolist(), strict=True) if n > asked]
         if longer:
@@ -109,6 +127,17 @@ def _max_frames(tables: Sequence[FeatureTable], asked: int | None) -> int:
                 f"{table.counts.max()}, or choose frames before the import"
             )
     return asked
+
+
+def _exported_frames(file: FeatureFile) -> int:
+    """Return the frames of a row of the cache that an export came from; 0 for other files."""
+    frames = file.attributes.get(MAX_FRAMES, 0)
+    if not isinstance(frames, int | np.integer) or not 0 <= frames <= _MOST_FRAMES:
+        raise FeatureFileError(
+            f"{file.path}: {MAX_FRAMES!r} is {frames!r}; a whole number of at most "
+            f"{_MOST_FRAMES:,} is needed: export again, or give --max-frames"
+        )
+    return int(frames)
 
 
 def _encoder(files: Sequence[FeatureFile], name: str | None, dim: int) -> dict[str, Any]:
@@ -183,10 +212,10 @@ def check_ids(
         held |= dict.fromkeys(table.ids, table)
     unknown = [id_ for id_ in held if id_ not in listed]
     missing = [id_ for id_ in listed if id_ not in held]
-    if len(unknown) == len(held):
+    if held and len(unknown) == len(held):
         raise FeatureFileError(
             f"none of the {len(held):,} {IDS[kind]} is in the manifest: the files say "
-            f"{unknown[0]!r}, the manifest {next(iter(listed))!r}"
+            f"{unknown[0]!r}, the manifest {next(iter(listed), 'nothing')!r}"
         )
     if unknown and not ignore_unknown:
         raise FeatureFileError(

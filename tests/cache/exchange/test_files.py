@@ -492,6 +492,12 @@ def _fill(values: dict[str, Any], place: int, row: int) -> None:
     values["video/num_frames"][place] = count
 
 
+def listed(ids: dict[Any, list[str]]) -> dict[Any, list[dict[str, Any]]]:
+    """Return rows of a manifest."""
+    names = {"video": "video_id", "text": "caption_id"}
+    return {kind: [{names[kind]: id_} for id_ in held] for kind, held in ids.items()}
+
+
 def test_an_export_holds_the_caches_bits_ids_and_identities(
     cache_folder: Path, tmp_path: Path
 ) -> None:
@@ -501,7 +507,7 @@ def test_an_export_holds_the_caches_bits_ids_and_identities(
         "text": [f"v{i}#0" for i in range(9)],
     }
     done: list[int] = []
-    export_features(cache, tmp_path / "f.h5", ids, on_items=done.append)
+    export_features(cache, tmp_path / "f.h5", listed(ids), on_items=done.append)
     assert sum(done) == 19
     assert max(done) == 4
     videos = cache.videos([f"v{i}" for i in range(10)])
@@ -523,7 +529,7 @@ def test_an_export_holds_the_caches_bits_ids_and_identities(
 def test_a_part_of_a_cache_is_exported(cache_folder: Path, tmp_path: Path) -> None:
     cache = open_cache(cache_folder)
     ids: dict[Any, list[str]] = {"video": ["v8", "v1", "v5"], "text": []}
-    export_features(cache, tmp_path / "f.h5", ids, on_items=lambda _: None)
+    export_features(cache, tmp_path / "f.h5", listed(ids), on_items=lambda _: None)
     with h5py.File(tmp_path / "f.h5") as file:
         assert file["video_ids"].asstr()[:].tolist() == ["v1", "v5", "v8"]
         np.testing.assert_array_equal(file["frames"][:], cache.videos(["v1", "v5", "v8"]).frames)
@@ -537,16 +543,16 @@ def test_an_export_replaces_nothing_and_leaves_no_half_file(
     cache = open_cache(cache_folder)
     ids: dict[Any, list[str]] = {"video": ["v0", "v77"], "text": []}
     with pytest.raises(CacheError, match=r"1 of 2 video rows are not in .*'v77'"):
-        export_features(cache, tmp_path / "f.h5", ids, on_items=lambda _: None)
+        export_features(cache, tmp_path / "f.h5", listed(ids), on_items=lambda _: None)
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     ids["video"] = ["v0"]
     with pytest.raises(KeyboardInterrupt):
-        export_features(cache, tmp_path / "f.h5", ids, on_items=stop)
+        export_features(cache, tmp_path / "f.h5", listed(ids), on_items=stop)
     assert list(tmp_path.glob("f.h5*")) == []
     (tmp_path / "f.h5").write_text("mine")
     with pytest.raises(FeatureFileError, match=r"f.h5 exists; remove it, or give another name"):
-        export_features(cache, tmp_path / "f.h5", ids, on_items=lambda _: None)
+        export_features(cache, tmp_path / "f.h5", listed(ids), on_items=lambda _: None)
     assert (tmp_path / "f.h5").read_text() == "mine"
