@@ -179,7 +179,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         *("get", "/api/videos/{key}/file", "file", "Its file, or ranges of it.", "video/*"),
-        faults=(404, 416),
+        faults=(404,),
         ranges=True,
     ),
     Endpoint("get", "/api/openapi.json", "openapi", "This description.", "application/json"),

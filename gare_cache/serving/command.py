@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from gare_cache.errors import ConfigError, counted
-from gare_cache.project.paths import open_workspace
+from gare_cache.project.paths import Workspace, open_workspace
 
 try:
     from gare_cache.serving.access import check_access
@@ -56,10 +57,11 @@ def serve_project(
     """
     check_access(host, token)
     workspace = open_workspace(params, outputs, borrow=True)
-    compared = None
-    if compare is not None:
-        alone = compare == ZERO_SHOT
-        compared = workspace if alone else open_workspace(params, Path(compare), borrow=True)
+    compared: Workspace | Literal["zero-shot"] | None = None
+    if compare == ZERO_SHOT:
+        compared = ZERO_SHOT
+    elif compare is not None:
+        compared = open_workspace(params, Path(compare), borrow=True)
     opened = listen(host, port)
     try:
         runs = open_runs(workspace, compared, zero_shot=zero_shot, device=device)

@@ -96,6 +96,8 @@ def _operation(of: Endpoint) -> dict[str, Any]:
         ]
     if of.ranges:
         operation["responses"]["206"] = _content("Partial Content", of.answer)
+        for status in (400, 416):  # of the header Range, without a body of JSON
+            operation["responses"][str(status)] = {"description": HTTPStatus(status).phrase}
     if of.body is not None:
         operation["requestBody"] = {"required": True, **_content(None, of.body)}
     return operation

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from gare_cache.errors import ConfigError, GareCacheError
 from gare_cache.manifest.tables import MANIFEST_FILES, read_manifest
@@ -15,7 +16,7 @@ from gare_cache.serving.catalogue import Catalogue, make_catalogue
 from gare_cache.serving.refusals import Refusal
 from gare_cache.stages.search import project_searcher
 
-ZERO_SHOT = "zero-shot"
+ZERO_SHOT: Literal["zero-shot"] = "zero-shot"
 
 _Signature = tuple[tuple[int, int] | None, ...]
 
@@ -118,34 +119,42 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def open_runs(
-    workspace: Workspace, compared: Workspace | None, *, zero_shot: bool, device: str
+    workspace: Workspace,
+    compared: Workspace | Literal["zero-shot"] | None = None,
+    *,
+    zero_shot: bool = False,
+    device: str,
 ) -> Sequence[ServedRun]:
     """Open what is served: a run, and one that it is compared with.
 
     Args:
         workspace: the run.
-        compared: the other one; None is none. The same outputs stand for CLIP alone.
+        compared: the other run; ``zero-shot`` is CLIP alone, None is none.
         zero_shot: whether CLIP alone ranks instead of the run's head.
         device: where queries are encoded and scored.
 
     Raises:
         ConfigError: a run would be compared with itself, or the other one has no trained head.
+        CacheError, FingerprintMismatch: as ``project_searcher``.
     """
-    first = ServedRun(
-        ZERO_SHOT if zero_shot else workspace.outputs.absolute().name,
-        workspace,
-        zero_shot=zero_shot,
-        device=device,
-    )
-    if compared is None:
-        return [first]
-    alone = compared.outputs == workspace.outputs
-    trained = (workspace.run / "head.safetensors").is_file()
-    if alone and (zero_shot or not trained):
-        raise ConfigError("CLIP alone would be compared with itself; train a head first")
-    if not alone and not (compared.run / "head.safetensors").is_file():
-        raise ConfigError(f"{compared.outputs} has no trained head; give a folder of outputs")
-    name = ZERO_SHOT if alone else compared.outputs.absolute().name
-    if name == first.name:
-        name = f"{compared.outputs.absolute().parent.name}/{name}"
-    return [first, ServedRun(name, compared, zero_shot=alone, device=device)]
+    name = ZERO_SHOT if zero_shot else workspace.outputs.absolute().name
+    alone = zero_shot or not _trained(workspace)
+    other: dict[str, Any] = {}
+    if compared == ZERO_SHOT:
+        if alone:
+            raise ConfigError("CLIP alone would be compared with itself; train a head first")
+        other = {"name": ZERO_SHOT, "workspace": workspace, "zero_shot": True}
+    elif compared is not None:
+        if not _trained(compared):
+            raise ConfigError(f"{compared.outputs} has no trained head; give a folder of outputs")
+        folder = compared.outputs.resolve()
+        if folder == workspace.outputs.resolve() and not zero_shot:
+            raise ConfigError(f"{compared.outputs} would be compared with itself; give another run")
+        second = folder.name if folder.name != name else f"{folder.parent.name}/{folder.name}"
+        other = {"name": second, "workspace": compared, "zero_shot": False}
+    first = ServedRun(name, workspace, zero_shot=zero_shot, device=device)
+    return [first] if compared is None else [first, ServedRun(**other, device=device)]
+
+
+def _trained(workspace: Workspace) -> bool:
+    return (workspace.run / "head.safetensors").is_file()

@@ -63,7 +63,7 @@ def own_project(served_project: Path, tmp_path: Path) -> Path:
 @contextmanager
 def client_of(project: Path, *, compare: bool = False, **serving: Any) -> Iterator[TestClient]:
     space = workspace(project)
-    runs = open_runs(space, space if compare else None, zero_shot=False, device="cpu")
+    runs = open_runs(space, "zero-shot" if compare else None, device="cpu")
     app = make_app("tiny", runs, Serving(**{"rate": 0.0, **serving}))
     with TestClient(app, base_url=ADDRESS, raise_server_exceptions=False) as client:
         yield client

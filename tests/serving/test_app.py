@@ -1,9 +1,11 @@
 """The routes of the server: search, files by key, what is refused, what is described."""
 
+import dataclasses
 import io
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from gare_cache.api import load_run
+from gare_cache.errors import ConfigError
 from gare_cache.serving.access import HEADERS
 from gare_cache.serving.app import ENDPOINTS
 from gare_cache.serving.catalogue import video_key
 from gare_cache.serving.images import ExampleImages
 from gare_cache.serving.refusals import Refusal
+from gare_cache.serving.runs import open_runs
 from gare_cache.serving.schema import Fault
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
@@ -351,6 +355,8 @@ def test_openapi_describes_every_route_and_answer(client: TestClient) -> None:
         "$ref": "#/components/schemas/SearchRequest"
     }
     assert {"413", "422", "429", "503"} <= set(search["responses"])
+    file = described["paths"]["/api/videos/{key}/file"]["get"]
+    assert {"200", "206", "400", "404", "416"} <= set(file["responses"])
 
 
 def test_a_changed_project_is_read_again(
@@ -390,6 +396,19 @@ def test_a_failing_search_is_said_without_its_cause(
         said = refused(client.post("/api/search", json={"query": "a"}), 500)
         assert said == "the search failed; the server's terminal says why"
     assert str(own_project) in capsys.readouterr().err
+
+
+def test_runs_that_can_be_compared(own_project: Path) -> None:
+    space = workspace(own_project)
+    other = workspace(own_project)
+    other = dataclasses.replace(other, outputs=own_project / "more" / "outputs")
+    shutil.copytree(space.outputs, other.outputs)
+    names = [run.name for run in open_runs(space, other, device="cpu")]
+    assert names == ["outputs", "more/outputs"]
+    names = [run.name for run in open_runs(space, space, zero_shot=True, device="cpu")]
+    assert names == ["zero-shot", "outputs"]
+    with pytest.raises(ConfigError, match="outputs would be compared with itself"):
+        open_runs(space, space, device="cpu")
 
 
 def test_two_servers_on_one_project(own_project: Path) -> None:

@@ -32,7 +32,7 @@ ALIKE = 0.99999  # the random encoder tells videos apart by little
 def serving(project: Path, **options: Any) -> Iterator[str]:
     """Serve a project in a thread; yield the address of its page."""
     space = workspace(project)
-    runs = open_runs(space, space, zero_shot=False, device="cpu")
+    runs = open_runs(space, "zero-shot", device="cpu")
     app = make_app("tiny", runs, Serving(**{"rate": 0.0, "fold_above": ALIKE, **options}))
     opened = listen("127.0.0.1", 0)
     config = uvicorn.Config(
@@ -206,6 +206,21 @@ def test_a_format_that_the_browser_cannot_play_is_said(page: Any) -> None:
     with page.expect_download() as download:
         page.click("#save")
     assert download.value.suggested_filename == "train5.mp4"
+
+
+def test_a_video_deleted_since_is_said(page: Any) -> None:
+    def without_file(route: Any) -> None:
+        answer = route.fetch().json()
+        for hit in answer["hits"]:
+            hit["video"] |= {"file": None, "missing": "the file was moved or deleted"}
+        route.fulfill(json=answer)
+
+    page.route("**/api/search", without_file)
+    search(page, "a blocks")
+    assert page.locator(".card.gone").count() == 12
+    page.locator(".shot").first.click()
+    page.wait_for_selector("text=This video cannot be played: the file was moved or deleted.")
+    assert page.is_hidden("#save")
 
 
 def test_more_like_this(page: Any) -> None:
