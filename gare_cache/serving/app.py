@@ -32,6 +32,7 @@ from gare_cache.serving.runs import ServedRun
 from gare_cache.serving.schema import (
     IMAGE_BYTES,
     MOST_CHARACTERS,
+    MOST_FOLDERS,
     MOST_TOP,
     SEARCH_BYTES,
     Example,
@@ -96,7 +97,7 @@ class _Desk:
                 for name, of in opened
             ],
             splits=list(first.catalogue.splits),
-            folders=list(first.catalogue.folders),
+            folders=list(first.catalogue.folders[:MOST_FOLDERS]),
             suggestions=list(first.catalogue.suggestions()),
             fold_above=self.serving.fold_above,
             image_bytes=IMAGE_BYTES,

@@ -14,7 +14,6 @@ from gare_cache.search.gallery import Gallery, GalleryVideo
 from gare_cache.serving.schema import Video
 
 _CAPTIONS = 3
-_MOST_FOLDERS = 500
 _SUGGESTIONS = 5
 _SUGGESTED_CHARACTERS = 60
 
@@ -68,7 +67,7 @@ class Catalogue:
     Attributes:
         entries: by key.
         by_id: the same, by video id.
-        folders: that can be searched alone.
+        folders: that can be searched alone, the topmost first.
         splits: that the videos belong to.
     """
 
@@ -126,7 +125,7 @@ def make_catalogue(gallery: Gallery, manifest: Manifest) -> Catalogue:
     return Catalogue(
         entries={entry.key: entry for entry in entries},
         by_id={entry.video.video_id: entry for entry in entries},
-        folders=sorted(folders - {"."})[:_MOST_FOLDERS],
+        folders=sorted(folders - {"."}, key=lambda name: (name.count("/"), name)),
         splits=list(dict.fromkeys(video.split for video in gallery.videos)),
     )
 

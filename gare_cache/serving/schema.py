@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MOST_CHARACTERS = 1000  # of one sentence; CLIP reads 77 tokens
 MOST_TOP = 200
+MOST_FOLDERS = 500  # that are listed
 IMAGE_BYTES = 10 * 2**20
 SEARCH_BYTES = 64 * 2**10
 
@@ -30,7 +31,7 @@ class SearchRequest(_Model):
     images: list[Key] = Field([], max_length=4, description="keys of posted example images")
     run: str | None = Field(None, description="one of the runs of /api/info; the first if null")
     split: str | None = Field(None, description="only videos of train, val or test")
-    folder: str | None = Field(None, description="only videos of a folder of /api/info")
+    folder: str | None = Field(None, description="only videos below this folder, as in /api/info")
     top: int = Field(24, ge=1, le=MOST_TOP, description="number of videos")
     min_seconds: Seconds = Field(0.0, description="shortest span of a moment")
     max_seconds: Seconds | None = Field(None, gt=0, description="longest span of a moment")
@@ -94,7 +95,7 @@ class Info(_Model):
     failed: int = Field(description="listed videos without features, which cannot be found")
     runs: list[RunInfo]
     splits: list[str]
-    folders: list[str]
+    folders: list[str] = Field(description=f"the topmost {MOST_FOLDERS}; others can be searched")
     suggestions: list[str] = Field(description="captions to try")
     fold_above: float = Field(description="cosine of mean frames above which hits are the same")
     image_bytes: int = Field(description="largest example image")

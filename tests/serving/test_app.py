@@ -7,17 +7,21 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
 from gare_cache.api import load_run
 from gare_cache.errors import ConfigError
+from gare_cache.manifest.tables import Manifest
+from gare_cache.search.gallery import Gallery, GalleryVideo
 from gare_cache.serving.access import HEADERS
 from gare_cache.serving.app import ENDPOINTS
-from gare_cache.serving.catalogue import video_key
+from gare_cache.serving.catalogue import make_catalogue, video_key
 from gare_cache.serving.images import ExampleImages
 from gare_cache.serving.refusals import Refusal
 from gare_cache.serving.runs import open_runs
@@ -78,6 +82,27 @@ def test_what_is_served(client: TestClient) -> None:
     assert info["splits"] == ["train", "val", "test"]
     assert info["folders"] == ["test", "train", "val"]
     assert info["suggestions"]
+
+
+def test_folders_are_named_below_the_one_that_holds_all() -> None:
+    paths = [
+        "/home/me/v/a.mp4",
+        "/home/me/v/x/b.mp4",
+        "/home/me/v/x/y/c.mp4",
+        "/home/me/v/xy/d.mp4",
+    ]
+    videos = [
+        GalleryVideo(str(row), row, "test", Path(path), 0.0, None) for row, path in enumerate(paths)
+    ]
+    gallery = Gallery(SimpleNamespace(folder=Path("cache")), videos, 0)  # type: ignore[arg-type]
+    captions = pa.table({"video_id": ["0"] * 5, "caption": list("abcde")})
+    catalogue = make_catalogue(gallery, Manifest(pa.table({}), captions))
+    assert catalogue.folders == ["x", "xy", "x/y"]
+    assert [entry.folder for entry in catalogue.by_id.values()] == ["", "x", "x/y", "xy"]
+    assert catalogue.below("x") == ["1", "2"]
+    assert catalogue.by_id["0"].captions == ["a", "b", "c"]
+    shown = catalogue.by_id["1"].shown()
+    assert shown.missing == "the file was moved or deleted after it was indexed"
 
 
 def test_filters_bound_what_is_found(client: TestClient) -> None:

@@ -224,6 +224,19 @@ def test_what_cannot_be_served(served_project: Path, arguments: list[str], said:
     assert said in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("opens", [False, True])
+def test_the_page_is_opened_if_asked(monkeypatch: pytest.MonkeyPatch, opens: bool) -> None:
+    launched: list[str] = []
+    monkeypatch.setattr("typer.launch", launched.append)
+    monkeypatch.setattr(
+        "gare_cache.serving.command.serve_project",
+        lambda *_, on_ready, **__: on_ready("http://127.0.0.1:1/", "serving"),
+    )
+    result = CliRunner().invoke(cli.app, ["serve", *(["--open"] if opens else [])])
+    assert result.stdout == "serving\nopen http://127.0.0.1:1/ (Ctrl-C stops)\nstopped\n"
+    assert launched == (["http://127.0.0.1:1/"] if opens else [])
+
+
 def test_the_extra_that_is_missing_is_named(
     served_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
