@@ -41,7 +41,7 @@ format: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,hf,dev,docs]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,hf,serve,dev,docs]'
 	touch $@
 
 clean:
