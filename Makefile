@@ -41,7 +41,11 @@ format: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
+<<<<<<< HEAD
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,hf,ann,qdrant,dev,docs]'
+=======
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,hf,serve,dev,docs]'
+>>>>>>> main
 	touch $@
 
 clean:

@@ -32,7 +32,7 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "evaluate": pipeline.evaluate,
         "report": pipeline.report,
     },
-    "Search": {"index": search.index, "search": search.search},
+    "Search": {"index": search.index, "search": search.search, "serve": search.serve},
     "Inspect": {
         "check-head": inspect.check_head,
         "canary": inspect.canary,

@@ -1,4 +1,4 @@
-"""Commands that search videos: index, search."""
+"""Commands that search videos: index, search, serve."""
 
 from __future__ import annotations
 
@@ -192,3 +192,85 @@ def search(
     best = results[0].hits[0].path if results[0].hits else None
     if open_best and best is not None:
         typer.launch(str(best))
+
+
+def serve(
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUTPUTS",
+            help="Output folder of a second run, shown beside the first; zero-shot is CLIP alone.",
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Port; 0 takes any free one.")
+    ] = 8765,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="Address to serve; any but this machine's own needs --token."
+        ),
+    ] = "127.0.0.1",
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="GARE_CACHE_TOKEN",
+            metavar="SECRET",
+            help="Secret that opens page and API; better in $GARE_CACHE_TOKEN.",
+            show_envvar=False,
+        ),
+    ] = None,
+    zero_shot: Annotated[
+        bool, typer.Option("--zero-shot", help="Do not use the trained head.")
+    ] = False,
+    fold: Annotated[
+        float,
+        typer.Option(
+            metavar="COSINE",
+            help="Above this cosine results are folded as near duplicates; 1 folds none.",
+        ),
+    ] = 0.99,
+    rate: Annotated[
+        float,
+        typer.Option(
+            min=0.0, metavar="N", help="Searches a second that one client may ask; 0 is no limit."
+        ),
+    ] = 20.0,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in the default browser.")
+    ] = False,
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Outputs = None,
+    device: Device = "auto",
+) -> None:
+    """Search the videos on a page in the browser.
+
+    The page plays each video at its moment. Only this machine can open it, unless --host and
+    --token say otherwise. Ctrl-C stops it. Programs ask the same at /api, described in
+    /api/openapi.json.
+
+    Example:
+        gare-cache serve --compare zero-shot --open
+    """
+    from gare_cache.serving.command import serve_project
+
+    def ready(url: str, line: str) -> None:
+        typer.echo(line)
+        typer.echo(f"open {url} (Ctrl-C stops)")
+        if open_page:
+            typer.launch(url)
+
+    serve_project(
+        params,
+        outputs,
+        compare=compare,
+        zero_shot=zero_shot,
+        device=device,
+        host=host,
+        port=port,
+        token=token,
+        fold_above=fold,
+        rate=rate,
+        on_ready=ready,
+    )
+    typer.echo("stopped")

@@ -19,7 +19,6 @@ from torch import Tensor
 from gare_cache.heads.gap import GapModule
 from gare_cache.heads.increment_basis import (
     IncrementBasis,
-    bilinear,
     centred_mean,
     gram,
     increment_basis,
@@ -29,6 +28,14 @@ from gare_cache.heads.increment_basis import (
 from gare_cache.heads.pairs import Words
 from gare_cache.heads.pooling import Pooling
 from gare_cache.heads.scoring import MIN_NORM
+from gare_cache.heads.video_rows import (
+    PairTerms,
+    VideoRows,
+    attention_of,
+    pair_terms,
+    row_products,
+    video_rows,
+)
 
 # Below this share of |t|^2 + |Delta|^2, float32 leaves |t + Delta|^2 fewer than five digits.
 _CANCELLED = 0.01
@@ -44,6 +51,7 @@ class VideoBasis:
         slots_gram: (V, P, P).
         mean: c(vbar_j), (V, D) or one row; None where the head has no gap module.
         increment: where the context of psi belongs to the videos; else None.
+        rows: what the products with the texts need, where the context of psi is not the texts'.
         frames: (V, F, D), for pairs that are scored densely.
         mask: (V, F) bool.
     """
@@ -53,6 +61,7 @@ class VideoBasis:
     slots_gram: Tensor
     mean: Tensor | None
     increment: IncrementBasis | None
+    rows: VideoRows
     frames: Tensor
     mask: Tensor
 
@@ -90,7 +99,8 @@ def video_basis(
     if gap is not None and mean is not None and gap.context_side == "video":
         context = gap.attended_frames(frames, mask)
         increment = increment_basis(gap, *context, gap_part=mean, scored=slots)
-    return VideoBasis(slots, slot_mask, gram(slots), mean, increment, frames, mask)
+    rows = video_rows(slots, increment)
+    return VideoBasis(slots, slot_mask, gram(slots), mean, increment, rows, frames, mask)
 
 
 def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> TextBasis:
@@ -128,39 +138,62 @@ def exact_scores(
     Returns:
         (T, V) cosines, and (T, V) bool, True where an item and its increment cancel.
     """
-    products = _products(texts.text, videos.slots)
-    weights = pooling.weights(products, videos.slot_mask)
-    numerator = (weights * products).sum(dim=-1)  # (T, V)
+    if texts.increment is None:
+        numerator, terms, video_square = _video_terms(texts.text, videos, pooling)
+    else:
+        numerator, terms, video_square = _text_terms(texts, texts.increment, videos, pooling)
     text_square = texts.text.square().sum(dim=-1, keepdim=True)  # (T, 1)
-    video_square = quadratic(weights, videos.slots_gram, "video")  # (T, V)
     cancelled = torch.zeros_like(numerator, dtype=torch.bool)
-    basis = videos.increment or texts.increment
-    if basis is not None and videos.mean is not None:
-        mixture = increment_weights(basis, texts.text, videos.mean)
-        if basis.context_side == "video":
-            with_text = (mixture * _products(texts.text, basis.vectors)).sum(dim=-1)
-            with_video = bilinear(mixture, basis.products, weights, "video")
-        else:
-            with_text = (mixture * basis.products[:, None, :, 0]).sum(dim=-1)  # (T, V)
-            pooled = torch.einsum("tvp,vpd->tvd", weights, videos.slots)  # (T, V, D)
-            along = torch.einsum("tvd,tkd->tvk", pooled, basis.vectors)  # (T, V, K + 2)
-            with_video = (mixture * along).sum(dim=-1)  # (T, V)
-        square = quadratic(mixture, basis.vectors_gram, basis.context_side)
-        if side == "text":
-            numerator = numerator + with_video
-            parts = text_square + square
-            text_square = parts + 2.0 * with_text
-            cancelled = text_square < _CANCELLED * parts
-        else:
-            numerator = numerator + with_text
-            parts = video_square + square
-            video_square = parts + 2.0 * with_video
-            cancelled = video_square < _CANCELLED * parts
+    if terms is not None and side == "text":
+        numerator = numerator + terms.with_video
+        parts = text_square + terms.square
+        text_square = parts + 2.0 * terms.with_text
+        cancelled = text_square < _CANCELLED * parts
+    elif terms is not None:
+        numerator = numerator + terms.with_text
+        parts = video_square + terms.square
+        video_square = parts + 2.0 * terms.with_video
+        cancelled = video_square < _CANCELLED * parts
     return numerator / (_norm(text_square) * _norm(video_square)), cancelled
 
 
-def _products(text: Tensor, vectors: Tensor) -> Tensor:
-    return torch.einsum("td,vkd->tvk", text, vectors)  # (T, V, K)
+def _video_terms(
+    text: Tensor, videos: VideoBasis, pooling: Pooling
+) -> tuple[Tensor, PairTerms | None, Tensor]:
+    """Return t . p, the increment's terms and |p|^2 of all pairs, each (T, V)."""
+    products = row_products(videos.rows.rows, text)  # (V, R, T)
+    count = videos.slots.shape[1]
+    of_slots = products[:, :count]
+    weights = pooling.weights(of_slots, videos.slot_mask[..., None], dim=1)
+    weights = weights.expand(of_slots.shape)  # (V, P, T)
+    numerator = (weights * of_slots).sum(dim=1).T
+    video_square = (torch.bmm(videos.slots_gram, weights) * weights).sum(dim=1).T
+    basis = videos.increment
+    if basis is None or videos.mean is None:
+        return numerator, None, video_square
+    keys = basis.key_own[0].numel()
+    attention = attention_of(basis, products[:, count : count + keys], text, videos.mean)
+    terms = pair_terms(videos.rows, basis, attention, products[:, count + keys :], weights)
+    return numerator, terms.transposed(), video_square
+
+
+def _text_terms(
+    texts: TextBasis, basis: IncrementBasis, videos: VideoBasis, pooling: Pooling
+) -> tuple[Tensor, PairTerms, Tensor]:
+    """Return the same where the increment is a mixture of vectors of the texts."""
+    assert videos.mean is not None
+    products = torch.einsum("td,vpd->tvp", texts.text, videos.slots)  # (T, V, P)
+    weights = pooling.weights(products, videos.slot_mask)
+    mixture = increment_weights(basis, texts.text, videos.mean)
+    pooled = torch.einsum("tvp,vpd->tvd", weights, videos.slots)  # (T, V, D)
+    along = torch.einsum("tvd,tkd->tvk", pooled, basis.vectors)  # (T, V, K + 2)
+    terms = PairTerms(
+        square=quadratic(mixture, basis.vectors_gram, basis.context_side),
+        with_text=(mixture * basis.products[:, None, :, 0]).sum(dim=-1),
+        with_video=(mixture * along).sum(dim=-1),
+    )
+    video_square = quadratic(weights, videos.slots_gram, "video")
+    return (weights * products).sum(dim=-1), terms, video_square
 
 
 def _norm(square: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def increment_weights(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tens
     centred = centre(text)
     cross = centred @ mean.T  # (T, V)
     squares = mean.square().sum(dim=-1) + centred.square().sum(dim=-1, keepdim=True)  # (T, V)
-    deviation = _deviation((squares - 2.0 * cross) / text.shape[-1])  # (T, V)
+    gap_spread = deviation((squares - 2.0 * cross) / text.shape[-1])  # (T, V)
     if basis.context_side == "video":
         projected = basis.key_own - torch.einsum("td,vhcd->tvhc", text, basis.keys)
         offset, allowed = basis.key_offset, basis.mask[:, None]  # (V, heads, C), (V, 1, C)
@@ -129,12 +129,12 @@ def increment_weights(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tens
         projected = torch.einsum("vd,thcd->tvhc", mean, basis.keys) - basis.key_own[:, None]
         # (T, 1, heads, C), (T, 1, 1, C)
         offset, allowed = basis.key_offset[:, None], basis.mask[:, None, None]
-    logits = basis.eta * projected / deviation[..., None, None] + offset  # (T, V, heads, C)
+    logits = basis.eta * projected / gap_spread[..., None, None] + offset  # (T, V, heads, C)
     attention = masked_softmax(logits, allowed).flatten(-2)  # (T, V, K)
-    spread = _deviation(quadratic(attention, basis.value_gram, basis.context_side))  # (T, V)
+    spread = deviation(quadratic(attention, basis.value_gram, basis.context_side))  # (T, V)
     mixture = attention / spread[..., None]
     mixture = torch.cat([mixture, torch.ones_like(mixture[..., :1])], dim=-1)  # (T, V, K + 1)
-    spread = _deviation(quadratic(mixture, basis.residual_gram, basis.context_side))  # (T, V)
+    spread = deviation(quadratic(mixture, basis.residual_gram, basis.context_side))  # (T, V)
     mixture = mixture / spread[..., None]
     return torch.cat([mixture, torch.ones_like(mixture[..., :1])], dim=-1)  # (T, V, K + 2)
 
@@ -211,5 +211,6 @@ def _residual(layer: CrossAttentionLayer, values: Tensor, count: int) -> Tensor:
     return centre(torch.cat([rows, constant.expand(count, 1, -1)], dim=1))  # (N, K + 1, D)
 
 
-def _deviation(variance: Tensor) -> Tensor:
+def deviation(variance: Tensor) -> Tensor:
+    """Return the standard deviation in a LayerNorm, sqrt(max(variance, 0) + eps)."""
     return (variance.clamp_min(0.0) + NORM_EPS).sqrt()

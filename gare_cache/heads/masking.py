@@ -24,17 +24,18 @@ def mean_pool(frames: Tensor, mask: Tensor, reference_padding: bool = False) -> 
     return total / weights.sum(dim=1, keepdim=True).clamp_min(1.0)
 
 
-def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Take the softmax of the last dimension over the places where ``mask`` is True.
+def masked_softmax(scores: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+    """Take the softmax of a dimension over the places where ``mask`` is True.
 
     Places outside the mask, and whole rows without a place inside it, get 0 and a zero gradient.
 
     Args:
         scores: (..., F).
         mask: bool, broadcastable to ``scores``.
+        dim: the dimension, the last one unless another is given.
 
     Returns:
         Same shape as ``scores``.
     """
     lowest = torch.finfo(scores.dtype).min
-    return scores.masked_fill(~mask, lowest).softmax(dim=-1) * mask
+    return scores.masked_fill(~mask, lowest).softmax(dim=dim) * mask

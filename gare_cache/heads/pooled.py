@@ -98,8 +98,8 @@ class ExactScorer:
         encoding = 20 * num_frames * dim
         if self.gap is None or self.gap.context_side == "video":
             rows = heads * num_frames + 2
-            video = (10 * rows + num_frames) * dim + 6 * rows * rows
-            return Footprint(encoding, video, 0, 5 * num_frames + 10 * rows)
+            video = (12 * rows + 2 * num_frames) * dim + 9 * rows * rows
+            return Footprint(encoding, video, 0, 6 * num_frames + 12 * rows)
         rows = heads * num_words + 2
         return Footprint(
             encoding,

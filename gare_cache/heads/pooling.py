@@ -27,8 +27,12 @@ class Pooling(Protocol):
     def slots(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors that are mixed (V, P, D) and which of them are real (V, P)."""
 
-    def weights(self, products: Tensor, mask: Tensor) -> Tensor:
-        """Return the weights (T, V, P), or (1, V, P), from ``products`` t_i . x_jk (T, V, P)."""
+    def weights(self, products: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+        """Return the weights of the slots along ``dim`` from ``products`` t_i . x_jk.
+
+        Products and weights are (T, V, P), or (V, P, T) where ``dim`` is 1, and the mask broadcasts
+        to them; T is 1 in the weights (1, V, P) that all texts share.
+        """
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,9 @@ class MeanPooling:
         mean = mean_pool(frames, mask, self.reference_padding)
         return mean[:, None], torch.ones_like(mask[:, :1])  # (V, 1, D), (V, 1)
 
-    def weights(self, products: Tensor, mask: Tensor) -> Tensor:
-        """Return ones (1, V, 1): the same video vector for every text."""
-        return products.new_ones(1, *products.shape[1:])
+    def weights(self, products: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+        """Return ones: the same video vector for every text."""
+        return products.new_ones(1, *products.shape[1:]) if dim == -1 else products.new_ones(())
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,15 @@ class TextConditionedPooling:
         """Return the frames (V, F, D) and their mask (V, F)."""
         return frames, mask
 
-    def weights(self, products: Tensor, mask: Tensor) -> Tensor:
-        """Return the weights (T, V, F); 0 on padding."""
+    def weights(self, products: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+        """Return the weights, of the products' shape; 0 on padding."""
         scores = products / self.temperature
-        weights = masked_softmax(scores, mask)
+        weights = masked_softmax(scores, mask, dim)
         if not self.reference_padding:
             return weights
         real = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        share = (real.logsumexp(dim=-1) - scores.logsumexp(dim=-1)).exp()  # (T, V)
-        return weights * share[..., None]
+        share = real.logsumexp(dim, keepdim=True) - scores.logsumexp(dim, keepdim=True)
+        return weights * share.exp()
 
 
 class CrossAttentionPooling(nn.Module):

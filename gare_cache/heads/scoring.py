@@ -14,6 +14,8 @@ from gare_cache.errors import ConfigError
 from gare_cache.heads.pairs import Words
 
 DEFAULT_BLOCK_BYTES = 256 * 2**20
+# More bytes at once leave the processor's cache where texts need nothing prepared.
+_LIGHT_BLOCK_BYTES = 64 * 2**20
 MIN_NORM = 1e-8
 
 
@@ -111,6 +113,7 @@ def block_shape(footprint: Footprint, *, element_bytes: int, block_bytes: int) -
     elements = block_bytes // element_bytes
     encoding = footprint.encoding + footprint.video
     if footprint.text == 0:
+        elements = min(elements, _LIGHT_BLOCK_BYTES // element_bytes)
         videos = max(1, elements // 2 // encoding)
         return BlockShape(max(1, elements // 2 // (footprint.pair * videos)), videos, videos)
     quarter = elements // 4

@@ -6,6 +6,7 @@ scores the shortlisted pairs exactly, and its scores give the order.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from gare_cache.data.words import Words
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.encoders.settings import ExtractSettings
-from gare_cache.errors import CacheError, ConfigError, counted, unknown_name
+from gare_cache.errors import CacheError, ConfigError, GareCacheError, counted, unknown_name
 from gare_cache.evaluation.metrics import check_finite
 from gare_cache.extraction.sentences import encode_sentences
 from gare_cache.heads.retrieval import RetrievalHead
@@ -101,7 +102,7 @@ class Searcher:
             gallery: the videos.
             head: scores pairs.
             store: the gallery's vectors, in its order.
-            encoder: returns the encoder, which is loaded when a query needs it.
+            encoder: returns the encoder; it is called once, when a query needs it.
             settings: of the extraction, for examples and word tokens.
             calibration: how many videos are scored exactly in a gallery of more than ``WHOLE``,
                 and which scores are those of a match.
@@ -109,9 +110,14 @@ class Searcher:
         self.gallery = gallery
         self.head = head
         self._store = store
-        self._encoder = encoder
+        self._encoder = functools.cache(encoder)
         self._settings = settings
         self._calibration = calibration
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels that an example image may have."""
+        return self._settings.max_frame_pixels
 
     def search(self, query: str | Query, wanted: Wanted | None = None) -> SearchResult:
         """Return the videos that match a query best.
@@ -125,8 +131,39 @@ class Searcher:
             DecodeError: a video given as an example cannot be decoded.
             NonFiniteScores: a score is NaN or infinite.
         """
-        wanted = wanted or Wanted()
-        encoded = self._encode(query if isinstance(query, Query) else make_query(query))
+        (found,) = self.search_many([(query, wanted or Wanted())])
+        if isinstance(found, GareCacheError):
+            raise found
+        return found
+
+    def search_many(
+        self, queries: Sequence[tuple[str | Query, Wanted]]
+    ) -> list[SearchResult | GareCacheError]:
+        """Search for each of several queries, whose sentences are encoded at once.
+
+        Args:
+            queries: each with the videos that it wants.
+
+        Returns:
+            Its result, or the error that ``search`` raises for it; a score may differ from that of
+            ``search`` in the last bits.
+        """
+        asked = [query if isinstance(query, Query) else make_query(query) for query, _ in queries]
+        sentences = [part.value for of in asked for part in of.parts if part.kind == "text"]
+        text, words = self._sentences(sentences)
+        found: list[SearchResult | GareCacheError] = []
+        first = 0
+        for of, (_, wanted) in zip(asked, queries, strict=True):
+            own = slice(first, first + sum(part.kind == "text" for part in of.parts))
+            first = own.stop
+            tokens = None if words is None or own.start == own.stop else _of(words, own)
+            try:
+                found.append(self._search(self._encoded(of, text[own], tokens), wanted))
+            except GareCacheError as err:
+                found.append(err)
+        return found
+
+    def _search(self, encoded: _Encoded, wanted: Wanted) -> SearchResult:
         allowed = self._allowed(wanted)
         allowed[list(encoded.own)] = False
         searched = int(allowed.sum())
@@ -288,38 +325,40 @@ class Searcher:
         text = F.normalize(self.head.encode_text(encoded.text), dim=-1).cpu()
         return encoded.weights @ torch.cat([text, encoded.examples])
 
-    def _encode(self, query: Query) -> _Encoded:
-        texts = [part for part in query.parts if part.kind == "text"]
+    def _encoded(self, query: Query, text: Tensor, words: Words | None) -> _Encoded:
+        """Return a query whose sentences are encoded, with its examples."""
+        sentences = [part for part in query.parts if part.kind == "text"]
         examples = [part for part in query.parts if part.kind != "text"]
-        weights = torch.tensor([part.weight for part in (*texts, *examples)])
+        weights = torch.tensor([part.weight for part in (*sentences, *examples)])
         own: list[int] = []
         vectors = [self._example(part, own) for part in examples]
-        text, words, notes = self._sentences([part.value for part in texts])
         return _Encoded(
             text,
             words,
             torch.stack(vectors) if vectors else torch.empty(0, text.shape[1]),
             weights / weights.abs().sum(),
             own,
-            notes,
+            self._cut([part.value for part in sentences]),
         )
 
-    def _sentences(self, sentences: Sequence[str]) -> tuple[Tensor, Words | None, list[str]]:
+    def _sentences(self, sentences: Sequence[str]) -> tuple[Tensor, Words | None]:
         device = self.head.logit_scale.device
         if not sentences:
-            return torch.empty(0, self.head.settings["dim"], device=device), None, []
-        encoder = self._encoder()
-        text, words = encode_sentences(
-            encoder,
+            return torch.empty(0, self.head.settings["dim"], device=device), None
+        return encode_sentences(
+            self._encoder(),
             sentences,
             device=device,
             batch=len(sentences),
             with_words=self._settings.word_tokens,
             keep_words=self.head.needs_words,
         )
-        cut = encoder.count_cut(sentences)
-        limit = counted(encoder.context_length, "token")
-        return text, words, [f"the query is longer than {limit}: the rest is cut"] if cut else []
+
+    def _cut(self, sentences: Sequence[str]) -> list[str]:
+        if not sentences or not self._encoder().count_cut(sentences):
+            return []
+        limit = counted(self._encoder().context_length, "token")
+        return [f"the query is longer than {limit}: the rest is cut"]
 
     def _example(self, part: QueryPart, own: list[int]) -> Tensor:
         """Return the vector (D,) of an image or a video; a video of the gallery goes to ``own``."""
@@ -342,3 +381,8 @@ class Searcher:
         kept = np.linspace(0, len(features) - 1, min(len(features), most)).astype(int)
         frames = features[kept].half().float()[None]  # (1, F, D)
         return head_vectors(self.head, frames, torch.ones(frames.shape[:2], dtype=torch.bool))[0]
+
+
+def _of(words: Words, sentences: slice) -> Words:
+    tokens, mask = words  # (T, W, D), (T, W)
+    return tokens[sentences], mask[sentences]

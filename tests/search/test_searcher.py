@@ -306,3 +306,41 @@ def test_chance_is_what_no_video_stands_out_from() -> None:
     scores = sample @ nothing
     assert calibration.is_chance(sample, nothing, float(scores.mean() + 3 * scores.std()), 2000)
     assert not calibration.is_chance(sample, nothing, float(scores.mean() + 5 * scores.std()), 2000)
+
+
+def test_many_queries_at_once_are_each_answered_as_alone(project: Path) -> None:
+    opened = open_(project)
+    asked = [
+        (make_query(SENTENCE), Wanted(top=3)),
+        (make_query(like=["test1"]), Wanted(top=2)),
+        (make_query("a", also=["b^2"], without=["c"]), Wanted(top=4, split="test")),
+    ]
+    together = opened.search_many(asked)
+    for found, (query, wanted) in zip(together, asked, strict=True):
+        alone = opened.search(query, wanted)
+        assert not isinstance(found, Exception)
+        assert [hit.video_id for hit in found.hits] == [hit.video_id for hit in alone.hits]
+        assert [hit.score for hit in found.hits] == pytest.approx(
+            [hit.score for hit in alone.hits], abs=1e-5
+        )
+
+
+def test_a_faulty_query_leaves_the_others_alone(project: Path) -> None:
+    faulty = (make_query(images=["nowhere.png"]), Wanted())
+    found = open_(project).search_many([faulty, (make_query("a"), Wanted())])
+    assert isinstance(found[0], ConfigError)
+    assert not isinstance(found[1], Exception)
+
+
+def test_the_encoder_is_loaded_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    real = opening.project_encoder
+    monkeypatch.setattr(
+        opening,
+        "project_encoder",
+        lambda *args, **named: (loaded.append(1), real(*args, **named))[1],
+    )
+    opened = open_(project)
+    for _ in range(2):
+        opened.search(SENTENCE)
+    assert loaded == [1]
