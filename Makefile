@@ -41,11 +41,7 @@ format: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-<<<<<<< HEAD
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,hf,ann,qdrant,dev,docs]'
-=======
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,hf,serve,dev,docs]'
->>>>>>> main
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,hf,serve,ann,qdrant,dev,docs]'
 	touch $@
 
 clean:

@@ -148,7 +148,7 @@ def _results(run: str, opened: Opened, result: SearchResult, fold_above: float) 
 def _same_as(gallery: Gallery, hits: Sequence[SearchHit], above: float) -> dict[int, int]:
     """Return rank -> rank of the best hit whose mean frame has a cosine of more than ``above``."""
     places = [gallery.place_of[hit.video_id] for hit in hits]
-    frames, mask, _ = gallery.frames(places, gallery.cache.layout.max_frames)
+    frames, mask = gallery.frames(places, gallery.cache.layout.max_frames)
     means = frames.sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (K, D)
     means = F.normalize(means, dim=-1)
     equal = (means @ means.T > above).tolist()
