@@ -252,8 +252,9 @@ class FeatureCache:
 
     def _chunk(self, kind: Kind, name: str, unit: int) -> npt.NDArray[Any]:
         """Memory-map a chunk, whose checksum is compared with the journal's the first time."""
-        if (name, unit) in self._maps:
-            return self._maps[name, unit]
+        mapped = self._maps.get((name, unit))
+        if mapped is not None:
+            return mapped
         table, spec = self.tables[kind], self._spec(kind, name)
         chunk = map_chunk(self.folder, spec, unit, unit_rows=table.unit_rows)
         if (name, unit) not in self._checked:
@@ -262,7 +263,7 @@ class FeatureCache:
             self._require_whole(whole, chunk_path(self.folder, spec, unit))
             self._checked.add((name, unit))
         if len(self._maps) >= _MOST_MAPS:
-            del self._maps[next(iter(self._maps))]
+            self._maps.pop(next(iter(list(self._maps))), None)  # threads share the maps
         self._maps[name, unit] = chunk
         return chunk
 
