@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from gare_cache.data.words import WordTokens
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import blocks
+from gare_cache.project.progress import progress
 from gare_cache.search.gallery import Gallery
 from gare_cache.search.store import VectorStore
 
@@ -94,7 +95,6 @@ def calibrate(
     caption_of: Mapping[str, str],
     *,
     whole: bool,
-    on_videos: Callable[[int], None],
 ) -> Calibration:
     """Score captions of the gallery against all its videos, and see what a shortlist would lose.
 
@@ -107,7 +107,6 @@ def calibrate(
             evenly spaced.
         whole: whether the gallery is scored as a whole anyway, so that only the captions' own
             videos are scored here.
-        on_videos: called with the number of videos scored.
     """
     known = [id_ for id_, video in caption_of.items() if video in gallery.place_of]
     sample = sample_of(vectors)
@@ -126,13 +125,14 @@ def calibrate(
         words = WordTokens(stacked, lengths).padded(torch.arange(len(ids), device=device))
     places = np.unique(true) if whole else np.arange(len(gallery.videos))
     best, own = _Best(_TOP, len(ids)), np.full(len(ids), np.nan, np.float32)
-    for part in blocks(len(places), _VIDEOS_AT_A_TIME):
-        frames, mask = gallery.frames(places[part].tolist(), head.settings["max_frames"])
-        scores = head.similarity(text, frames.to(device), mask.to(device), words).cpu().numpy()
-        here = np.flatnonzero(np.isin(true, places[part]))
-        own[here] = scores[here, np.searchsorted(places[part], true[here])]
-        best.add(scores, places[part])
-        on_videos(len(places[part]))
+    with progress("calibration", len(places)) as advance:
+        for part in blocks(len(places), _VIDEOS_AT_A_TIME):
+            frames, mask = gallery.frames(places[part].tolist(), head.settings["max_frames"])
+            scores = head.similarity(text, frames.to(device), mask.to(device), words).cpu().numpy()
+            here = np.flatnonzero(np.isin(true, places[part]))
+            own[here] = scores[here, np.searchsorted(places[part], true[here])]
+            best.add(scores, places[part])
+            advance(len(places[part]))
     least = float(np.quantile(own, _QUANTILE))
     if whole:
         return Calibration(RERANK, None, len(ids), least, sample)

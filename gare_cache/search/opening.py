@@ -20,7 +20,6 @@ from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
-from gare_cache.project.progress import progress
 from gare_cache.search.calibration import Calibration, calibrate, sample_of
 from gare_cache.search.choice import StoreChoice
 from gare_cache.search.gallery import Gallery, gallery_vectors, open_gallery, vectors_folder
@@ -121,15 +120,13 @@ def _calibration(
         row for row in expected_items(cache, manifest, "text") if row["caption_id"] not in failed
     ]
     validation = [row for row in rows if row["split"] == "val"]
-    with progress("calibration", len(gallery.videos)) as advance:
-        found = calibrate(
-            gallery,
-            head,
-            vectors,
-            store,
-            {row["caption_id"]: row["video_id"] for row in validation or rows},
-            whole=len(gallery.videos) <= WHOLE,
-            on_videos=advance,
-        )
+    found = calibrate(
+        gallery,
+        head,
+        vectors,
+        store,
+        {row["caption_id"]: row["video_id"] for row in validation or rows},
+        whole=len(gallery.videos) <= WHOLE,
+    )
     write_record(file, {"key": key, "found": found.to_json()})
     return found
