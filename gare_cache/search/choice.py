@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gare_cache.errors import ConfigError, unknown_name
+from gare_cache.errors import ConfigError, counted, unknown_name
 from gare_cache.project.progress import say
 from gare_cache.search.faiss_store import open_faiss
 from gare_cache.search.gallery import Gallery
@@ -59,5 +59,5 @@ class StoreChoice:
         if self.name == "qdrant":
             return open_qdrant(vectors, gallery.videos, key=place.name, url=str(self.url))
         if len(vectors) > _MANY:
-            say(f"note: the gallery has {len(vectors):,} videos; --index faiss is faster")
+            say(f"note: the gallery has {counted(len(vectors), 'video')}; --index faiss is faster")
         return ExactStore(vectors)
