@@ -41,13 +41,15 @@ class StoreChoice:
         if (self.url is not None) != (self.name == "qdrant"):
             raise ConfigError("--index qdrant and --qdrant URL belong together; give both")
 
-    def open(self, vectors: Vectors, gallery: Gallery, place: Path) -> VectorStore:
+    def open(self, vectors: Vectors, gallery: Gallery, place: Path, owner: str) -> VectorStore:
         """Return the store of a gallery, brought up to date.
 
         Args:
             vectors: (N, D) of the gallery's videos.
             gallery: the videos.
             place: folder of the vectors, named by cache and head.
+            owner: id of the project, which keeps its collection from those of others that share
+                the cache and the head.
 
         Raises:
             ConfigError: the store's package is not installed.
@@ -57,7 +59,8 @@ class StoreChoice:
             rows = [video.row for video in gallery.videos]
             return open_faiss(vectors, rows, place, nprobe=self.nprobe)
         if self.name == "qdrant":
-            return open_qdrant(vectors, gallery.videos, key=place.name, url=str(self.url))
+            key = f"{owner[:12]}-{place.name}"
+            return open_qdrant(vectors, gallery.videos, key=key, url=str(self.url))
         if len(vectors) > _MANY:
             say(f"note: the gallery has {counted(len(vectors), 'video')}; --index faiss is faster")
         return ExactStore(vectors)

@@ -70,7 +70,7 @@ def open_searcher(
     root = workspace.original / ".gare" / "search"
     vectors = gallery_vectors(gallery, head, root, head_id=head_id)
     place = vectors_folder(gallery, root, head_id)
-    opened = store.open(vectors, gallery, place)
+    opened = store.open(vectors, gallery, place, workspace.owner.id)
     return Searcher(
         gallery,
         head,

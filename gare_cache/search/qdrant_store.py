@@ -106,7 +106,7 @@ def open_qdrant(
     Args:
         vectors: (N, D) of length 1.
         videos: of the gallery, one a vector.
-        key: of the cache and the head.
+        key: of the project, the cache and the head.
         url: of the server; its key is taken from the environment, ``QDRANT_API_KEY``.
         client: of the server; None connects to ``url``.
 

@@ -112,6 +112,21 @@ def test_every_store_finds_what_full_scoring_finds(
     assert "of full scoring for 100.0 % of" in note
 
 
+def test_projects_that_share_a_cache_have_collections_of_their_own(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = pytest.importorskip("qdrant_client").QdrantClient(":memory:")
+    monkeypatch.setattr(qdrant_store, "_connect", lambda qdrant, url: client)
+    choice_ = StoreChoice("qdrant", url="http://server")
+    shutil.copytree(project, tmp_path / "other")
+    (tmp_path / "other/.gare/id").unlink()
+    for folder in (project, tmp_path / "other"):
+        project_searcher(workspace(folder), device="cpu", store=choice_)
+    names = [one.name for one in client.get_collections().collections]
+    assert len(names) == 2
+    assert len({name.rsplit("-", 1)[1] for name in names}) == 1  # the same cache and head
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
