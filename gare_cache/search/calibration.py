@@ -17,7 +17,7 @@ from gare_cache.data.words import WordTokens
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import blocks
 from gare_cache.project.progress import progress
-from gare_cache.search.gallery import Gallery
+from gare_cache.search.gallery import Gallery, scored_frames
 from gare_cache.search.store import VectorStore
 
 # Pairs that are scored exactly where no caption tells how many are needed.
@@ -127,8 +127,8 @@ def calibrate(
     best, own = _Best(_TOP, len(ids)), np.full(len(ids), np.nan, np.float32)
     with progress("calibration", len(places)) as advance:
         for part in blocks(len(places), _VIDEOS_AT_A_TIME):
-            frames, mask = gallery.frames(places[part].tolist(), head.settings["max_frames"])
-            scores = head.similarity(text, frames.to(device), mask.to(device), words).cpu().numpy()
+            frames, mask = scored_frames(gallery, head, places[part].tolist())
+            scores = head.similarity(text, frames, mask, words).cpu().numpy()
             here = np.flatnonzero(np.isin(true, places[part]))
             own[here] = scores[here, np.searchsorted(places[part], true[here])]
             best.add(scores, places[part])

@@ -147,6 +147,26 @@ def open_gallery(cache: FeatureCache, manifest: Manifest, project: Path) -> Gall
     return Gallery(cache, videos, len(listed) - len(videos))
 
 
+def scored_frames(
+    gallery: Gallery, head: RetrievalHead, places: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Return the frames of V videos as the head scores them, on its device.
+
+    A head that counts padded frames (``reference_padding``) gets as many slots as in evaluation,
+    whatever the other videos are.
+
+    Returns:
+        (V, F, D) float32 frames, zero on padding, and their mask (V, F).
+    """
+    most = head.settings["max_frames"]
+    frames, mask = gallery.frames(places, most)
+    if head.settings["reference_padding"]:
+        empty = min(most, gallery.cache.layout.max_frames) - frames.shape[1]
+        frames, mask = F.pad(frames, (0, 0, 0, empty)), F.pad(mask, (0, empty))
+    device = head.logit_scale.device
+    return frames.to(device), mask.to(device)
+
+
 def head_vectors(head: RetrievalHead, frames: Tensor, mask: Tensor) -> Tensor:
     """Return the videos' vectors (V, D) at length 1, see ``RetrievalHead.video_vectors``."""
     device = head.logit_scale.device

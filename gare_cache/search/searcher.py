@@ -26,7 +26,7 @@ from gare_cache.extraction.sentences import encode_sentences
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.search.calibration import Calibration, is_chance
 from gare_cache.search.examples import image_features, video_features
-from gare_cache.search.gallery import Gallery, head_vectors
+from gare_cache.search.gallery import Gallery, head_vectors, scored_frames
 from gare_cache.search.hits import SearchHit, SearchResult
 from gare_cache.search.moments import check_seconds, find_moment
 from gare_cache.search.query import Query, QueryPart, make_query
@@ -168,7 +168,10 @@ class Searcher:
         allowed[list(encoded.own)] = False
         searched = int(allowed.sum())
         if not searched:
-            raise ConfigError("no other video is left to search; search more than the example")
+            raise ConfigError(
+                "no video is left to search: the filters, or the example itself, leave out all; "
+                "search more videos"
+            )
         places, nearest = self._shortlist(encoded, allowed, searched, wanted.top)
         scores = self._scores(encoded, places)
         order = np.lexsort((places, -scores))
@@ -258,15 +261,11 @@ class Searcher:
 
     def _scores(self, encoded: _Encoded, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return the exact scores (K,) of the shortlisted videos."""
-        frames, mask = self.gallery.frames(places.tolist(), self.head.settings["max_frames"])
+        frames, mask = scored_frames(self.gallery, self.head, places.tolist())
         parts = []
         if len(encoded.text):
-            device = self.head.logit_scale.device
-            parts.append(
-                self.head.similarity(
-                    encoded.text, frames.to(device), mask.to(device), encoded.words
-                ).cpu()
-            )
+            scores_of_text = self.head.similarity(encoded.text, frames, mask, encoded.words)
+            parts.append(scores_of_text.cpu())
         if len(encoded.examples):
             parts.append(encoded.examples @ head_vectors(self.head, frames, mask).T)
         scores: npt.NDArray[np.float64] = (

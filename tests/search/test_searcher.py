@@ -62,6 +62,20 @@ def test_the_order_is_that_of_the_heads_exact_scores(project: Path) -> None:
     assert run.search(SENTENCE) == hits
 
 
+def test_padding_counts_as_in_evaluation_where_the_head_counts_it(project: Path) -> None:
+    """The frames were padded to the longest video of the shortlist, not to the head's slots."""
+    for name in ("test0", "train1", "train5"):
+        write_video(project / f"videos/{name[:-1]}/{name}.mp4", seed=7, num_frames=2)
+    change_params(project, head__reference_padding=True)
+    for stage in (prepare, extract, train):
+        stage(workspace(project))
+    run = load_run(project / "outputs", device="cpu")
+    short = ["test0", "train1"]
+    expected = dict(zip(short, run.score([SENTENCE], short)[0].tolist(), strict=True))
+    for hit in open_(project).search(SENTENCE, Wanted(ids=short)).hits:
+        assert hit.score == pytest.approx(expected[hit.video_id], abs=1e-6)
+
+
 def test_a_hit_names_its_file_and_a_moment_in_it(project: Path) -> None:
     for hit in open_(project).search(SENTENCE, Wanted(top=3)).hits:
         assert hit.path is not None
