@@ -90,6 +90,15 @@ def write_stopped(
     workspace.features.unlink(missing_ok=True)
 
 
+def captions_cut(features: Mapping[str, Any]) -> Mapping[str, int] | None:
+    """Return the captions longer than the encoder's context by split; None if not counted so.
+
+    Imports do not count them, and earlier versions recorded their sum alone.
+    """
+    cut = features["captions"].get("cut")
+    return cut if isinstance(cut, Mapping) else None
+
+
 def stopped_extraction(workspace: Workspace) -> dict[str, Any] | None:
     """Return what ``write_stopped`` wrote if the last extraction stopped, else None."""
     if workspace.features.is_file() or not workspace.stopped.is_file():

@@ -40,7 +40,7 @@ from gare_cache.files import (
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.own import own_digests
 from gare_cache.project import ledger
-from gare_cache.project.features import open_features
+from gare_cache.project.features import captions_cut, open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.reproducibility import resolve_device
 from gare_cache.training.checkpoint import Checkpoint, load_checkpoint, require_encoder
@@ -134,7 +134,7 @@ def evaluate(
             workspace.params.dataset,
             settings,
             official=read_json(workspace.manifest / "summary.json").get("official", {}),
-            cut=features["captions"].get("cut"),
+            cut=captions_cut(features),
         ),
         headline=headline,
         alternative=alternative,

@@ -8,7 +8,7 @@ from gare_cache.annotations.published_sizes import PUBLISHED_SIZES
 from gare_cache.annotations.readers import READERS
 from gare_cache.annotations.settings import DatasetSettings
 from gare_cache.evaluation.protocol_card import ProtocolCard, SplitCounts, published_tests
-from gare_cache.files import read_json
+from gare_cache.files import read_json, write_record
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
@@ -101,6 +101,12 @@ def test_the_card_counts_each_split_and_the_captions_cut(project: Path) -> None:
     assert cut == features["captions"]["cut"]
     assert sum(filter(None, cut.values())) > 0
     assert card.published == []
+    # An earlier version recorded the sum alone.
+    older = read_json(space.features)
+    write_record(space.features, older | {"captions": older["captions"] | {"cut": 9}})
+    evaluate(space)
+    card = ProtocolCard.from_json(read_json(space.evaluation / "metrics.json")["card"])
+    assert {of.cut_captions for of in card.splits.values()} == {None}
 
 
 def test_a_card_is_read_back_as_written() -> None:
