@@ -161,26 +161,20 @@ def gram(vectors: Tensor) -> Tensor:
     return vectors @ vectors.transpose(-2, -1)
 
 
-def bilinear(left: Tensor, matrices: Tensor, right: Tensor, context_side: str) -> Tensor:
-    """Return left_ij^T M right_ij for every pair.
+def quadratic(weights: Tensor, matrices: Tensor, context_side: str) -> Tensor:
+    """Return w_ij^T M w_ij for every pair.
 
     Args:
-        left: (T, V, K).
-        matrices: (V, K, P) of the videos or (T, K, P) of the texts.
-        right: (T, V, P) or (1, V, P).
+        weights: (T, V, K).
+        matrices: (V, K, K) of the videos or (T, K, K) of the texts.
         context_side: side of the matrices, ``video`` or ``text``.
 
     Returns:
         (T, V).
     """
-    # (T, V, P)
-    mixed = torch.einsum(f"tvk,{CONTEXT_LETTERS[context_side]}kp->tvp", left, matrices)
-    return (mixed * right).sum(dim=-1)
-
-
-def quadratic(weights: Tensor, matrices: Tensor, context_side: str) -> Tensor:
-    """Return w_ij^T M w_ij for every pair; the arguments are those of ``bilinear``."""
-    return bilinear(weights, matrices, weights, context_side)
+    # (T, V, K)
+    mixed = torch.einsum(f"tvk,{CONTEXT_LETTERS[context_side]}kp->tvp", weights, matrices)
+    return (mixed * weights).sum(dim=-1)
 
 
 def _folded_keys(layer: CrossAttentionLayer, context: Tensor) -> tuple[Tensor, Tensor]:
