@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.config import read_values
-from gare_cache.data.frames import even_positions, take_frames
+from gare_cache.data.split import load_frames
 from gare_cache.data.words import Words
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.errors import CacheError, ConfigError, FingerprintMismatch, unknown_name
@@ -150,8 +150,7 @@ class Run:
                 f"{self.cache.folder} has no video {unknown[0]!r} ({len(unknown)} of "
                 f"{len(ids)} are not in it); Run.video_ids() lists those that have features"
             )
-        stored = self.cache.videos(ids)
-        empty = [id_ for id_, n in zip(ids, stored.num_frames, strict=True) if n == 0]
+        empty = [id_ for id_, n in zip(ids, self.cache.num_frames(ids), strict=True) if n == 0]
         if empty:
             reason = self.cache.failures().get(empty[0], "no frames")
             raise CacheError(
@@ -159,12 +158,7 @@ class Run:
                 f"{empty[0]!r}: "
                 f"{reason}); leave them out: Run.video_ids() lists those that have"
             )
-        counts = torch.from_numpy(stored.num_frames)
-        mask = torch.arange(stored.frames.shape[1]) < counts[:, None]  # (V, F)
-        frames = torch.from_numpy(stored.frames).float().masked_fill(~mask[..., None], 0.0)
-        most = self.head.settings["max_frames"]
-        if most < frames.shape[1]:
-            frames, mask = take_frames(frames, mask, even_positions(mask.sum(dim=1), most))
+        frames, mask = load_frames(self.cache, ids, self.head.settings["max_frames"])
         return frames.to(self.device), mask.to(self.device)
 
     def encode(self, sentences: Sequence[str]) -> tuple[Tensor, Words | None]:
