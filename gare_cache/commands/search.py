@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gare_cache.commands.options import DEFAULT_PARAMS, Device, Outputs, ParamsFile
+from gare_cache.errors import ConfigError
 
 Store = Annotated[
     str,
@@ -27,7 +28,7 @@ def index(
     videos: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DIR]",
+            metavar="DIR",
             help="Folder of videos, with all its subfolders.",
             show_default="the videos of the project",
         ),
@@ -74,6 +75,10 @@ def index(
     from gare_cache.stages.search import index_folder
 
     chosen = StoreChoice(store, nprobe, qdrant)
+    if videos is None and (into or encoder):
+        raise ConfigError("--into and --encoder are of a new index; name its folder of videos")
+    if videos is not None and params != DEFAULT_PARAMS:
+        raise ConfigError("give a folder of videos or --params, not both")
     if videos is not None:
         project = into or Path(f"{videos.resolve().name}-index")
         params = index_folder(videos, project, encoder=encoder)
@@ -159,7 +164,7 @@ def search(
     from gare_cache.stages import search as stage
 
     if queries is not None and query is not None:
-        raise typer.BadParameter("give a query or --queries, not both")
+        raise ConfigError("give a query or --queries, not both")
     texts = [query] if queries is None else stage.read_queries(queries)
     asked = [
         (
