@@ -53,8 +53,8 @@ def write_results(opened: OpenStudy, split: str) -> list[str]:
     done = [run for run in runs if run.status == DONE]
     coverage = done[0].splits[split].coverage if done else None
     cards = _distinct_cards(done, split)
-    if study.published and any(card.published and not card.comparable for card in cards):
-        notes = [f"the published numbers ({study.published.source}) are of another test set"]
+    if study.published:
+        notes = other_test_set(study.published.source, cards)
     result = StudyResult(
         study,
         split,
@@ -80,6 +80,17 @@ def write_results(opened: OpenStudy, split: str) -> list[str]:
         *filter(None, (result.ledger,)),
         f"{opened.folder / 'report.html' if done else opened.folder}",
     ]
+
+
+def other_test_set(source: str, cards: Sequence[ProtocolCard]) -> list[str]:
+    """Return a note where no published test set is the scored one.
+
+    Args:
+        source: of the published numbers.
+        cards: of the scored runs.
+    """
+    other = any(card.published and not card.comparable for card in cards)
+    return [f"the published numbers ({source}) are of another test set"] if other else []
 
 
 def _distinct_cards(runs: Sequence[RunResult], split: str) -> list[ProtocolCard]:
