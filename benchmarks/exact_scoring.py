@@ -1,10 +1,11 @@
 """Time the exact score against the dense one: `python benchmarks/exact_scoring.py`.
 
 Prints a Markdown table: for each side that the increment corrects and each context that psi attends
-to, and for X-Pool's pooling, median processor seconds of scoring T texts against V = T videos (D = 512, F = 12, W = 12 words
-at most, one attention head), the ratio of the medians, and the largest difference between the two.
-The two forms take turns, so that other work on the machine meets both. The dense score runs in
-blocks of texts so that its pair tensor fits into memory. CPU, one thread.
+to, and for X-Pool's pooling, median processor seconds of scoring T texts against V = T videos
+(D = 512, F = 12, W = 12 words at most, one attention head), the median of the ratios, and the
+largest difference between the two. The two forms take turns, so that other work on the machine
+meets both. The dense score runs in blocks of texts so that its pair tensor fits into memory. CPU,
+one thread.
 """
 
 from __future__ import annotations

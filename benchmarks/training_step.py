@@ -1,7 +1,7 @@
 """Time a training step with a gap module beside one without: `python benchmarks/training_step.py`.
 
-128 pairs of 12 frames at D = 512, a transformer of 4 layers, AdamW, all losses of GARE. The forms take
-turns: a step without gap module, and steps with one at dropout 0 and 0.3, each with the pair
+128 pairs of 12 frames at D = 512, a transformer of 4 layers, AdamW, all losses of GARE. The forms
+take turns: a step without gap module, and steps with one at dropout 0 and 0.3, each with the pair
 tensor (``RetrievalHead.forward``) and without (``pair_scores``, what training calls). X-Pool's
 pooling is timed in the same way. Memory is the peak of a process that does three steps of one
 form, less that of a process that has only made head and batch.
