@@ -19,6 +19,7 @@ from gare_cache.cache.journal import RowOutcome
 from gare_cache.cache.schema import LENGTHS, PATCHES, VIEWS, WORDS, Layout
 from gare_cache.cache.writer import CacheWriter, PendingUnit
 from gare_cache.encoders.encoder import Encoder
+from gare_cache.encoders.sentence_encoder import SentenceEncoder
 from gare_cache.errors import EncoderError
 from gare_cache.extraction.decode import DecodedVideo
 
@@ -129,7 +130,7 @@ def encode_videos(
 
 
 def encode_captions(
-    encoder: Encoder,
+    encoder: SentenceEncoder,
     rows: Sequence[int],
     captions: Sequence[str],
     *,
@@ -140,7 +141,7 @@ def encode_captions(
     """Encode the captions of a unit, sorted by length, in batches of a fixed size.
 
     Args:
-        encoder: the frozen encoder.
+        encoder: the frozen encoder, or its text tower alone.
         rows: row of each caption, ascending.
         captions: the sentences.
         batch_captions: captions per batch; the last batch is padded by repeating its last caption.

@@ -45,7 +45,7 @@ def project_encoder(
     """
     settings = _encoder_settings(workspace, manifest)
     encoder = load_encoder(
-        _model_source(workspace, settings),
+        model_source(workspace, settings),
         precision=precision or settings.precision,
         device=resolve_device(device),
         context_length=settings.context_length,
@@ -110,7 +110,8 @@ def _encoder_settings(workspace: Workspace, manifest: Manifest) -> EncoderSettin
     return settings
 
 
-def _model_source(workspace: Workspace, settings: EncoderSettings) -> ModelSource:
+def model_source(workspace: Workspace, settings: EncoderSettings) -> ModelSource:
+    """Return what the settings name, with the folders of this machine."""
     model = settings.model
     if model == DEMO_MODEL:
         model = f"{LOCAL_DIR}{demo_encoder_dir()}"
