@@ -98,7 +98,7 @@ class CacheWriter:
         table = self.tables[kind]
         with environment_errors(self.folder), gate(self.folder):
             if self._shard:
-                table.sources[:] = read_sources(self.folder, kind)
+                table.sources = read_sources(self.folder, kind)
             if not self.owned:
                 refuse_differing(self.folder, table, sources)
             known = len(table.sources)

@@ -67,11 +67,11 @@ def load_tokenizer(model: str, config: dict[str, Any], context_length: int) -> A
         ) from err
 
 
-def plain_tokenizer(context_length: int) -> Any:
+def plain_tokenizer() -> Any:
     """Return open_clip's tokenizer of CLIP's vocabulary without importing open_clip.
 
     open_clip imports torchvision and transformers, which takes seconds; the file of its tokenizer
-    needs neither.
+    needs neither. It is the one that the file makes itself: another would take as much memory.
 
     Raises:
         EnvironmentFailure: open_clip is not installed.
@@ -88,14 +88,14 @@ def plain_tokenizer(context_length: int) -> Any:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         sys.modules[_PLAIN] = module
-    return module.SimpleTokenizer(context_length=context_length)
+    return module._tokenizer
 
 
 def is_plain(tokenizer: Any) -> bool:
     """Return whether a tokenizer is that of ``plain_tokenizer``."""
     if type(tokenizer).__name__ != "SimpleTokenizer":
         return False
-    plain = plain_tokenizer(tokenizer.context_length)
+    plain = plain_tokenizer()
     return bool(
         tokenizer.encoder == plain.encoder
         and tokenizer.bpe_ranks == plain.bpe_ranks

@@ -136,7 +136,7 @@ class KeptText:
             dim=record["dim"],
             context_length=record["context_length"],
             _tower=load_tower(TextShape(**record["shape"]), tensors).to(self.device),
-            _tokenizer=plain_tokenizer(record["context_length"]),
+            _tokenizer=plain_tokenizer(),
             _device=self.device,
         )
 
