@@ -147,7 +147,7 @@ def _calibration(
     cache = gallery.cache
     key = canonical_digest(
         [
-            *(cache.content_digest, manifest.digest(), [video.row for video in gallery.videos]),
+            *(cache.content_digest, manifest.digest(), gallery.videos.rows.tolist()),
             *(WHOLE, store.identity),
         ]
     )

@@ -15,6 +15,7 @@ from gare_cache.api import load_index, load_run
 from gare_cache.errors import CacheError, ConfigError, DecodeError, FingerprintMismatch
 from gare_cache.search import calibration, choice, opening, qdrant_store, searcher
 from gare_cache.search.choice import StoreChoice
+from gare_cache.search.gallery import GalleryVideos
 from gare_cache.search.query import make_query
 from gare_cache.search.searcher import Searcher, Wanted
 from gare_cache.stages.evaluate import evaluate
@@ -324,7 +325,7 @@ def test_features_of_another_encoder_are_refused(project: Path, tmp_path: Path) 
 def test_imported_features_are_searched_without_files(project: Path) -> None:
     opened = open_(project)
     videos = [dataclasses.replace(video, path=None) for video in opened.gallery.videos]
-    opened.gallery = dataclasses.replace(opened.gallery, videos=videos)
+    opened.gallery = dataclasses.replace(opened.gallery, videos=GalleryVideos.of(videos))
     assert all(hit.path is None for hit in opened.search(SENTENCE).hits)
 
 
