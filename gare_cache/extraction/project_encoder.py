@@ -17,8 +17,6 @@ from gare_cache.manifest.tables import Manifest
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
 from gare_cache.reproducibility import resolve_device
-from gare_cache.video.decoders import import_decord
-from gare_cache.video.decoding import DECODER_RULE
 
 DEMO_MODEL = "demo"
 
@@ -59,6 +57,10 @@ def project_encoder(
 
 def project_identity(workspace: Workspace, encoder: Encoder) -> dict[str, Any]:
     """Return the identity of the extraction that params.yaml describes."""
+    # Imported late: a search decodes nothing.
+    from gare_cache.video.decoders import import_decord
+    from gare_cache.video.decoding import DECODER_RULE
+
     settings = workspace.params.extract
     views = project_views(settings)
     return extraction_identity(

@@ -23,8 +23,6 @@ from gare_cache.search.hits import SearchHit, SearchResult
 from gare_cache.search.opening import keep_text, open_searcher
 from gare_cache.search.query import Query
 from gare_cache.search.searcher import Searcher, Wanted
-from gare_cache.stages.extract import extract
-from gare_cache.stages.prepare import prepare
 from gare_cache.training.checkpoint import load_checkpoint, require_encoder
 
 _COLUMNS = ("query", *(field.name for field in dataclasses.fields(SearchHit)))
@@ -100,6 +98,10 @@ def index(
     Raises:
         AnnotationError, ConfigError, CacheError, DecodeError: as ``prepare`` and ``extract``.
     """
+    # Imported late: a search neither reads annotations nor decodes.
+    from gare_cache.stages.extract import extract
+    from gare_cache.stages.prepare import prepare
+
     before = _listed(workspace)
     prepare(workspace)
     extract(workspace, device=device, workers=workers)

@@ -29,6 +29,7 @@ from tests.tiny import MODEL_CONFIG, change_params, make_tiny_encoder, workspace
 CPU = torch.device("cpu")
 SENTENCES = ("red", "a man walks, it's 9 o'clock", "two dogs & a cat " * 9, "naïve", "")
 WIDER = {"width": 64, "heads": 2, "ls_init_value": 0.5, "mlp_ratio": 2.0}
+SLOW = {"open_clip", "torchvision", "transformers", "timm", "torch._dynamo", "zarr", "av"}
 FILE = ".gare/search/text_tower.safetensors"
 
 
@@ -184,8 +185,7 @@ def test_the_process_of_a_search_imports_no_open_clip(project: Path) -> None:
         "import sys; from gare_cache import cli\n"
         f"try: cli.app(['search', 'red', '-p', {str(project / 'params.yaml')!r}])\n"
         "except SystemExit as end: assert not end.code, end.code\n"
-        "slow = {'open_clip', 'torchvision', 'transformers', 'timm', 'torch._dynamo'}\n"
-        "print('imported', sorted(slow & set(sys.modules)))"
+        f"print('imported', sorted({SLOW} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
