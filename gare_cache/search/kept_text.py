@@ -166,8 +166,7 @@ def _agrees(kept: TextEncoder, encoder: Encoder) -> bool:
     if kept.count_cut(_PROBES) != encoder.count_cut(_PROBES):
         return False
     pairs = [
-        (kept.encode_tokens(tokens), encoder.encode_tokens(tokens)),
-        (kept.encode_tokens(tokens[:1]), encoder.encode_tokens(tokens[:1])),
+        (kept.encode_tokens(tokens[:2]), encoder.encode_tokens(tokens[:2])),
         (kept.encode_words(tokens), encoder.encode_words(tokens)),
     ]
     return all(
