@@ -322,6 +322,18 @@ def test_features_of_another_encoder_are_refused(project: Path, tmp_path: Path) 
         open_(project, zero_shot=True).search(SENTENCE)
 
 
+def test_a_run_refuses_features_of_another_encoder_than_its_heads(
+    project: Path, tmp_path: Path
+) -> None:
+    """The kept text tower is of the features' encoder, which must be the head's too."""
+    other = make_tiny_encoder(tmp_path / "other", seed=7)
+    change_params(project, encoder__model=f"local-dir:{other}")
+    extract(workspace(project))
+    open_(project, zero_shot=True).search(SENTENCE)
+    with pytest.raises(FingerprintMismatch):
+        load_run(project / "outputs", device="cpu").search(SENTENCE)
+
+
 def test_imported_features_are_searched_without_files(project: Path) -> None:
     opened = open_(project)
     videos = [dataclasses.replace(video, path=None) for video in opened.gallery.videos]
