@@ -259,13 +259,16 @@ class Run:
             CacheError: as ``cache``.
         """
         head = self.outputs / "run" / "head.safetensors"
-        return open_searcher(
+        searcher = open_searcher(
             self._workspace,
             self.head,
             head_id=file_digest(head),
             device=self.device,
             encoder=lambda: self.encoder,
         )
+        cache = searcher.gallery.cache
+        require_encoder(self._checkpoint, cache.encoder_id, where=cache.folder)
+        return searcher
 
     @property
     def _workspace(self) -> Workspace:
