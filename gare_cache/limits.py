@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tokenize
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -255,17 +255,17 @@ def _too_deep(where: object) -> LimitExceeded:
 
 def _check_values(where: object, value: Any) -> None:
     """Walk through the levels of parsed JSON, which has no cycles."""
-    level = [value]
+    level = [value] if value and isinstance(value, dict | list) else []
     depth = 0
-    while level := [child for node in level if node for child in _children(node)]:
+    while level:
         depth += 1
         NESTING.check(where, depth, at_least=True)
-
-
-def _children(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if child and isinstance(child, dict | list)
+        ]
 
 
 def _check_nodes(where: object, root: yaml.Node | None) -> None:

@@ -10,7 +10,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gare_cache.cache import journal
 from gare_cache.cache.schema import KINDS, TABLES, Kind
@@ -148,9 +150,9 @@ class RowTable:
         Raises:
             CacheError: the record names rows that do not exist or belong to another unit.
         """
-        for outcome in record.outcomes:
-            row = outcome.row
-            if row >= len(self.sources) or row // self.unit_rows != record.unit:
+        rows, size = [outcome.row for outcome in record.outcomes], len(self.sources)
+        for row in (min(rows), max(rows)) if rows else ():  # a unit's rows follow one another
+            if row >= size or row // self.unit_rows != record.unit:
                 raise CacheError(
                     f"the journal says that unit {record.unit} holds {self.kind} row {row}, but "
                     f"there {agreeing(len(self.sources), 'are')} "
@@ -245,11 +247,13 @@ def read_sources(folder: Path, kind: Kind) -> Sources:
         raise
     except UnreadableFile as err:
         raise CacheError(f"{path} is not a cache table ({err}); {_RESTORE}") from err
-    if table["row"].to_pylist() != list(range(len(table))):
+    if not np.array_equal(table["row"].to_numpy(), np.arange(len(table))):
         raise CacheError(
             f"{path}: the rows are not numbered from 0 to {len(table) - 1}; {_RESTORE}"
         )
     sources = Sources(kind, table.select(names))
+    if pc.count_distinct(table[ID[kind]]).as_py() == len(table):
+        return sources
     current: dict[str, tuple[Any, ...]] = {}
     for key in zip(*(sources.column(name) for name in KEYS[kind]), strict=True):
         if current.get(key[0]) == key:  # the first is the id
