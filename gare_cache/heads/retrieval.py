@@ -247,7 +247,8 @@ class RetrievalHead(nn.Module):
 
         Where ``exact``, without a (T, V, D) tensor: the same score, not an approximation of
         ``forward`` (see ``gare_cache.heads.increment_basis``). Else, and for fewer texts than
-        ``texts_per_video``, with ``forward`` on blocks. Dropout is off whatever the module's mode, and no gradient is kept.
+        ``texts_per_video``, with ``forward`` on blocks. Dropout is off whatever the module's mode,
+        and no gradient is kept.
 
         Args:
             text: sentence features (T, D).
