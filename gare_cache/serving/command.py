@@ -8,6 +8,7 @@ from typing import Literal
 
 from gare_cache.errors import ConfigError, counted
 from gare_cache.project.paths import Workspace, open_workspace
+from gare_cache.search.choice import StoreChoice
 
 try:
     from gare_cache.serving.access import check_access
@@ -34,6 +35,7 @@ def serve_project(
     token: str | None,
     fold_above: float,
     rate: float,
+    store: StoreChoice,
     on_ready: Callable[[str, str], None],
 ) -> None:
     """Serve the search of a project until Ctrl-C.
@@ -49,6 +51,7 @@ def serve_project(
         token: that clients must give; None on loopback.
         fold_above: cosine above which two results are shown as one.
         rate: searches a second of one client; 0 is no limit.
+        store: what finds the shortlist.
         on_ready: called with the address of the page and a line that says what is served.
 
     Raises:
@@ -64,7 +67,7 @@ def serve_project(
         compared = open_workspace(params, Path(compare), borrow=True)
     opened = listen(host, port)
     try:
-        runs = open_runs(workspace, compared, zero_shot=zero_shot, device=device)
+        runs = open_runs(workspace, compared, zero_shot=zero_shot, device=device, store=store)
         for served in runs:
             served.warm_up()
         project = workspace.params.dataset.name

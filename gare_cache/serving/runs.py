@@ -11,6 +11,7 @@ from gare_cache.errors import ConfigError, GareCacheError
 from gare_cache.manifest.tables import MANIFEST_FILES, read_manifest
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
+from gare_cache.search.choice import StoreChoice
 from gare_cache.search.searcher import Searcher
 from gare_cache.serving.catalogue import Catalogue, make_catalogue
 from gare_cache.serving.refusals import Refusal
@@ -39,7 +40,15 @@ class Opened:
 class ServedRun:
     """A run of a project, or CLIP alone."""
 
-    def __init__(self, name: str, workspace: Workspace, *, zero_shot: bool, device: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        workspace: Workspace,
+        *,
+        zero_shot: bool,
+        device: str,
+        store: StoreChoice = StoreChoice(),  # noqa: B008
+    ) -> None:
         """Open a run.
 
         Args:
@@ -47,6 +56,7 @@ class ServedRun:
             workspace: project and outputs.
             zero_shot: whether CLIP alone ranks, even if a head is trained.
             device: where queries are encoded and scored.
+            store: what finds the shortlist.
 
         Raises:
             ConfigError, CacheError, FingerprintMismatch: as ``project_searcher``.
@@ -55,6 +65,7 @@ class ServedRun:
         self._workspace = workspace
         self._zero_shot = zero_shot
         self._device = device
+        self._store = store
         self._head = workspace.run / "head.safetensors"
         self._seen = self._signature()
         self._fault: str | None = None
@@ -94,7 +105,9 @@ class ServedRun:
         self.opened.searcher.search("a video")
 
     def _open(self) -> Opened:
-        searcher = project_searcher(self._workspace, zero_shot=self._zero_shot, device=self._device)
+        searcher = project_searcher(
+            self._workspace, zero_shot=self._zero_shot, device=self._device, store=self._store
+        )
         trained = not self._zero_shot and self._head.is_file()
         return Opened(
             searcher,
@@ -124,6 +137,7 @@ def open_runs(
     *,
     zero_shot: bool = False,
     device: str,
+    store: StoreChoice = StoreChoice(),  # noqa: B008
 ) -> Sequence[ServedRun]:
     """Open what is served: a run, and one that it is compared with.
 
@@ -132,6 +146,7 @@ def open_runs(
         compared: the other run; ``zero-shot`` is CLIP alone, None is none.
         zero_shot: whether CLIP alone ranks instead of the run's head.
         device: where queries are encoded and scored.
+        store: what finds the shortlists of both.
 
     Raises:
         ConfigError: a run would be compared with itself, or the other one has no trained head.
@@ -152,8 +167,10 @@ def open_runs(
             raise ConfigError(f"{compared.outputs} would be compared with itself; give another run")
         second = folder.name if folder.name != name else f"{folder.parent.name}/{folder.name}"
         other = {"name": second, "workspace": compared, "zero_shot": False}
-    first = ServedRun(name, workspace, zero_shot=zero_shot, device=device)
-    return [first] if compared is None else [first, ServedRun(**other, device=device)]
+    first = ServedRun(name, workspace, zero_shot=zero_shot, device=device, store=store)
+    if compared is None:
+        return [first]
+    return [first, ServedRun(**other, device=device, store=store)]
 
 
 def _trained(workspace: Workspace) -> bool:

@@ -128,6 +128,20 @@ def test_every_store_finds_what_full_scoring_finds(
     assert "of full scoring for 100.0 % of" in note
 
 
+def test_programs_choose_the_store(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    run, faiss = load_run(project / "outputs", device="cpu"), StoreChoice("faiss", nprobe=1)
+    full = run.search(SENTENCE)
+    monkeypatch.setattr(searcher, "WHOLE", 4)
+    monkeypatch.setattr(opening, "WHOLE", 4)
+    assert run.search(SENTENCE, store=faiss) == full
+    assert run.open_searcher(faiss) is run.open_searcher(StoreChoice("faiss", nprobe=1))
+    assert run.searcher is run.open_searcher() is not run.open_searcher(faiss)
+    index = load_index(project, device="cpu", store=faiss)
+    assert index._store.identity != load_index(project, device="cpu")._store.identity == "exact"
+    assert "faiss" in index._store.identity
+
+
 def test_projects_that_share_a_cache_have_collections_of_their_own(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

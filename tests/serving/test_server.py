@@ -21,6 +21,7 @@ import uvicorn
 from typer.testing import CliRunner
 
 from gare_cache import cli
+from gare_cache.serving.runs import ServedRun
 from gare_cache.serving.server import listen, run, url_of
 
 REPOSITORY = Path(__file__).parents[2]
@@ -215,6 +216,8 @@ def test_ctrl_c_ends_it_cleanly(server: Server) -> None:
         (["--compare", "nowhere"], "has no trained head"),
         (["--zero-shot", "--compare", "zero-shot"], "CLIP alone would be compared with itself"),
         (["-p", "nowhere/params.yaml"], "nowhere/params.yaml"),
+        (["--nprobe", "2"], "--nprobe is a setting of --index faiss"),
+        (["--index", "qdrant"], "--index qdrant and --qdrant URL belong together"),
     ],
 )
 def test_what_cannot_be_served(served_project: Path, arguments: list[str], said: str) -> None:
@@ -222,6 +225,24 @@ def test_what_cannot_be_served(served_project: Path, arguments: list[str], said:
     result = CliRunner().invoke(cli.app, ["serve", *own, *arguments])
     assert result.exit_code == 2, result.output
     assert said in result.stderr.splitlines()[-1]
+
+
+def test_the_store_of_the_shortlist_is_chosen(
+    served_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    served: list[ServedRun] = []
+    monkeypatch.setattr(
+        "gare_cache.serving.command.make_app", lambda name, runs, serving: served.extend(runs)
+    )
+    monkeypatch.setattr("gare_cache.serving.command.run", lambda app, opened: None)
+    own = ["-p", str(served_project / "params.yaml"), "--port", "0", "--device", "cpu"]
+    own += ["--compare", "zero-shot", "--index", "faiss", "--nprobe", "1"]
+    result = CliRunner().invoke(cli.app, ["serve", *own])
+    assert result.exit_code == 0, result.output
+    stores = [run.opened.searcher._store.identity for run in served]
+    assert len(stores) == 2
+    assert all(store.startswith("faiss") and store.endswith("nprobe 1") for store in stores)
 
 
 @pytest.mark.parametrize("opens", [False, True])
