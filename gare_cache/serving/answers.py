@@ -128,7 +128,7 @@ def _results(run: str, opened: Opened, result: SearchResult, fold_above: float) 
         run=run,
         hits=[
             Hit(
-                video=opened.catalogue.by_id[hit.video_id].shown(),
+                video=opened.catalogue.by_id[hit.video_id].shown(hit.best_time),
                 rank=hit.rank,
                 score=hit.score,
                 percentile=hit.percentile,

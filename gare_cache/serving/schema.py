@@ -11,10 +11,11 @@ MOST_TOP = 200
 MOST_FOLDERS = 500  # that are listed
 IMAGE_BYTES = 10 * 2**20
 SEARCH_BYTES = 64 * 2**10
+MOST_SECONDS = 1e6
 
 Sentence = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 Key = Annotated[str, Field(pattern="^[0-9a-f]{20}$", description="key that an answer gave")]
-Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
