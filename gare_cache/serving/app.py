@@ -28,7 +28,7 @@ from gare_cache.serving.images import ExampleImages
 from gare_cache.serving.limits import ClientRate, read_body
 from gare_cache.serving.openapi import Endpoint, openapi
 from gare_cache.serving.refusals import Refusal, of_status
-from gare_cache.serving.runs import ServedRun
+from gare_cache.serving.runs import NO_ENCODER, ServedRun
 from gare_cache.serving.schema import (
     IMAGE_BYTES,
     MOST_CHARACTERS,
@@ -102,6 +102,9 @@ class _Desk:
             splits=list(first.catalogue.splits),
             folders=list(first.catalogue.folders[:MOST_FOLDERS]),
             suggestions=list(first.catalogue.suggestions()),
+            encodes=first.encodes,
+            encoder_note="" if first.encodes else f"{NO_ENCODER.capitalize()}.",
+            examples=[] if first.encodes else first.catalogue.examples(),
             fold_above=self.serving.fold_above,
             image_bytes=IMAGE_BYTES,
             query_characters=MOST_CHARACTERS,

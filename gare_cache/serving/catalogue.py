@@ -92,6 +92,12 @@ class Catalogue:
         step = max(1, len(short) // _SUGGESTIONS)
         return list(dict.fromkeys(short[step // 2 :: step]))[:_SUGGESTIONS]
 
+    def examples(self) -> list[Video]:
+        """Return some videos, evenly spaced."""
+        entries = list(self.entries.values())
+        step = max(1, len(entries) // _SUGGESTIONS)
+        return [entry.shown() for entry in entries[step // 2 :: step][:_SUGGESTIONS]]
+
     def below(self, folder: str) -> list[str]:
         """Return the ids of the videos in a folder and those below it."""
         return [

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from gare_cache.errors import ConfigError, counted
 from gare_cache.project.paths import Workspace, open_workspace
@@ -40,6 +43,9 @@ def serve_project(
 ) -> None:
     """Serve the search of a project until Ctrl-C.
 
+    Queries are computed on half of the processors: the others answer clients and decode pictures,
+    and threads that wait for a busy processor are slower than fewer threads.
+
     Args:
         params: settings of the project.
         outputs: of the run; None is ``outputs/`` beside them.
@@ -66,6 +72,7 @@ def serve_project(
     elif compare is not None:
         compared = open_workspace(params, Path(compare), borrow=True)
     opened = listen(host, port)
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // 2)))
     try:
         runs = open_runs(workspace, compared, zero_shot=zero_shot, device=device, store=store)
         for served in runs:

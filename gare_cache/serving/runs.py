@@ -17,6 +17,10 @@ from gare_cache.serving.catalogue import Catalogue, make_catalogue
 from gare_cache.serving.refusals import Refusal
 from gare_cache.stages.search import project_searcher
 
+NO_ENCODER = (
+    "sentences and images need an encoder, and encoder is not set in params.yaml: set it to the "
+    "one that made the features"
+)
 ZERO_SHOT: Literal["zero-shot"] = "zero-shot"
 
 _Signature = tuple[tuple[int, int] | None, ...]
@@ -30,11 +34,13 @@ class Opened:
         searcher: searches its gallery.
         catalogue: names the videos.
         head: what scores the pairs, for people.
+        encodes: whether the project names an encoder, for sentences and images.
     """
 
     searcher: Searcher
     catalogue: Catalogue
     head: str
+    encodes: bool
 
 
 class ServedRun:
@@ -97,11 +103,14 @@ class ServedRun:
         return self.opened
 
     def warm_up(self) -> None:
-        """Load the encoder, so that the first client need not wait.
+        """Load the encoder, so that the first client need not wait; say so if there is none.
 
         Raises:
             ConfigError, EncoderError, FingerprintMismatch: it is not there, or another one.
         """
+        if not self.opened.encodes:
+            say(f"warning: {self.name}: {NO_ENCODER}; until then only videos resemble videos")
+            return
         self.opened.searcher.search("a video")
 
     def _open(self) -> Opened:
@@ -115,6 +124,7 @@ class ServedRun:
             f"trained head, {searcher.head.settings['aggregator']['name']} aggregator"
             if trained
             else "CLIP alone, mean of the frames",
+            encodes=self._workspace.params.encoder is not None,
         )
 
     def _signature(self) -> _Signature:

@@ -98,6 +98,9 @@ class Info(_Model):
     splits: list[str]
     folders: list[str] = Field(description=f"the topmost {MOST_FOLDERS}; others can be searched")
     suggestions: list[str] = Field(description="captions to try")
+    encodes: bool = Field(description="whether sentences and images can be searched for")
+    encoder_note: str = Field(description="what to set for that; empty if they can")
+    examples: list[Video] = Field(description="videos to begin with where they cannot")
     fold_above: float = Field(description="cosine of mean frames above which hits are the same")
     image_bytes: int = Field(description="largest example image")
     query_characters: int = Field(description="longest sentence")

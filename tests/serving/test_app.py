@@ -87,6 +87,7 @@ def test_what_is_served(client: TestClient) -> None:
     assert info["splits"] == ["train", "val", "test"]
     assert info["folders"] == ["test", "train", "val"]
     assert info["suggestions"]
+    assert (info["encodes"], info["encoder_note"], info["examples"]) == (True, "", [])
 
 
 def test_folders_are_named_below_the_one_that_holds_all() -> None:
@@ -523,6 +524,28 @@ def test_runs_that_can_be_compared(own_project: Path) -> None:
     assert names == ["zero-shot", "outputs"]
     with pytest.raises(ConfigError, match="outputs would be compared with itself"):
         open_runs(space, space, device="cpu")
+
+
+def test_without_an_encoder_videos_resemble_videos(
+    own_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`serve` did not start: it warmed up with a sentence."""
+    change_params(own_project, encoder=None)
+    (run,) = open_runs(workspace(own_project), device="cpu")
+    run.warm_up()
+    assert "sentences and images need an encoder" in capsys.readouterr().err
+    with client_of(own_project) as client:
+        info = client.get("/api/info").json()
+        assert not info["encodes"]
+        assert info["encoder_note"].startswith("Sentences and images need an encoder")
+        assert len(info["examples"]) == 5
+        key = info["examples"][0]["key"]
+        answer = found(client, like=[key], top=3)
+        assert len(answer["hits"]) == 3
+        image = client.post("/api/examples", content=jpeg()).json()["key"]
+        for asked in ({"query": "a"}, {"like": [key], "without": ["b"]}, {"images": [image]}):
+            said = refused(client.post("/api/search", json=asked), 422)
+            assert said.endswith("set it to the one that made the features")
 
 
 def test_two_servers_on_one_project(own_project: Path) -> None:
