@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gare_cache.errors import ConfigError
+from gare_cache.heads.dropout import PairDropout
 from gare_cache.heads.masking import masked_softmax
 from gare_cache.heads.settings import LinearInit
 
@@ -50,7 +51,7 @@ class CrossAttentionLayer(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.linear1 = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = PairDropout(dropout)
         self.norm3 = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def forward(self, query: Tensor, context: Tensor, mask: Tensor, *, context_side: str) -> Tensor:

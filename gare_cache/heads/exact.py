@@ -25,11 +25,9 @@ from gare_cache.heads.increment_basis import (
     increment_weights,
     quadratic,
 )
-from gare_cache.heads.pairs import Words
+from gare_cache.heads.pairs import MIN_NORM, PairMixture, Words
 from gare_cache.heads.pooling import Pooling
-from gare_cache.heads.scoring import MIN_NORM
 from gare_cache.heads.video_rows import (
-    PairTerms,
     VideoRows,
     attention_of,
     pair_terms,
@@ -122,45 +120,99 @@ def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> Text
     )
 
 
+@dataclass(frozen=True)
+class ExactScores:
+    """Scores of all pairs, and what they were made of.
+
+    Attributes:
+        similarity: cosines (T, V).
+        cancelled: (T, V) bool, True where an item and its increment cancel.
+        increment: Delta, where it was asked for and there is a gap module.
+    """
+
+    similarity: Tensor
+    cancelled: Tensor
+    increment: PairMixture | None
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What the score of a pair is made of, each (T, V).
+
+    Attributes:
+        numerator: t . p.
+        video_square: |p|^2.
+        square: |Delta|^2; None without a gap module, as the next two.
+        with_text: t . Delta.
+        with_video: p . Delta.
+        weights: of the increment's vectors, (T, V, K + 2), where they were asked for.
+    """
+
+    numerator: Tensor
+    video_square: Tensor
+    square: Tensor | None = None
+    with_text: Tensor | None = None
+    with_video: Tensor | None = None
+    weights: Tensor | None = None
+
+
 def exact_scores(
-    texts: TextBasis, videos: VideoBasis, pooling: Pooling, *, side: str
-) -> tuple[Tensor, Tensor]:
+    texts: TextBasis,
+    videos: VideoBasis,
+    pooling: Pooling,
+    *,
+    side: str,
+    with_increment: bool = False,
+) -> ExactScores:
     """Score every pair: cos(t_i + Delta_ij, p_ij), cos(t_i, p_ij + Delta_ij) or cos(t_i, p_ij).
 
-    Squared norms are clamped at 0 and norms at 1e-8.
+    Differentiable. Squared norms are clamped at 1e-16.
 
     Args:
         texts: the texts.
         videos: the videos.
         pooling: the head's pooling.
         side: what the increment corrects, ``text`` or ``video``.
-
-    Returns:
-        (T, V) cosines, and (T, V) bool, True where an item and its increment cancel.
+        with_increment: whether the increment is returned, too.
     """
+    basis = texts.increment or videos.increment
     if texts.increment is None:
-        numerator, terms, video_square = _video_terms(texts.text, videos, pooling)
+        terms = _video_terms(texts.text, videos, pooling, with_weights=with_increment)
     else:
-        numerator, terms, video_square = _text_terms(texts, texts.increment, videos, pooling)
+        terms = _text_terms(texts, texts.increment, videos, pooling)
+    numerator, video_square = terms.numerator, terms.video_square
     text_square = texts.text.square().sum(dim=-1, keepdim=True)  # (T, 1)
     cancelled = torch.zeros_like(numerator, dtype=torch.bool)
-    if terms is not None and side == "text":
-        numerator = numerator + terms.with_video
-        parts = text_square + terms.square
-        text_square = parts + 2.0 * terms.with_text
-        cancelled = text_square < _CANCELLED * parts
-    elif terms is not None:
-        numerator = numerator + terms.with_text
-        parts = video_square + terms.square
-        video_square = parts + 2.0 * terms.with_video
-        cancelled = video_square < _CANCELLED * parts
-    return numerator / (_norm(text_square) * _norm(video_square)), cancelled
+    if terms.square is not None and terms.with_text is not None and terms.with_video is not None:
+        own = text_square if side == "text" else video_square
+        along, across = terms.with_text, terms.with_video
+        if side == "video":
+            along, across = across, along
+        parts = own + terms.square
+        corrected = parts + 2.0 * along
+        cancelled = corrected < _CANCELLED * parts
+        numerator = numerator + across
+        if side == "text":
+            text_square = corrected
+        else:
+            video_square = corrected
+    increment = None
+    if terms.weights is not None and terms.square is not None and basis is not None:
+        increment = PairMixture(
+            terms.weights,
+            basis.vectors,
+            basis.vectors_gram,
+            terms.square,
+            basis.attention.context_side,
+        )
+    similarity = numerator / (_norm(text_square) * _norm(video_square))
+    return ExactScores(similarity, cancelled, increment)
 
 
 def _video_terms(
-    text: Tensor, videos: VideoBasis, pooling: Pooling
-) -> tuple[Tensor, PairTerms | None, Tensor]:
-    """Return t . p, the increment's terms and |p|^2 of all pairs, each (T, V)."""
+    text: Tensor, videos: VideoBasis, pooling: Pooling, *, with_weights: bool
+) -> _Terms:
+    """Return the terms where all but the text belongs to the videos."""
     products = row_products(videos.rows.rows, text)  # (V, R, T)
     count = videos.slots.shape[1]
     of_slots = products[:, :count]
@@ -170,31 +222,40 @@ def _video_terms(
     video_square = (torch.bmm(videos.slots_gram, weights) * weights).sum(dim=1).T
     basis = videos.increment
     if basis is None or videos.mean is None:
-        return numerator, None, video_square
-    keys = basis.key_own[0].numel()
-    attention = attention_of(basis, products[:, count : count + keys], text, videos.mean)
-    terms = pair_terms(videos.rows, basis, attention, products[:, count + keys :], weights)
-    return numerator, terms.transposed(), video_square
+        return _Terms(numerator, video_square)
+    keys = basis.attention.key_own[0].numel()
+    of_keys = products[:, count : count + keys]
+    attention = attention_of(basis.attention, of_keys, text, videos.mean)
+    pairs = pair_terms(videos.rows, basis, attention, products[:, count + keys :], weights)
+    mixture = None
+    if with_weights:
+        last = torch.stack([pairs.of_bias, torch.ones_like(pairs.of_bias)], dim=1)  # (V, 2, T)
+        mixture = torch.cat([attention * pairs.of_keys[:, None], last], dim=1).permute(2, 0, 1)
+    return _Terms(
+        numerator, video_square, pairs.square.T, pairs.with_text.T, pairs.with_video.T, mixture
+    )
 
 
 def _text_terms(
     texts: TextBasis, basis: IncrementBasis, videos: VideoBasis, pooling: Pooling
-) -> tuple[Tensor, PairTerms, Tensor]:
-    """Return the same where the increment is a mixture of vectors of the texts."""
+) -> _Terms:
+    """Return the terms where the increment is a mixture of vectors of the texts."""
     assert videos.mean is not None
     products = torch.einsum("td,vpd->tvp", texts.text, videos.slots)  # (T, V, P)
     weights = pooling.weights(products, videos.slot_mask)
     mixture = increment_weights(basis, texts.text, videos.mean)
+    mixture = mixture.expand(*products.shape[:2], -1)  # (T, V, K + 2)
     pooled = torch.einsum("tvp,vpd->tvd", weights, videos.slots)  # (T, V, D)
     along = torch.einsum("tvd,tkd->tvk", pooled, basis.vectors)  # (T, V, K + 2)
-    terms = PairTerms(
-        square=quadratic(mixture, basis.vectors_gram, basis.context_side),
+    return _Terms(
+        numerator=(weights * products).sum(dim=-1),
+        video_square=quadratic(weights, videos.slots_gram, "video"),
+        square=quadratic(mixture, basis.vectors_gram, "text"),
         with_text=(mixture * basis.products[:, None, :, 0]).sum(dim=-1),
         with_video=(mixture * along).sum(dim=-1),
+        weights=mixture,
     )
-    video_square = quadratic(weights, videos.slots_gram, "video")
-    return (weights * products).sum(dim=-1), terms, video_square
 
 
 def _norm(square: Tensor) -> Tensor:
-    return square.clamp_min(0.0).sqrt().clamp_min(MIN_NORM)
+    return square.clamp_min(MIN_NORM**2).sqrt()

@@ -62,6 +62,11 @@ class GapModule(nn.Module):
         """Side that supplies keys and values: ``text`` or ``video``."""
         return "text" if self.context == "words" else "video"
 
+    @property
+    def drops(self) -> bool:
+        """Whether a dropout is active."""
+        return any(m.training and m.p > 0 for m in self.modules() if isinstance(m, nn.Dropout))
+
     def forward(self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None) -> Tensor:
         """Compute the increment of every pair.
 

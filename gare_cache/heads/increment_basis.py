@@ -4,11 +4,13 @@ At dropout 0 every step of a gap layer after its attention is linear between Lay
 LayerNorm's statistics of a mixture of known vectors are a quadratic form in the mixture weights.
 Delta_ij is therefore a mixture of heads * C + 2 vectors that depend on the side of the context
 alone: on the video where psi attends to its C frames, on the text where psi attends to its C words.
+With dropout this holds up to the layer's last LayerNorm, see ``dropped_increments``.
 Own derivation from GARE, arXiv:2505.12499, for one layer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +19,15 @@ from torch import Tensor
 from gare_cache.heads.cross_attention import CONTEXT_LETTERS, NORM_EPS, CrossAttentionLayer
 from gare_cache.heads.gap import GapModule
 from gare_cache.heads.masking import masked_softmax
+from gare_cache.heads.scoring import blocks
+
+# Numbers of a block of the pair tensor.
+_BLOCK_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
-class IncrementBasis:
-    """The increment as seen from the N items that supply the context.
+class AttentionBasis:
+    """The attention of a gap layer as seen from the N items that supply the context.
 
     K = heads * C, and c(.) subtracts the mean over D.
 
@@ -32,12 +38,8 @@ class IncrementBasis:
         key_own: keys . x, (N, heads, C); x is c(vbar_j) of a video, t_i of a text.
         key_offset: k . (Wq h1 + bq) over sqrt(D / heads), (N, heads, C).
         mask: what is attended to, (N, C) bool.
-        value_gram: Gram of the centred values O over D, (N, K, K).
-        residual_gram: Gram of Y and the constant over D, (N, K + 1, K + 1).
-        vectors: Z, Delta_ij = sum_k e_ijk Z_k, (N, K + 2, D).
-        vectors_gram: Z Z^T, (N, K + 2, K + 2).
-        products: Z times what the item alone brings to the score, (N, K + 2, P): the P pooled
-            slots of a video, or t_i of a text, P = 1.
+        values: O, Wo and bo folded in, centred, (N, K, D).
+        value_gram: Gram of the values over D, (N, K, K).
     """
 
     context_side: str
@@ -46,32 +48,79 @@ class IncrementBasis:
     key_own: Tensor
     key_offset: Tensor
     mask: Tensor
+    values: Tensor
     value_gram: Tensor
+
+
+@dataclass(frozen=True)
+class IncrementBasis:
+    """The increment as seen from the N items that supply the context.
+
+    Attributes:
+        attention: what leads to LN2.
+        residual_gram: Gram of Y and the constant over D, (N, K + 1, K + 1).
+        vectors: Z, Delta_ij = sum_k e_ijk Z_k, (N, K + 2, D).
+        vectors_gram: Z Z^T, (N, K + 2, K + 2).
+        products: Z times what the item alone brings to the score, (N, K + 2, P): the P pooled
+            slots of a video, or t_i of a text, P = 1.
+    """
+
+    attention: AttentionBasis
     residual_gram: Tensor
     vectors: Tensor
     vectors_gram: Tensor
     products: Tensor
 
 
-def increment_basis(
-    gap: GapModule, context: Tensor, mask: Tensor, *, gap_part: Tensor, scored: Tensor
-) -> IncrementBasis:
-    """Prepare the side that supplies the context.
+def attention_basis(
+    gap: GapModule, context: Tensor, mask: Tensor, *, gap_part: Tensor
+) -> AttentionBasis:
+    """Prepare the attention on the side that supplies the context.
 
     Args:
         gap: a module of one layer.
         context: (N, C, D) frames of N videos or words of N texts.
         mask: (N, C) bool, what is attended to.
         gap_part: the items' part of the gap: c(vbar_j), or t_i, (N, D); one row where all share it.
+
+    Raises:
+        ConfigError: the module has more than one layer.
+    """
+    layer = gap.only_layer()
+    normed = layer.norm1(context)
+    keys, key_offset = _folded_keys(layer, normed)
+    values = centre(_folded_values(layer, normed)).flatten(1, 2)  # (N, K, D)
+    return AttentionBasis(
+        context_side=gap.context_side,
+        eta=-1 if gap.query == "text" else gap.eta,
+        keys=keys,
+        key_own=torch.einsum("nd,nhcd->nhc", gap_part.expand(len(context), -1), keys),
+        key_offset=key_offset,
+        mask=mask,
+        values=values,
+        value_gram=gram(values) / values.shape[-1],
+    )
+
+
+def increment_basis(
+    gap: GapModule, context: Tensor, mask: Tensor, *, gap_part: Tensor, scored: Tensor
+) -> IncrementBasis:
+    """Prepare the side that supplies the context, at dropout 0.
+
+    Args:
+        gap: a module of one layer.
+        context: (N, C, D) frames of N videos or words of N texts.
+        mask: (N, C) bool, what is attended to.
+        gap_part: as of ``attention_basis``.
         scored: the items' part of the score: pooled slots (N, P, D), or t_i (N, 1, D).
 
     Raises:
         ConfigError: the module has more than one layer.
     """
     layer = gap.only_layer()
-    keys, key_offset = _folded_keys(layer, context)
-    values = centre(_folded_values(layer, context)).flatten(1, 2)  # (N, K, D)
-    residual = _residual(layer, values, len(context))
+    attention = attention_basis(gap, context, mask, gap_part=gap_part)
+    attended, linear = _after_attention(layer, attention)
+    residual = centre(attended + linear)  # (N, K + 1, D)
     vectors = torch.cat(
         [
             (residual * layer.norm3.weight) @ gap.mean_proj.weight.T,
@@ -80,14 +129,8 @@ def increment_basis(
         dim=1,
     )  # (N, K + 2, D)
     return IncrementBasis(
-        context_side=gap.context_side,
-        eta=-1 if gap.query == "text" else gap.eta,
-        keys=keys,
-        key_own=torch.einsum("nd,nhcd->nhc", gap_part.expand(len(context), -1), keys),
-        key_offset=key_offset,
-        mask=mask,
-        value_gram=gram(values) / values.shape[-1],
-        residual_gram=gram(residual) / values.shape[-1],
+        attention=attention,
+        residual_gram=gram(residual) / residual.shape[-1],
         vectors=vectors,
         vectors_gram=gram(vectors),
         products=vectors @ scored.transpose(1, 2),
@@ -104,11 +147,10 @@ def centred_mean(gap: GapModule, frames: Tensor, mask: Tensor) -> Tensor:
     return centre(gap.video_mean(frames, mask))
 
 
-def increment_weights(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tensor:
-    """Compute the weights e of Delta_ij = sum_k e_ijk Z_k.
+def attention_weights(basis: AttentionBasis, text: Tensor, mean: Tensor) -> Tensor:
+    """Compute the weights of LN2's result, beta_k / sd2 for k < K, then 1.
 
-    e_k = beta_k / (sd2 sd3) for k < K, then 1 / sd3, then 1; beta is the attention, sd2 and sd3
-    the standard deviations in LN2 and LN3.
+    beta is the attention and sd2 the standard deviation in LN2.
 
     Args:
         basis: of the videos or of the texts.
@@ -116,7 +158,7 @@ def increment_weights(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tens
         mean: c(vbar_j) (V, D), or one row of zeros without a gap.
 
     Returns:
-        (T, V, K + 2); V is 1 where the increment depends on the text alone.
+        (T, V, K + 1); V is 1 where the increment depends on the text alone.
     """
     centred = centre(text)
     cross = centred @ mean.T  # (T, V)
@@ -131,12 +173,53 @@ def increment_weights(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tens
         offset, allowed = basis.key_offset[:, None], basis.mask[:, None, None]
     logits = basis.eta * projected / gap_spread[..., None, None] + offset  # (T, V, heads, C)
     attention = masked_softmax(logits, allowed).flatten(-2)  # (T, V, K)
-    spread = deviation(quadratic(attention, basis.value_gram, basis.context_side))  # (T, V)
-    mixture = attention / spread[..., None]
-    mixture = torch.cat([mixture, torch.ones_like(mixture[..., :1])], dim=-1)  # (T, V, K + 1)
-    spread = deviation(quadratic(mixture, basis.residual_gram, basis.context_side))  # (T, V)
-    mixture = mixture / spread[..., None]
-    return torch.cat([mixture, torch.ones_like(mixture[..., :1])], dim=-1)  # (T, V, K + 2)
+    return _normed(attention, basis.value_gram, basis.context_side)
+
+
+def increment_weights(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tensor:
+    """Compute the weights e of Delta_ij = sum_k e_ijk Z_k.
+
+    e_k = beta_k / (sd2 sd3) for k < K, then 1 / sd3, then 1; sd3 is the standard deviation in LN3.
+
+    Args:
+        basis: of the videos or of the texts.
+        text: (T, D).
+        mean: c(vbar_j) (V, D), or one row of zeros without a gap.
+
+    Returns:
+        (T, V, K + 2); V is 1 where the increment depends on the text alone.
+    """
+    mixture = attention_weights(basis.attention, text, mean)
+    return _normed(mixture, basis.residual_gram, basis.attention.context_side)
+
+
+def dropped_increments(
+    gap: GapModule, basis: AttentionBasis, text: Tensor, mean: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """Compute Delta with the dropout of training, in blocks of the items that supply the context.
+
+    Up to the dropout both terms of x + Dropout(W1 x + b1) are mixtures of K + 1 vectors, so the
+    dropout, LN3 and Wm alone work on the pair tensor. Blocks stay in the processor's cache, and
+    below the size from which the allocator asks the system for new memory every time.
+
+    Args:
+        gap: a module of one layer.
+        basis: of the videos or of the texts.
+        text: (T, D).
+        mean: c(vbar_j) (V, D), or one row of zeros without a gap.
+
+    Yields:
+        Items n, and their Delta: (n, T, D) of videos or (n, V, D) of texts.
+    """
+    layer = gap.only_layer()
+    rows = torch.cat(_after_attention(layer, basis), dim=-1)  # (N, K + 1, 2 D)
+    weights = attention_weights(basis, text, mean)  # (T, V, K + 1)
+    if basis.context_side == "video":
+        weights = weights.transpose(0, 1)
+    size = max(1, _BLOCK_ELEMENTS // (weights.shape[1] * rows.shape[-1]))
+    for part in blocks(len(rows), len(rows) if rows.is_cuda else size):
+        attended, linear = (weights[part] @ rows[part]).chunk(2, dim=-1)
+        yield part, gap.mean_proj(layer.norm3(attended + layer.dropout(linear)))
 
 
 def exact_increment(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tensor:
@@ -147,8 +230,9 @@ def exact_increment(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tensor
         text: (T, D).
         mean: c(vbar_j) (V, D), or one row of zeros without a gap.
     """
+    letter = CONTEXT_LETTERS[basis.attention.context_side]
     weights = increment_weights(basis, text, mean)
-    return torch.einsum(f"tvk,{CONTEXT_LETTERS[basis.context_side]}kd->tvd", weights, basis.vectors)
+    return torch.einsum(f"tvk,{letter}kd->tvd", weights, basis.vectors)
 
 
 def centre(vectors: Tensor) -> Tensor:
@@ -177,32 +261,51 @@ def quadratic(weights: Tensor, matrices: Tensor, context_side: str) -> Tensor:
     return (mixed * weights).sum(dim=-1)
 
 
-def _folded_keys(layer: CrossAttentionLayer, context: Tensor) -> tuple[Tensor, Tensor]:
-    key = layer.key_proj(layer.norm1(context))  # (N, C, D)
-    key = key.view(*context.shape[:2], layer.heads, -1)  # (N, C, heads, D / heads)
-    key = key.transpose(1, 2) * key.shape[-1] ** -0.5  # (N, heads, C, D / heads)
+def _normed(mixture: Tensor, matrices: Tensor, context_side: str) -> Tensor:
+    """Divide weights (T, V, N) of centred vectors by the mixture's deviation; the bias gets 1."""
+    spread = deviation(quadratic(mixture, matrices, context_side))  # (T, V)
+    mixture = mixture / spread[..., None]
+    return torch.cat([mixture, torch.ones_like(mixture[..., :1])], dim=-1)  # (T, V, N + 1)
+
+
+def _folded_keys(layer: CrossAttentionLayer, normed: Tensor) -> tuple[Tensor, Tensor]:
+    scale = (normed.shape[-1] // layer.heads) ** -0.5
+    constant = layer.query_proj(layer.norm1.bias) * scale  # (D,)
+    if layer.heads == 1:  # one product instead of two
+        query = layer.query_proj.weight * scale
+        keys = normed @ (layer.key_proj.weight.T @ query) + layer.key_proj.bias @ query
+        offset = normed @ (constant @ layer.key_proj.weight) + layer.key_proj.bias @ constant
+        keys = centre(keys * layer.norm1.weight)
+        return keys[:, None], offset[:, None]  # (N, 1, C, D), (N, 1, C)
+    key = layer.key_proj(normed)  # (N, C, D)
+    key = key.view(*normed.shape[:2], layer.heads, -1).transpose(1, 2)  # (N, heads, C, D / heads)
     # (heads, D / heads, D)
-    query_weight = layer.query_proj.weight.view(layer.heads, -1, context.shape[-1])
-    keys = torch.einsum("nhce,hed->nhcd", key, query_weight)  # (N, heads, C, D)
-    constant = layer.query_proj(layer.norm1.bias).view(layer.heads, -1)  # (heads, D / heads)
-    offset = torch.einsum("nhce,he->nhc", key, constant)  # (N, heads, C)
+    query = layer.query_proj.weight.view(layer.heads, -1, normed.shape[-1]) * scale
+    keys = torch.einsum("nhce,hed->nhcd", key, query)  # (N, heads, C, D)
+    offset = torch.einsum("nhce,he->nhc", key, constant.view(layer.heads, -1))  # (N, heads, C)
     return centre(keys * layer.norm1.weight), offset
 
 
-def _folded_values(layer: CrossAttentionLayer, context: Tensor) -> Tensor:
-    value = layer.value_proj(layer.norm1(context))  # (N, C, D)
-    value = value.view(*context.shape[:2], layer.heads, -1)  # (N, C, heads, D / heads)
-    # (D, heads, D / heads)
-    out_weight = layer.out_proj.weight.view(context.shape[-1], layer.heads, -1)
-    folded = torch.einsum("nche,dhe->nhcd", value, out_weight)  # (N, heads, C, D)
+def _folded_values(layer: CrossAttentionLayer, normed: Tensor) -> Tensor:
+    out = layer.out_proj.weight
+    if layer.heads == 1:
+        bias = layer.out_proj(layer.value_proj.bias)
+        one: Tensor = normed @ (out @ layer.value_proj.weight).T + bias  # (N, C, D)
+        return one[:, None]
+    value = layer.value_proj(normed)  # (N, C, D)
+    value = value.view(*normed.shape[:2], layer.heads, -1)  # (N, C, heads, D / heads)
+    out = out.view(normed.shape[-1], layer.heads, -1)  # (D, heads, D / heads)
+    folded = torch.einsum("nche,dhe->nhcd", value, out)  # (N, heads, C, D)
     return folded + layer.out_proj.bias / layer.heads
 
 
-def _residual(layer: CrossAttentionLayer, values: Tensor, count: int) -> Tensor:
-    scaled = values * layer.norm2.weight
-    rows = scaled + scaled @ layer.linear1.weight.T  # (N, K, D)
-    constant = layer.norm2.bias + layer.linear1(layer.norm2.bias)
-    return centre(torch.cat([rows, constant.expand(count, 1, -1)], dim=1))  # (N, K + 1, D)
+def _after_attention(layer: CrossAttentionLayer, basis: AttentionBasis) -> tuple[Tensor, Tensor]:
+    """Return the vectors, (N, K + 1, D) each, whose mixtures are x = LN2(...) and W1 x + b1."""
+    count = len(basis.values)
+    bias = layer.norm2.bias.expand(count, 1, -1)
+    attended = torch.cat([basis.values * layer.norm2.weight, bias], dim=1)
+    linear = attended @ layer.linear1.weight.T
+    return attended, torch.cat([linear[:, :-1], linear[:, -1:] + layer.linear1.bias], dim=1)
 
 
 def deviation(variance: Tensor) -> Tensor:

@@ -6,8 +6,30 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+# Norms are at least this.
+MIN_NORM = 1e-8
+
 # Word tokens (T, W, D), zero on padding, and (T, W) bool, True where a token is real.
 Words = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class PairMixture:
+    """Delta_ij = sum_k e_ijk Z_nk, n = j where the vectors belong to the videos, else i.
+
+    Attributes:
+        weights: e, (T, V, K).
+        vectors: Z, (N, K, D).
+        vectors_gram: Z Z^T, (N, K, K).
+        squares: |Delta|^2, (T, V).
+        context_side: ``"video"`` or ``"text"``: what the N items are.
+    """
+
+    weights: Tensor
+    vectors: Tensor
+    vectors_gram: Tensor
+    squares: Tensor
+    context_side: str
 
 
 @dataclass(frozen=True)
@@ -16,11 +38,11 @@ class PairScores:
 
     Attributes:
         similarity: cosines (T, V), not scaled.
-        delta: increments (T, V, D), None without a gap module.
+        delta: increments (T, V, D), as a tensor or as mixtures; None without a gap module.
     """
 
     similarity: Tensor
-    delta: Tensor | None
+    delta: Tensor | PairMixture | None
 
 
 @dataclass(frozen=True)

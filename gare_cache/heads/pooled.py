@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from gare_cache.heads.exact import TextBasis, VideoBasis, exact_scores, text_basis, video_basis
+from gare_cache.heads.exact import (
+    TextBasis,
+    VideoBasis,
+    exact_scores,
+    text_basis,
+    video_basis,
+)
 from gare_cache.heads.gap import GapModule
-from gare_cache.heads.pairs import PairScores, PairVectors, Words
+from gare_cache.heads.increment_basis import (
+    attention_basis,
+    centred_mean,
+    dropped_increments,
+    gram,
+    quadratic,
+)
+from gare_cache.heads.pairs import MIN_NORM, PairScores, PairVectors, Words
 from gare_cache.heads.pooling import CrossAttentionPooling, Pooling, pool
 from gare_cache.heads.scoring import Footprint, pair_cosine
 
@@ -48,6 +62,63 @@ class PooledInteraction(nn.Module):
         elif delta is not None:
             videos = videos + delta
         return PairScores(pair_cosine(anchors, videos), delta)
+
+    def pair_scores(
+        self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None
+    ) -> PairScores:
+        """Score all pairs as ``forward`` does, at the least cost; the increments may be mixtures.
+
+        Args:
+            text: (T, D).
+            frames: (V, F, D).
+            mask: (V, F) bool.
+            words: tokens (T, W, D) and their mask (T, W); read where they are the context.
+        """
+        scorer = self.exact_scorer()
+        if scorer is None:
+            return self.forward(text, frames, mask, words)
+        if self.gap is not None and self.gap.drops:
+            return self._with_dropout(scorer.pooling, self.gap, text, frames, mask, words)
+        videos = scorer.videos(frames, mask)
+        return scorer.scores(scorer.texts(text, words), videos, with_increment=True)
+
+    def _with_dropout(
+        self,
+        pooling: Pooling,
+        gap: GapModule,
+        text: Tensor,
+        frames: Tensor,
+        mask: Tensor,
+        words: Words | None,
+    ) -> PairScores:
+        mean = centred_mean(gap, frames, mask)
+        of_text = gap.context_side == "text"
+        context = gap.attended_words(words) if of_text else gap.attended_frames(frames, mask)
+        basis = attention_basis(gap, *context, gap_part=text if of_text else mean)
+        slots, slot_mask = pooling.slots(frames, mask)  # (V, P, D)
+        products = torch.einsum("td,vpd->tvp", text, slots)
+        weights = pooling.weights(products, slot_mask).expand(products.shape)  # (T, V, P)
+        every = slice(None)
+        parts, increments = [], []
+        for part, block in dropped_increments(gap, basis, text, mean):
+            rows, columns = (part, every) if of_text else (every, part)
+            delta = block if of_text else block.transpose(0, 1)  # (t, v, D)
+            parts.append(self._cosines(text[rows], slots[columns], weights[rows, columns], delta))
+            increments.append(block)
+        delta = torch.cat(increments) if of_text else torch.cat(increments).transpose(0, 1)
+        similarity = torch.cat(parts, dim=0 if of_text else 1)
+        return PairScores(similarity, delta.expand(*similarity.shape, -1))
+
+    def _cosines(self, text: Tensor, slots: Tensor, weights: Tensor, delta: Tensor) -> Tensor:
+        if self.side == "video":
+            pooled = torch.einsum("tvp,vpd->tvd", weights, slots)
+            return pair_cosine(text[:, None], pooled + delta)
+        corrected = text[:, None] + delta
+        along = torch.einsum("tvd,vpd->tvp", corrected, slots)
+        video_norms = quadratic(weights, gram(slots), "video").clamp_min(MIN_NORM**2).sqrt()
+        text_norms = torch.linalg.vector_norm(corrected, dim=-1).clamp_min(MIN_NORM)
+        cosines: Tensor = (weights * along).sum(dim=-1) / (text_norms * video_norms)
+        return cosines
 
     def vectors(
         self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None
@@ -126,13 +197,24 @@ class ExactScorer:
 
     def score(self, texts: TextBasis, videos: VideoBasis) -> Tensor:
         """Return the cosines (T, V)."""
-        scores, cancelled = exact_scores(texts, videos, self.pooling, side=self.interaction.side)
-        for video in cancelled.any(dim=0).nonzero().flatten().tolist():
-            rows = cancelled[:, video].nonzero().flatten()
+        return self.scores(texts, videos, with_increment=False).similarity
+
+    def scores(self, texts: TextBasis, videos: VideoBasis, *, with_increment: bool) -> PairScores:
+        """Return the cosines and, if asked for, the increments; differentiable."""
+        exact = exact_scores(
+            texts,
+            videos,
+            self.pooling,
+            side=self.interaction.side,
+            with_increment=with_increment,
+        )
+        scores = exact.similarity
+        for video in exact.cancelled.any(dim=0).nonzero().flatten().tolist():
+            rows = exact.cancelled[:, video].nonzero().flatten()
             words = None if texts.words is None else (texts.words[0][rows], texts.words[1][rows])
             of_video = slice(video, video + 1)
             dense = self.interaction(
                 texts.text[rows], videos.frames[of_video], videos.mask[of_video], words
             )
             scores[rows, video] = dense.similarity[:, 0]
-        return scores
+        return PairScores(scores, exact.increment)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gare_cache.heads.cross_attention import CrossAttentionLayer, initialise
 from gare_cache.heads.masking import masked_softmax, mean_pool
-from gare_cache.heads.scoring import MIN_NORM
+from gare_cache.heads.pairs import MIN_NORM
 from gare_cache.heads.settings import (
     CrossAttentionSettings,
     MeanPoolingSettings,

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from gare_cache.errors import ConfigError
-from gare_cache.heads.pairs import Words
+from gare_cache.heads.pairs import MIN_NORM, Words
 
 DEFAULT_BLOCK_BYTES = 256 * 2**20
 # More bytes at once leave the processor's cache where texts need nothing prepared.
 _LIGHT_BLOCK_BYTES = 64 * 2**20
-MIN_NORM = 1e-8
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from gare_cache.errors import ConfigError
 from gare_cache.heads.cross_attention import initialise
 from gare_cache.heads.masking import masked_softmax
-from gare_cache.heads.pairs import PairScores, Words
-from gare_cache.heads.scoring import MIN_NORM
+from gare_cache.heads.pairs import MIN_NORM, PairScores, Words
 from gare_cache.heads.settings import TokenWiseSettings
 
 

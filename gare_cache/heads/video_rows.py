@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gare_cache.heads.increment_basis import IncrementBasis, centre, deviation
+from gare_cache.heads.increment_basis import AttentionBasis, IncrementBasis, centre, deviation
 from gare_cache.heads.masking import masked_softmax
 
 
@@ -42,21 +42,21 @@ class VideoRows:
 
 @dataclass(frozen=True)
 class PairTerms:
-    """The increment's part of the scores of all pairs, each (T, V); (V, T) from ``pair_terms``.
+    """The increment's part of the scores of all pairs, each (V, T).
 
     Attributes:
         square: |Delta|^2.
         with_text: t . Delta.
         with_video: p . Delta.
+        of_keys: factor of the attention in the weights of Delta, 1 / (sd2 sd3).
+        of_bias: weight of the constant before LN3, 1 / sd3.
     """
 
     square: Tensor
     with_text: Tensor
     with_video: Tensor
-
-    def transposed(self) -> PairTerms:
-        """Return the same with texts and videos exchanged."""
-        return PairTerms(self.square.T, self.with_text.T, self.with_video.T)
+    of_keys: Tensor
+    of_bias: Tensor
 
 
 def video_rows(slots: Tensor, basis: IncrementBasis | None) -> VideoRows:
@@ -68,12 +68,12 @@ def video_rows(slots: Tensor, basis: IncrementBasis | None) -> VideoRows:
     """
     if basis is None:
         return VideoRows(slots, None, None)
-    keys = basis.keys.flatten(1, 2)  # (V, K, D)
+    keys = basis.attention.keys.flatten(1, 2)  # (V, K, D)
     count = keys.shape[1]
     residual, vectors = basis.residual_gram, basis.vectors_gram
     forms = torch.cat(
         [
-            basis.value_gram,
+            basis.attention.value_gram,
             residual[:, :count, :count],
             vectors[:, :count, :count],
             basis.products[:, :count].transpose(1, 2),
@@ -92,7 +92,7 @@ def row_products(rows: Tensor, text: Tensor) -> Tensor:
     return (rows.flatten(0, 1) @ text.T).view(*rows.shape[:2], len(text))
 
 
-def attention_of(basis: IncrementBasis, of_keys: Tensor, text: Tensor, mean: Tensor) -> Tensor:
+def attention_of(basis: AttentionBasis, of_keys: Tensor, text: Tensor, mean: Tensor) -> Tensor:
     """Return the attention of every pair to the keys.
 
     Args:
@@ -151,4 +151,5 @@ def pair_terms(
     scaled, constant = (
         (basis.products[:, row, :, None] * weights).sum(dim=1) for row in (count, count + 1)
     )
-    return PairTerms(square, with_text, both * of_slots + outer * scaled + constant)
+    with_video = both * of_slots + outer * scaled + constant
+    return PairTerms(square, with_text, with_video, of_keys=both, of_bias=outer)

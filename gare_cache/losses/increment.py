@@ -11,18 +11,17 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gare_cache.errors import ConfigError
+from gare_cache.losses.increments import Mixture, as_increments, cosines
 from gare_cache.settings import Side
 
 _STD_OFFSET = 1e-6
 _LOG_OFFSET = 1e-8
-_MIN_NORM = 1e-8
 
 
 def information_bottleneck(
-    delta: Tensor,
+    delta: Tensor | Mixture,
     *,
     reduction: Literal["sum", "mean"],
     anchor: Side,
@@ -39,7 +38,7 @@ def information_bottleneck(
     the texts. Source: GARE, arXiv:2505.12499, App. F and its ablations, and its reference code.
 
     Args:
-        delta: (T, V, D), at least 2 of the items that the statistics run over.
+        delta: (T, V, D) in any form, at least 2 of the items that the statistics run over.
         reduction: over the dimensions: ``"sum"`` (reference code) or ``"mean"`` (paper).
         anchor: ``"video"`` or ``"text"``: whose increments make one posterior.
         prior_sigma: sigma_p, above 0.
@@ -51,19 +50,25 @@ def information_bottleneck(
     Raises:
         ConfigError: fewer than 2 items.
     """
-    over = 0 if anchor == "video" else 1
-    _require_two("ib", "texts" if over == 0 else "videos", delta.shape[over])
+    increments = as_increments(delta)
+    over = "text" if anchor == "video" else "video"
+    _require_two("ib", f"{over}s", increments.shape[0 if over == "text" else 1])
     if normalise:
-        delta = F.normalize(delta, dim=-1, eps=_MIN_NORM)
-    mean = delta.mean(dim=over) / prior_sigma
-    std = (delta.std(dim=over) + _STD_OFFSET) / prior_sigma
+        increments = increments.directions()
+    mean, variance = increments.moments(over)
+    mean = mean / prior_sigma
+    std = (_root(variance) + _STD_OFFSET) / prior_sigma
     divergence = 0.5 * (std.square() + mean.square() - 1.0 - 2.0 * std.log())  # (anchors, D)
     over_dimensions = divergence.sum(-1) if reduction == "sum" else divergence.mean(-1)
     return over_dimensions.mean()
 
 
 def norm_spread(
-    delta: Tensor, *, bound: float, form: Literal["clamp", "smooth"], side: Side = "text"
+    delta: Tensor | Mixture,
+    *,
+    bound: float,
+    form: Literal["clamp", "smooth"],
+    side: Side = "text",
 ) -> Tensor:
     """Reward a spread of the increments' lengths at each anchor, up to a bound.
 
@@ -77,7 +82,7 @@ def norm_spread(
     above the clamp by at most log 2, where m = bound, and never stops rewarding.
 
     Args:
-        delta: (T, V, D), at least 2 increments an anchor.
+        delta: (T, V, D) in any form, at least 2 increments an anchor.
         bound: lambda, above 0.
         form: ``"clamp"`` or ``"smooth"``.
         side: ``"text"`` or ``"video"``: which item Delta corrects.
@@ -88,16 +93,15 @@ def norm_spread(
     Raises:
         ConfigError: fewer than 2 increments an anchor.
     """
-    delta = _by_anchor(delta, side)
-    _require_two("eps", _others(side), delta.shape[1])
-    norms: Tensor = torch.linalg.vector_norm(delta, dim=-1)
-    spread = -norms.var(dim=1).mean()
+    increments, along = as_increments(delta), _others_dim(side)
+    _require_two("eps", _others(side), increments.shape[along])
+    spread = -increments.lengths().var(dim=along).mean()
     if form == "smooth":
         return torch.logaddexp(spread, torch.full_like(spread, -bound))
     return spread.clamp_min(-bound)
 
 
-def direction_diversity(delta: Tensor, *, alpha: float, side: Side = "text") -> Tensor:
+def direction_diversity(delta: Tensor | Mixture, *, alpha: float, side: Side = "text") -> Tensor:
     """Spread the directions of an anchor's increments over the sphere.
 
     L_dir = mean_i log( mean_{j,k} exp( -alpha (1 - <z_ij, z_ik>) ) + 1e-8 ), z = Delta/||Delta||,
@@ -105,26 +109,26 @@ def direction_diversity(delta: Tensor, *, alpha: float, side: Side = "text") -> 
     App. F.
 
     Args:
-        delta: (T, V, D).
+        delta: (T, V, D) in any form.
         alpha: concentration, above 0.
         side: ``"text"`` or ``"video"``: which item Delta corrects.
 
     Returns:
         Scalar, at most log(1 + 1e-8).
     """
-    cosines = _cosines(_by_anchor(delta, side))
-    potentials = torch.exp(-alpha * (1.0 - cosines)).mean(dim=(1, 2))
+    between = cosines(as_increments(delta), side)  # (anchors, n, n)
+    potentials = torch.exp(-alpha * (1.0 - between)).mean(dim=(1, 2))
     return (potentials + _LOG_OFFSET).log().mean()
 
 
-def orthogonality(delta: Tensor, *, side: Side = "text") -> Tensor:
+def orthogonality(delta: Tensor | Mixture, *, side: Side = "text") -> Tensor:
     """Penalise the squared cosines between an anchor's increments.
 
     L_orth = mean_i mean_{j != k} <z_ij, z_ik>^2, z = Delta/||Delta||; on the video side mean over
     j, pairs over i. Source: an ablation of GARE, arXiv:2505.12499, in place of L_dir.
 
     Args:
-        delta: (T, V, D), at least 2 increments an anchor.
+        delta: (T, V, D) in any form, at least 2 increments an anchor.
         side: ``"text"`` or ``"video"``: which item Delta corrects.
 
     Returns:
@@ -133,15 +137,15 @@ def orthogonality(delta: Tensor, *, side: Side = "text") -> Tensor:
     Raises:
         ConfigError: fewer than 2 increments an anchor.
     """
-    delta = _by_anchor(delta, side)
-    count = delta.shape[1]
+    increments = as_increments(delta)
+    count = increments.shape[_others_dim(side)]
     _require_two("orthogonality", _others(side), count)
-    itself = torch.eye(count, dtype=torch.bool, device=delta.device)
-    squares = _cosines(delta).square().masked_fill(itself, 0.0)
+    squares = cosines(increments, side).square()  # (anchors, n, n)
+    squares = squares.masked_fill(torch.eye(count, dtype=torch.bool, device=squares.device), 0.0)
     return squares.sum(dim=(1, 2)).mean() / (count * (count - 1))
 
 
-def trust_region(delta: Tensor, *, radius: Tensor | float) -> Tensor:
+def trust_region(delta: Tensor | Mixture, *, radius: Tensor | float) -> Tensor:
     """Penalise increments that are longer than a radius.
 
     L_tr = mean_ij max( ||Delta_ij|| - radius, 0 )^2. Source: version 1 of GARE, arXiv:2505.12499,
@@ -149,28 +153,27 @@ def trust_region(delta: Tensor, *, radius: Tensor | float) -> Tensor:
     a learned radius only grows, until no increment is longer.
 
     Args:
-        delta: (T, V, D).
+        delta: (T, V, D) in any form.
         radius: above 0.
 
     Returns:
         Scalar.
     """
-    norms: Tensor = torch.linalg.vector_norm(delta, dim=-1)
-    return (norms - radius).clamp_min(0.0).square().mean()
-
-
-def _by_anchor(delta: Tensor, side: Side) -> Tensor:
-    """Return (anchors, increments of an anchor, D)."""
-    return delta.transpose(0, 1) if side == "video" else delta  # (V, T, D) or (T, V, D)
+    return (as_increments(delta).lengths() - radius).clamp_min(0.0).square().mean()
 
 
 def _others(side: Side) -> str:
     return "texts" if side == "video" else "videos"
 
 
-def _cosines(delta: Tensor) -> Tensor:
-    directions = F.normalize(delta, dim=-1, eps=_MIN_NORM)
-    return directions @ directions.transpose(1, 2)  # (T, V, V)
+def _others_dim(side: Side) -> int:
+    """Return the dimension of (T, V) along which the items lie that an anchor compares."""
+    return 0 if side == "video" else 1
+
+
+def _root(variance: Tensor) -> Tensor:
+    """Return the root, with a gradient of 0 where the variance is 0."""
+    return variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
 
 
 def _require_two(term: str, what: str, count: int) -> None:

@@ -19,6 +19,7 @@ from gare_cache.losses.increment import (
     orthogonality,
     trust_region,
 )
+from gare_cache.losses.increments import Mixture
 from gare_cache.losses.settings import LossSettings
 from gare_cache.settings import arguments, parse_settings
 
@@ -97,7 +98,7 @@ class Objective(nn.Module):
     def forward(
         self,
         similarity: Tensor,
-        delta: Tensor | None,
+        delta: Tensor | Mixture | None,
         scale: Tensor | float,
         positives: Tensor | None = None,
         side: str = "text",
@@ -106,7 +107,7 @@ class Objective(nn.Module):
 
         Args:
             similarity: (B, B) cosines, rows are texts.
-            delta: (B, B, D), None for a head without a gap module.
+            delta: (B, B, D) in any form, None for a head without a gap module.
             scale: 1 / temperature.
             positives: (B, B) bool, True where text i describes video j: pairs off the diagonal
                 that the contrastive loss leaves out; None leaves out none.

@@ -29,6 +29,7 @@ from torch.distributed.rendezvous import rendezvous
 from gare_cache.errors import ConfigError, EnvironmentFailure, counted
 from gare_cache.heads.pairs import PairScores
 from gare_cache.heads.retrieval import RetrievalHead
+from gare_cache.losses.increments import as_increments
 from gare_cache.training.meeting import Meetings
 
 _State = TypeVar("_State")
@@ -75,8 +76,10 @@ class Processes:
         """Join the scores (B/W, B) of all processes to those of the batch, differentiably."""
         if self.count == 1:
             return scores
-        delta = None if scores.delta is None else self._gather(scores.delta)
-        return PairScores(self._gather(scores.similarity), delta)
+        similarity = self._gather(scores.similarity)
+        if scores.delta is None:
+            return PairScores(similarity, None)
+        return PairScores(similarity, self._gather(as_increments(scores.delta).dense))
 
     def sum_gradients(self, head: RetrievalHead, objective: nn.Module) -> None:
         """Add up the gradients of all processes, in place: the gradient of one process.

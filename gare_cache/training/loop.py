@@ -202,7 +202,9 @@ def _train_epoch(
         videos = split.video_of_text[batch]
         frames = training_frames(split, videos, setup.frame_choice, generator)
         share = processes.own(batch)
-        scores = processes.gather(head(split.text[share], *frames, split.words_of(share)))
+        scores = processes.gather(
+            head.pair_scores(split.text[share], *frames, split.words_of(share))
+        )
         known = None if positives is None else positives.among(batch)
         loss = objective(
             scores.similarity, scores.delta, head.scale, positives=known, side=head.side

@@ -311,7 +311,7 @@ def test_a_basis_is_built_once_for_its_owner(inputs, random_words, context):
     head = _head(16, {}, {"context": context})
     seen = []
     layer = head.interaction.gap.layers[0]
-    layer.key_proj.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    layer.norm1.register_forward_hook(lambda _, args, out: seen.append(len(out)))
     head.similarity(text, frames, mask, words, block_bytes=300_000)
     assert sum(seen) == {"frames": 30, "words": 20}[context]
     assert len(seen) > 1
