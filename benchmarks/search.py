@@ -195,6 +195,8 @@ def _timed(searcher: Searcher, method: str, into: list[float]) -> None:
     def timed(*arguments: Any, **options: Any) -> Any:
         started = time.perf_counter()
         result = inner(*arguments, **options)
+        if isinstance(result, Iterator):
+            result = iter(list(result))
         into.append(1000 * (time.perf_counter() - started))
         return result
 

@@ -349,7 +349,7 @@ class Searcher:
                 found[number] = _Shortlisted(asked[number], places, float(scores[0]))
         return [found[number] for number in range(len(asked))]
 
-    def _scored(self, shortlists: Sequence[_Shortlisted]) -> list[_Scored]:
+    def _scored(self, shortlists: Sequence[_Shortlisted]) -> Iterator[_Scored]:
         """Read the frames of all shortlists once, and score the sentences of each query."""
         union = np.unique(np.concatenate([of.places for of in shortlists]))  # (U,)
         frames, mask = self._videos.frames(union.tolist())
@@ -358,22 +358,17 @@ class Searcher:
         counts = [len(one.text) for one in asked]
         pairs = sum(count * len(of.places) for count, of in zip(counts, shortlists, strict=True))
         texts = min(sum(counts), self.head.texts_per_video(frames.shape[1]))
+        at_once: Sequence[Tensor | None] = [None] * len(asked)
         if len(asked) > 1 and pairs and texts * len(union) <= pairs:
             text = torch.cat([one.text for one in asked])
-            at_once = self._similarity(text, _joined([one.words for one in asked]), frames, mask)
-            similarity = [
-                of_query[:, places]
-                for of_query, places in zip(torch.split(at_once, counts), index, strict=True)
-            ]
-        else:
-            similarity = [
-                self._similarity(one.text, one.words, frames[places], mask[places])
-                for one, places in zip(asked, index, strict=True)
-            ]
-        return [
-            _Scored(frames[places], mask[places], of_query)
-            for of_query, places in zip(similarity, index, strict=True)
-        ]
+            words = _joined([one.words for one in asked])
+            at_once = torch.split(self._similarity(text, words, frames, mask), counts)
+        for one, places, of_union in zip(asked, index, at_once, strict=True):
+            own, real = frames[places], mask[places]
+            if of_union is None:
+                yield _Scored(own, real, self._similarity(one.text, one.words, own, real))
+            else:
+                yield _Scored(own, real, of_union[:, places])
 
     def _similarity(
         self, text: Tensor, words: Words | None, frames: Tensor, mask: Tensor
