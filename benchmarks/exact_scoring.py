@@ -1,22 +1,22 @@
 """Time the exact score against the dense one: `python benchmarks/exact_scoring.py`.
 
 Prints a Markdown table: for each side that the increment corrects and each context that psi attends
-to, median processor seconds of scoring T texts against V = T videos (D = 512, F = 12, W = 12 words
-at most, one attention head), the ratio of the medians, and the largest difference between the two.
-The two forms take turns, so that other work on the machine meets both. The dense score runs in
-blocks of texts so that its pair tensor fits into memory. CPU, one thread.
+to, and for X-Pool's pooling, median processor seconds of scoring T texts against V = T videos
+(D = 512, F = 12, W = 12 words at most, one attention head), the median of the ratios, and the
+largest difference between the two. The two forms take turns, so that other work on the machine
+meets both. The dense score runs in blocks of texts so that its pair tensor fits into memory. CPU,
+one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable
-from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
+from measure import median, print_table, ratio, take_turns, write_results
 from torch import Tensor
 
 from gare_cache.heads.pairs import Words
@@ -32,8 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="timings of each form")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("| side | context | T = V | dense, s | exact, s | dense / exact | largest difference |")
-    print("|---|---|---|---|---|---|---|")
+    rows = []
     for side, context, size in product(SIDES, CONTEXTS, arguments.sizes):
         torch.manual_seed(0)
         head = build_head(
@@ -42,16 +41,41 @@ def main() -> None:
             aggregator={"name": "mean"},
             gap={"side": side, "context": context},
         ).eval()
-        features = _features(size)
-        words = features[3] if head.needs_words else None
-        forms: list[Callable[[], Tensor]] = [
-            partial(_dense, head, *features[:3], words),
-            partial(head.similarity, *features[:3], words),
-        ]
-        (dense_seconds, dense), (seconds, exact) = _medians(forms, arguments.rounds)
-        ratio = f"{dense_seconds:.3f} | {seconds:.3f} | {dense_seconds / seconds:.1f}"
-        difference = (dense - exact).abs().max().item()
-        print(f"| {side} | {context} | {size} | {ratio} | {difference:.1e} |", flush=True)
+        rows.append({"side": side, "context": context, **_compared(head, size, arguments.rounds)})
+    for size in arguments.sizes:
+        head = build_head(
+            dim=DIM,
+            max_frames=NUM_FRAMES,
+            aggregator={"name": "mean"},
+            pooling={"name": "cross_attention"},
+            gap=None,
+        ).eval()
+        rows.append(
+            {"side": "X-Pool", "context": "frames", **_compared(head, size, arguments.rounds)}
+        )
+    print_table(rows)
+    write_results("exact_scoring", {"one thread": rows})
+
+
+def _compared(head: RetrievalHead, size: int, rounds: int) -> dict[str, Any]:
+    features = _features(size)
+    inputs = (*features[:3], features[3] if head.needs_words else None)
+    results: dict[str, Tensor] = {}
+
+    def dense() -> None:
+        results["dense"] = _dense(head, *inputs)
+
+    def exact() -> None:
+        results["exact"] = head.similarity(*inputs)
+
+    seconds = take_turns({"dense": dense, "exact": exact}, rounds, time.process_time)
+    return {
+        "T = V": size,
+        "dense, s": median(seconds["dense"]),
+        "exact, s": median(seconds["exact"]),
+        "dense / exact": ratio(seconds["dense"], seconds["exact"]),
+        "largest difference": (results["dense"] - results["exact"]).abs().max().item(),
+    }
 
 
 def _features(size: int) -> tuple[Tensor, Tensor, Tensor, Words]:
@@ -73,17 +97,6 @@ def _dense(
         own = None if words is None else (words[0][rows], words[1][rows])
         parts.append(head(text[rows], frames, mask, own).similarity)
     return torch.cat(parts)
-
-
-def _medians(forms: list[Callable[[], Tensor]], rounds: int) -> list[tuple[float, Tensor]]:
-    seconds: list[list[float]] = [[] for _ in forms]
-    for _ in range(rounds):
-        results = []
-        for form, timings in zip(forms, seconds, strict=True):
-            start = time.process_time()
-            results.append(form())
-            timings.append(time.process_time() - start)
-    return [(statistics.median(t), result) for t, result in zip(seconds, results, strict=True)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The zarr group of a cache: created once, checked whenever it is opened."""
+"""The zarr group of a cache: created once, checked whenever it is opened.
+
+Reading needs no more than the JSON of the metadata: zarr takes longer to import than that to read,
+and is imported by what writes.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
 
 from gare_cache.cache.rows import read_sources
 from gare_cache.cache.schema import (
@@ -31,14 +32,17 @@ from gare_cache.errors import CacheError, FingerprintMismatch, counted
 from gare_cache.files import canonical_digest, read_json, replacing, write_json
 
 if TYPE_CHECKING:
+    import zarr
     from torch import Tensor
 
 METADATA = "zarr.json"
+# Raw little-endian blocks.
+_RAW = [{"name": "bytes", "configuration": {"endian": "little"}}]
 _WRITTEN_AGAIN = "run `gare-cache extract`, which writes it again"
 
 
-def open_group(folder: Path) -> zarr.Group:
-    """Open the group of a cache for reading.
+def read_attributes(folder: Path) -> dict[str, Any]:
+    """Read the attributes of a cache.
 
     Raises:
         CacheError: the group is missing, damaged or of another format.
@@ -46,15 +50,26 @@ def open_group(folder: Path) -> zarr.Group:
     if not (folder / FEATURES).is_dir():
         raise CacheError(f"no feature cache at {folder}; run `gare-cache extract`")
     try:
-        group = zarr.open_group(folder / FEATURES, mode="r", zarr_format=3)
-        attributes = dict(group.attrs)
+        attributes = dict(_stored(folder / FEATURES, "group")["attributes"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise CacheError(
             f"{folder / FEATURES / METADATA} is missing or damaged ({err}); {_WRITTEN_AGAIN}"
         ) from err
     check_format(attributes, folder)
     _check_attributes(attributes, folder)
-    return group
+    return attributes
+
+
+def _stored(node: Path, kind: str) -> dict[str, Any]:
+    """Return the metadata of a group or an array.
+
+    Raises:
+        FileNotFoundError, ValueError: there are none, or they are of something else.
+    """
+    stored: dict[str, Any] = read_json(node / METADATA)
+    if (stored["zarr_format"], stored["node_type"]) != (3, kind):
+        raise ValueError(f"zarr_format {stored['zarr_format']}, node_type {stored['node_type']}")
+    return stored
 
 
 def _check_attributes(attributes: dict[str, Any], folder: Path) -> None:
@@ -97,6 +112,7 @@ def open_group_for_writing(
         CacheError: the group has another format.
         FingerprintMismatch: it belongs to another extraction.
     """
+    import zarr
     from safetensors.torch import save
 
     rows = {kind: len(read_sources(folder, kind)) for kind in KINDS}
@@ -138,12 +154,37 @@ def open_group_for_writing(
     return group
 
 
+def stored_rows(folder: Path, spec: ArraySpec) -> tuple[int, int]:
+    """Return the number of rows of an array, and of one of its chunks, by its metadata.
+
+    Raises:
+        CacheError: they are missing, or their layout is not the cache's.
+    """
+    try:
+        stored = _stored(folder / FEATURES / spec.name, "array")
+        (rows, *row_shape) = map(int, stored["shape"])
+        (unit_rows, *chunk_shape) = map(int, stored["chunk_grid"]["configuration"]["chunk_shape"])
+        wrong = (
+            tuple(row_shape) != spec.row_shape
+            or tuple(chunk_shape) != spec.row_shape
+            or stored["data_type"] != np.dtype(spec.dtype).name
+            or stored["codecs"] != _RAW
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        wrong = True
+    if wrong:
+        raise _array_error(folder, spec)
+    return rows, unit_rows
+
+
 def stored_array(group: zarr.Group, spec: ArraySpec, folder: Path) -> zarr.Array[Any]:
-    """Return an array of a cache's group.
+    """Return an array of a cache's group, to be written.
 
     Raises:
         CacheError: it is missing, or its layout is not the cache's.
     """
+    import zarr
+
     try:
         array = group.get(spec.name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -155,14 +196,18 @@ def stored_array(group: zarr.Group, spec: ArraySpec, folder: Path) -> zarr.Array
         or array.dtype != np.dtype(spec.dtype)
         or array.compressors
     ):
-        raise CacheError(
-            f"{folder / FEATURES / spec.name / METADATA} is missing, or not that of the raw array "
-            f"of rows {spec.row_shape} {spec.dtype} that belongs there; {_WRITTEN_AGAIN}"
-        )
+        raise _array_error(folder, spec)
     return array
 
 
-def stored_unit_rows(group: zarr.Group, layout: Layout, folder: Path) -> dict[Kind, int]:
+def _array_error(folder: Path, spec: ArraySpec) -> CacheError:
+    return CacheError(
+        f"{folder / FEATURES / spec.name / METADATA} is missing, or not that of the raw array "
+        f"of rows {spec.row_shape} {spec.dtype} that belongs there; {_WRITTEN_AGAIN}"
+    )
+
+
+def stored_unit_rows(layout: Layout, folder: Path) -> dict[Kind, int]:
     """Return the rows per unit that were chosen when the arrays were created.
 
     Raises:
@@ -171,7 +216,7 @@ def stored_unit_rows(group: zarr.Group, layout: Layout, folder: Path) -> dict[Ki
     unit_rows = {kind: unit_rows_on_disk(folder, layout, kind) for kind in KINDS}
     for kind, expected in unit_rows.items():
         for spec in layout.arrays(kind):
-            rows = stored_array(group, spec, folder).chunks[0]
+            _, rows = stored_rows(folder, spec)
             if rows != expected:
                 raise CacheError(
                     f"{folder / FEATURES / spec.name / METADATA} has {counted(rows, 'row')} per "
@@ -196,6 +241,10 @@ def array_fault(folder: Path, spec: ArraySpec, unit_rows: int) -> str | None:
 
 def array_metadata(spec: ArraySpec, rows: int, unit_rows: int) -> dict[str, Any]:
     """Return what the metadata of an array must say: all that decides how its chunks are read."""
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
     group = zarr.open_group(MemoryStore(), mode="w", zarr_format=3)
     _create_array(group, spec, unit_rows)
     array = stored_array(group, spec, Path())
@@ -214,7 +263,7 @@ def _restore_metadata(folder: Path, layout: Layout, rows: Mapping[Kind, int]) ->
                 metadata = array_metadata(spec, rows[kind], unit_rows)
                 write_json(folder / FEATURES / spec.name / METADATA, metadata)
     try:
-        open_group(folder)
+        read_attributes(folder)
     except CacheError:
         # Another format is refused below. Damaged attributes are written from the settings, whose
         # digest the folder is named after.

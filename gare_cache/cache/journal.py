@@ -25,7 +25,7 @@ UNITS_FILE = "units.jsonl"
 _CHECKSUM = re.compile(rb', "line": "([0-9a-f]{8})"\}$')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowOutcome:
     """Result of one row: features, or the reason for their absence.
 
@@ -44,7 +44,7 @@ class RowOutcome:
     digest: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class UnitRecord:
     """A finished write of a unit, or the withdrawal of a unit found damaged.
 

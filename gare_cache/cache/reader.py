@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from gare_cache.cache import journal
 from gare_cache.cache.chunks import DROP_COMMAND, chunk_path, is_as_written, map_chunk
-from gare_cache.cache.group import open_group, stored_unit_rows
+from gare_cache.cache.group import read_attributes, stored_unit_rows
 from gare_cache.cache.rows import RowTable, read_rows
 from gare_cache.cache.schema import (
     HEAD_START,
@@ -63,7 +62,6 @@ class FeatureCache:
     layout: Layout
     tables: Mapping[Kind, RowTable]
     records: Sequence[journal.UnitRecord]
-    group: zarr.Group
     _latest: dict[Kind, dict[str, int]] = field(default_factory=dict)
     _checked: set[tuple[str, int]] = field(default_factory=set)  # arrays and units
     _maps: dict[tuple[str, int], npt.NDArray[Any]] = field(default_factory=dict)  # by the same
@@ -297,14 +295,12 @@ def open_unchecked(folder: Path, records: Sequence[journal.UnitRecord]) -> Featu
     Raises:
         CacheError: the cache is missing or of another format, or its tables are damaged.
     """
-    group = open_group(folder)
-    attributes = dict(group.attrs)
-    layout = Layout(**attributes["layout"])  # type: ignore[arg-type]
+    attributes = read_attributes(folder)
+    layout = Layout(**attributes["layout"])
     return FeatureCache(
         folder=folder,
         attributes=attributes,
         layout=layout,
-        tables=read_rows(folder, records, stored_unit_rows(group, layout, folder)),
+        tables=read_rows(folder, records, stored_unit_rows(layout, folder)),
         records=records,
-        group=group,
     )

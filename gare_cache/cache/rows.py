@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pyarrow as pa
 
@@ -36,6 +38,7 @@ KEYS: dict[Kind, tuple[str, ...]] = {
     "text": ("caption_id", "caption"),
 }
 ID: dict[Kind, str] = {"video": "video_id", "text": "caption_id"}
+_ROWS_AT_A_TIME = 4096
 _RESTORE = "restore it from a copy, or move the cache away and extract again"
 _OUTCOME_COLUMNS = [
     ("status", pa.string()),  # ok, failed, pending
@@ -46,16 +49,63 @@ _OUTCOME_COLUMNS = [
 ]
 
 
+class Sources(Sequence[dict[str, Any]]):
+    """The sources of one kind in row order.
+
+    Those that were read stay columns, which take a fraction of the memory of dictionaries.
+    """
+
+    def __init__(self, kind: Kind, table: pa.Table | None = None) -> None:
+        """Start with the rows of a table; None has none."""
+        self._table = SOURCE_COLUMNS[kind].empty_table() if table is None else table
+        self._added: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return len(self._table) + len(self._added)
+
+    @overload
+    def __getitem__(self, row: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, row: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(row, slice):
+            return [self[place] for place in range(*row.indices(len(self)))]
+        place = range(len(self))[row]
+        if place >= len(self._table):
+            return self._added[place - len(self._table)]
+        return {name: self._table[name][place].as_py() for name in self._table.column_names}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self._table.to_batches(max_chunksize=_ROWS_AT_A_TIME):
+            yield from batch.to_pylist()
+        yield from self._added
+
+    def append(self, source: dict[str, Any]) -> None:
+        """Add a source, which gets the next row."""
+        self._added.append(source)
+
+    def copy(self) -> Sources:
+        """Return the same sources, to which others can be added."""
+        new = copy.copy(self)
+        new._added = list(self._added)
+        return new
+
+    def column(self, name: str) -> list[Any]:
+        """Return one value of each source."""
+        values: list[Any] = self._table[name].to_pylist()
+        return values + [source[name] for source in self._added]
+
+
 @dataclass
 class RowTable:
     """The rows of one kind: sources in row order, outcomes by row, checksums by unit."""
 
     kind: Kind
     unit_rows: int
-    sources: list[dict[str, Any]]
+    sources: Sources
     outcomes: dict[int, journal.RowOutcome] = field(default_factory=dict)
     checksums: dict[int, dict[str, str]] = field(default_factory=dict)
-    _writes: dict[int, journal.UnitRecord] = field(default_factory=dict)  # the last one of each row
+    _writes: dict[int, list[journal.UnitRecord]] = field(default_factory=dict)  # of each unit
 
     def allocate(self, sources: Sequence[dict[str, Any]]) -> list[int]:
         """Return the row of each source; a new or changed source gets the next free row.
@@ -70,7 +120,8 @@ class RowTable:
                 "a unique id and "
                 "run `gare-cache prepare` again"
             )
-        rows = {self._key(self.sources[row]): row for row in self.latest().values()}
+        keys = self._keys()
+        rows = {keys[row]: row for row in self.latest().values()}
         columns = SOURCE_COLUMNS[self.kind].names
         for source in sources:
             key = self._key(source)
@@ -81,17 +132,15 @@ class RowTable:
 
     def differing(self, sources: Sequence[dict[str, Any]]) -> list[str]:
         """Return the ids of the sources that the table holds with another file or sentence."""
-        latest = self.latest()
+        latest, keys = self.latest(), self._keys()
         ids = ((source[ID[self.kind]], source) for source in sources)
         return [
-            id_
-            for id_, source in ids
-            if id_ in latest and self._key(self.sources[latest[id_]]) != self._key(source)
+            id_ for id_, source in ids if id_ in latest and keys[latest[id_]] != self._key(source)
         ]
 
     def latest(self) -> dict[str, int]:
         """Return the last row of every id."""
-        return {source[ID[self.kind]]: row for row, source in enumerate(self.sources)}
+        return {id_: row for row, id_ in enumerate(self.sources.column(ID[self.kind]))}
 
     def apply(self, record: journal.UnitRecord) -> None:
         """Apply a journal record: mark its rows as done, or those of a dropped unit as pending.
@@ -115,7 +164,7 @@ class RowTable:
         else:
             self.outcomes.update({outcome.row: outcome for outcome in record.outcomes})
             self.checksums[record.unit] = dict(record.checksums)
-            self._writes.update({outcome.row: record for outcome in record.outcomes})
+            self._writes.setdefault(record.unit, []).append(record)
 
     def done_rows(self, unit: int) -> list[int]:
         """Return the rows of a unit that have an outcome."""
@@ -136,29 +185,29 @@ class RowTable:
                 chunk as it was after the last write of one of them, so that what another project
                 adds does not change it; None for all rows.
         """
-        name = ID[self.kind]
-        ids = {source[name] for source in self.sources[:num_rows]}
-        rows = [
-            (row, source[name], self.status(row))
-            for row, source in enumerate(self.sources)
-            if source[name] in ids
+        all_ids = self.sources.column(ID[self.kind])
+        ids = set(all_ids[:num_rows])
+        rows = [(row, id_, self.status(row)) for row, id_ in enumerate(all_ids) if id_ in ids]
+        done = [row for row, _, status in rows if status != "pending"]
+        checksums = [
+            [unit, self._last_write(list(of_unit)).checksums]
+            for unit, of_unit in groupby(done, lambda row: row // self.unit_rows)
         ]
-        writes: dict[int, journal.UnitRecord] = {}
-        for row, _, status in rows:
-            unit = row // self.unit_rows
-            if status != "pending" and (
-                unit not in writes or self._writes[row].sequence > writes[unit].sequence
-            ):
-                writes[unit] = self._writes[row]
-        return canonical_digest([rows, [[unit, writes[unit].checksums] for unit in sorted(writes)]])
+        return canonical_digest([rows, checksums])
+
+    def _last_write(self, rows: Sequence[int]) -> journal.UnitRecord:
+        """Return the last write of one of the rows, which are of one unit."""
+        records = self._writes[rows[0] // self.unit_rows]
+        last = {outcome.row: record for record in records for outcome in record.outcomes}
+        return max((last[row] for row in rows), key=lambda record: record.sequence)
 
     def write(self, folder: Path) -> None:
         """Write the table as Parquet, atomically."""
-        rows = [self._row(row) for row in range(len(self.sources))]
+        rows = [self._row(row, source) for row, source in enumerate(self.sources)]
         schema = pa.schema([("row", pa.int64()), *SOURCE_COLUMNS[self.kind], *_OUTCOME_COLUMNS])
         write_parquet(folder / TABLES[self.kind], pa.Table.from_pylist(rows, schema=schema))
 
-    def _row(self, row: int) -> dict[str, Any]:
+    def _row(self, row: int, source: dict[str, Any]) -> dict[str, Any]:
         outcome = self.outcomes.get(row)
         known = {
             name: getattr(outcome, name, None) for name in ("reason", "decoder", "switch_reason")
@@ -166,17 +215,20 @@ class RowTable:
         digest = getattr(outcome, "digest", None)
         return {
             "row": row,
-            **self.sources[row],
+            **source,
             "status": self.status(row),
             **known,
             "digest": digest,
         }
 
+    def _keys(self) -> list[tuple[Any, ...]]:
+        return list(zip(*(self.sources.column(name) for name in KEYS[self.kind]), strict=True))
+
     def _key(self, source: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(source[name] for name in KEYS[self.kind])
 
 
-def read_sources(folder: Path, kind: Kind) -> list[dict[str, Any]]:
+def read_sources(folder: Path, kind: Kind) -> Sources:
     """Read the sources of a kind in row order; a missing table counts as empty.
 
     Raises:
@@ -185,7 +237,7 @@ def read_sources(folder: Path, kind: Kind) -> list[dict[str, Any]]:
     """
     path = folder / TABLES[kind]
     if not path.exists():
-        return []
+        return Sources(kind)
     names = SOURCE_COLUMNS[kind].names
     try:
         table = read_parquet(path, pa.schema([("row", pa.int64()), *SOURCE_COLUMNS[kind]]))
@@ -197,13 +249,12 @@ def read_sources(folder: Path, kind: Kind) -> list[dict[str, Any]]:
         raise CacheError(
             f"{path}: the rows are not numbered from 0 to {len(table) - 1}; {_RESTORE}"
         )
-    sources: list[dict[str, Any]] = table.select(names).to_pylist()
+    sources = Sources(kind, table.select(names))
     current: dict[str, tuple[Any, ...]] = {}
-    for source in sources:
-        key = tuple(source[name] for name in KEYS[kind])
-        if current.get(source[ID[kind]]) == key:
+    for key in zip(*(sources.column(name) for name in KEYS[kind]), strict=True):
+        if current.get(key[0]) == key:  # the first is the id
             raise CacheError(f"{path}: item {key[0]!r} has two rows; {_RESTORE}")
-        current[source[ID[kind]]] = key
+        current[key[0]] = key
     return sources
 
 

@@ -22,7 +22,7 @@ from gare_cache.cache.chunks import (
 )
 from gare_cache.cache.consistency import inconsistencies, journal_fault
 from gare_cache.cache.faults import WRITE_AGAIN, Fault
-from gare_cache.cache.group import METADATA, stored_array
+from gare_cache.cache.group import METADATA, stored_rows
 from gare_cache.cache.reader import FeatureCache, open_unchecked
 from gare_cache.cache.rows import RowTable
 from gare_cache.cache.schema import (
@@ -115,10 +115,10 @@ def _head_start_faults(cache: FeatureCache) -> Iterator[Fault]:
 def _check_shapes(cache: FeatureCache, kind: Kind) -> None:
     rows = len(cache.tables[kind].sources)
     for spec in cache.layout.arrays(kind):
-        stored = stored_array(cache.group, spec, cache.folder)
-        if stored.shape[0] < rows:
+        held, _ = stored_rows(cache.folder, spec)
+        if held < rows:
             raise CacheError(
-                f"{cache.folder}: array {spec.name} has {counted(stored.shape[0], 'row')}, its "
+                f"{cache.folder}: array {spec.name} has {counted(held, 'row')}, its "
                 f"table {rows:,}; delete {FEATURES}/{spec.name}/{METADATA} and run `gare-cache "
                 "extract`, which writes it again"
             )

@@ -16,9 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
-from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
 
 from gare_cache.cache.chunks import DROP_COMMAND, checksum, read_chunk, size_fault
 from gare_cache.cache.rows import RowTable
@@ -156,6 +153,11 @@ def lengths_spec(layout: Layout) -> ArraySpec:
 
 
 def _metadata(shape: tuple[int, int]) -> bytes:
+    # Imported late: reading needs no zarr.
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
     array: zarr.Array[Any] = zarr.create_array(
         MemoryStore(),
         shape=shape,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from gare_cache.cache import journal
 from gare_cache.cache.chunks import (
@@ -44,6 +43,7 @@ from gare_cache.errors import CacheError
 from gare_cache.files import PARTIAL_SUFFIX
 
 if TYPE_CHECKING:
+    import zarr
     from torch import Tensor
 
 
@@ -98,7 +98,7 @@ class CacheWriter:
         table = self.tables[kind]
         with environment_errors(self.folder), gate(self.folder):
             if self._shard:
-                table.sources[:] = read_sources(self.folder, kind)
+                table.sources = read_sources(self.folder, kind)
             if not self.owned:
                 refuse_differing(self.folder, table, sources)
             known = len(table.sources)
@@ -258,7 +258,7 @@ def open_writer(
                 folder, dataset=dataset, identity=identity, layout=layout, head_start=head_start
             )
             records = journal.read(folder)
-            tables = read_rows(folder, records, stored_unit_rows(group, layout, folder))
+            tables = read_rows(folder, records, stored_unit_rows(layout, folder))
             owned = claim(folder, owner)
         check_chunk_sizes(folder, layout, tables)
         yield CacheWriter(

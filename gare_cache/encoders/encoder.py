@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gare_cache.encoders.clip_text import TextShape, split_tower
 from gare_cache.encoders.images import to_images
 from gare_cache.encoders.loading import PRECISIONS, ModelSource, load_model
 from gare_cache.encoders.open_clip_import import import_open_clip
@@ -24,7 +25,13 @@ from gare_cache.encoders.text_tower import (
     text_context,
     text_tower,
 )
-from gare_cache.encoders.tokenizers import count_cut, load_tokenizer, tokenize, tokenizer_notes
+from gare_cache.encoders.tokenizers import (
+    count_cut,
+    is_plain,
+    load_tokenizer,
+    tokenize,
+    tokenizer_notes,
+)
 from gare_cache.encoders.tokens import count_patches, frame_tokens, require_words, word_tokens
 from gare_cache.errors import ConfigError
 from gare_cache.files import canonical_digest
@@ -178,6 +185,15 @@ class Encoder:
         """
         tokens = self.tokenize(_PROBE_CAPTIONS).to(self._device)
         require_words(self._model, tokens, cut=self.cuts_text, name=self.name, dtype=self._dtype)
+
+    def text_parts(self) -> tuple[TextShape, dict[str, Tensor]] | None:
+        """Return shape and weights of the text tower; None if it is not of CLIP's kind in fp32.
+
+        CLIP's kind is causal, pooled at EOT, and has CLIP's tokenizer; see ``ClipText``.
+        """
+        if not self.cuts_text or self._dtype != torch.float32 or not is_plain(self._tokenizer):
+            return None
+        return split_tower(text_tower(self._model))
 
     def head_start(self) -> dict[str, Tensor]:
         """Return the tensors that heads start from, see ``text_tower.head_start``."""

@@ -110,7 +110,7 @@ def load_model(
             raise
         path = None
     complete = path is not None and path.suffix not in _ARRAYS  # ``load_weights`` sees to it
-    with _Unfilled() if complete else nullcontext():
+    with Unfilled() if complete else nullcontext():
         model = _build(
             open_clip,
             source,
@@ -125,6 +125,15 @@ def load_model(
     notes = [] if path is None else _fill(open_clip, model, path, trust=source.trust_checkpoint)
     model = model.eval().requires_grad_(False)
     return LoadedModel(model, config, quick_gelu, path is not None, tuple(notes))
+
+
+def local_files(source: ModelSource) -> list[Path]:
+    """Return the files that the settings name: those of an encoder's folder, or a checkpoint."""
+    if source.model.startswith(LOCAL_DIR):
+        folder = Path(source.model.removeprefix(LOCAL_DIR))
+        return sorted(path for path in folder.glob("*") if path.is_file())
+    checkpoint = Path(source.pretrained or "")
+    return [checkpoint] if checkpoint.is_file() else []
 
 
 def _build(open_clip: Any, source: ModelSource, config: dict[str, Any], **options: Any) -> Any:
@@ -158,7 +167,7 @@ def _build(open_clip: Any, source: ModelSource, config: dict[str, Any], **option
         ) from err
 
 
-class _Unfilled(TorchFunctionMode):
+class Unfilled(TorchFunctionMode):
     """Leave parameters as they are allocated: random numbers for a CLIP take a second or two."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

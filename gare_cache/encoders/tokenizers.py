@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from gare_cache.encoders.hub import HF_HUB, LOCAL_DIR, first_line, hub_files
 from gare_cache.encoders.open_clip_import import import_open_clip
 from gare_cache.encoders.text_tower import text_tower
 from gare_cache.errors import EncoderError, EnvironmentFailure
+
+_PLAIN = "gare_cache_open_clip_tokenizer"
 
 
 def require_transformers(config: dict[str, Any], model: str) -> None:
@@ -62,6 +65,43 @@ def load_tokenizer(model: str, config: dict[str, Any], context_length: int) -> A
             f"no tokenizer can be loaded from {folder} ({first_line(err)}); copy the files of "
             f"{named!r} into it (tokenizer.json and tokenizer_config.json, or what it has instead)"
         ) from err
+
+
+def plain_tokenizer() -> Any:
+    """Return open_clip's tokenizer of CLIP's vocabulary without importing open_clip.
+
+    open_clip imports torchvision and transformers, which takes seconds; the file of its tokenizer
+    needs neither. It is the one that the file makes itself: another would take as much memory.
+
+    Raises:
+        EnvironmentFailure: open_clip is not installed.
+    """
+    module = sys.modules.get("open_clip.tokenizer") or sys.modules.get(_PLAIN)
+    if module is None:
+        package = importlib.util.find_spec("open_clip")
+        if package is None or not package.submodule_search_locations:
+            raise EnvironmentFailure("open_clip is not installed; install open_clip_torch")
+        file = Path(package.submodule_search_locations[0]) / "tokenizer.py"
+        spec = importlib.util.spec_from_file_location(_PLAIN, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[_PLAIN] = module
+    return module._tokenizer
+
+
+def is_plain(tokenizer: Any) -> bool:
+    """Return whether a tokenizer is that of ``plain_tokenizer``."""
+    if type(tokenizer).__name__ != "SimpleTokenizer":
+        return False
+    plain = plain_tokenizer()
+    return bool(
+        tokenizer.encoder == plain.encoder
+        and tokenizer.bpe_ranks == plain.bpe_ranks
+        and tokenizer.clean_fn is plain.clean_fn
+        and tokenizer.reduction_fn is None
+    )
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str], *, context_length: int, name: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ Values = npt.NDArray[np.float64]
 
 _BLOCK = 500
 _ROUNDING = 1e-9  # points
+_KEPT = 2**26  # counts below 2^16 that are kept between recalls, 128 MiB
 
 
 def recall_interval(
@@ -75,8 +77,19 @@ def _per_video(hits: Values, video_of_query: npt.NDArray[np.int64]) -> tuple[Val
 
 
 def _resampled_weights(num_videos: int, resamples: int, seed: int) -> Iterator[Values]:
+    small = num_videos * resamples <= _KEPT
+    blocks = (_kept_draws if small else _draws)(num_videos, resamples, seed)
+    return (block.astype(np.float64) for block in blocks)
+
+
+def _draws(num_videos: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
     generator = np.random.default_rng(seed)
     equal = np.full(num_videos, 1 / num_videos)
     for start in range(0, resamples, _BLOCK):
-        count = min(_BLOCK, resamples - start)
-        yield generator.multinomial(num_videos, equal, size=count).astype(np.float64)
+        yield generator.multinomial(num_videos, equal, size=min(_BLOCK, resamples - start))
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_draws(num_videos: int, resamples: int, seed: int) -> list[npt.NDArray[np.uint16]]:
+    """Keep the draws, the same for every recall of a table: drawing them is all the work."""
+    return [block.astype(np.uint16) for block in _draws(num_videos, resamples, seed)]

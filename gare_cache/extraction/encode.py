@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,14 @@ from torch import Tensor
 
 from gare_cache.cache.journal import RowOutcome
 from gare_cache.cache.schema import LENGTHS, PATCHES, VIEWS, WORDS, Layout
-from gare_cache.cache.writer import CacheWriter, PendingUnit
 from gare_cache.encoders.encoder import Encoder
+from gare_cache.encoders.sentence_encoder import SentenceEncoder
 from gare_cache.errors import EncoderError
-from gare_cache.extraction.decode import DecodedVideo
+
+# Sentences are encoded where nothing is decoded or written.
+if TYPE_CHECKING:
+    from gare_cache.cache.writer import CacheWriter, PendingUnit
+    from gare_cache.extraction.decode import DecodedVideo
 
 FAINT_NORM = 1e-4  # below, components fall among float16's subnormal numbers (< 6.1e-5)
 
@@ -129,7 +133,7 @@ def encode_videos(
 
 
 def encode_captions(
-    encoder: Encoder,
+    encoder: SentenceEncoder,
     rows: Sequence[int],
     captions: Sequence[str],
     *,
@@ -140,7 +144,7 @@ def encode_captions(
     """Encode the captions of a unit, sorted by length, in batches of a fixed size.
 
     Args:
-        encoder: the frozen encoder.
+        encoder: the frozen encoder, or its text tower alone.
         rows: row of each caption, ascending.
         captions: the sentences.
         batch_captions: captions per batch; the last batch is padded by repeating its last caption.

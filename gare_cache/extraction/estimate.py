@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gare_cache.cache.reader import open_cache
-from gare_cache.cache.rows import RowTable
+from gare_cache.cache.rows import RowTable, Sources
 from gare_cache.cache.schema import FEATURES, KINDS, Kind, Layout
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.extraction.decode import DecodedVideo, decode_in_workers
@@ -147,7 +147,7 @@ def _amount(pending: int, listed: int) -> str:
 def _tables(folder: Path, layout: Layout) -> Mapping[Kind, RowTable]:
     if (folder / FEATURES).is_dir():
         return open_cache(folder).tables
-    return {kind: RowTable(kind, layout.unit_rows(kind), []) for kind in KINDS}
+    return {kind: RowTable(kind, layout.unit_rows(kind), Sources(kind)) for kind in KINDS}
 
 
 def _bytes_to_write(

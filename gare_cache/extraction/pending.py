@@ -19,7 +19,7 @@ def pending_sources(
     """Return the items of a manifest that are not done, by row; new items get their future rows."""
     pending: dict[Kind, dict[int, dict[str, Any]]] = {}
     for kind, sources in zip(KINDS, manifest.encodable(), strict=True):
-        table = replace(tables[kind], sources=list(tables[kind].sources))
+        table = replace(tables[kind], sources=tables[kind].sources.copy())
         rows = table.allocate(sources)
         pending[kind] = {
             row: source

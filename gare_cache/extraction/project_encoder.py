@@ -17,8 +17,6 @@ from gare_cache.manifest.tables import Manifest
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
 from gare_cache.reproducibility import resolve_device
-from gare_cache.video.decoders import import_decord
-from gare_cache.video.decoding import DECODER_RULE
 
 DEMO_MODEL = "demo"
 
@@ -45,7 +43,7 @@ def project_encoder(
     """
     settings = _encoder_settings(workspace, manifest)
     encoder = load_encoder(
-        _model_source(workspace, settings),
+        model_source(workspace, settings),
         precision=precision or settings.precision,
         device=resolve_device(device),
         context_length=settings.context_length,
@@ -59,6 +57,10 @@ def project_encoder(
 
 def project_identity(workspace: Workspace, encoder: Encoder) -> dict[str, Any]:
     """Return the identity of the extraction that params.yaml describes."""
+    # Imported late: a search decodes nothing.
+    from gare_cache.video.decoders import import_decord
+    from gare_cache.video.decoding import DECODER_RULE
+
     settings = workspace.params.extract
     views = project_views(settings)
     return extraction_identity(
@@ -110,7 +112,8 @@ def _encoder_settings(workspace: Workspace, manifest: Manifest) -> EncoderSettin
     return settings
 
 
-def _model_source(workspace: Workspace, settings: EncoderSettings) -> ModelSource:
+def model_source(workspace: Workspace, settings: EncoderSettings) -> ModelSource:
+    """Return what the settings name, with the folders of this machine."""
     model = settings.model
     if model == DEMO_MODEL:
         model = f"{LOCAL_DIR}{demo_encoder_dir()}"

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from gare_cache.cache.schema import LENGTHS, WORDS
 from gare_cache.data.words import Words, WordTokens
-from gare_cache.encoders.encoder import Encoder
+from gare_cache.encoders.sentence_encoder import SentenceEncoder
 from gare_cache.extraction.encode import encode_captions
 
 
 def encode_sentences(
-    encoder: Encoder,
+    encoder: SentenceEncoder,
     sentences: Sequence[str],
     *,
     device: torch.device,
@@ -25,7 +25,7 @@ def encode_sentences(
     """Encode sentences, including the rounding to float16.
 
     Args:
-        encoder: the frozen encoder.
+        encoder: the frozen encoder, or its text tower alone.
         sentences: T of them, at least one.
         device: of the result.
         batch: sentences encoded at once; other batches may differ in the last bit.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from gare_cache.encoders.residual_block import ResidualBlock
 from gare_cache.errors import ConfigError
 from gare_cache.heads.custom_aggregator import build_custom_aggregator
 from gare_cache.heads.settings import LstmSettings, MeanAggregatorSettings, TransformerSettings
@@ -53,57 +52,6 @@ class LstmAggregator(nn.Module):
         return frames + hidden.masked_fill(~mask[..., None], 0.0)
 
 
-class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x), the activation of CLIP (Radford et al., arXiv:2103.00020, code)."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Apply elementwise."""
-        return inputs * torch.sigmoid(1.702 * inputs)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with an additive bias on the keys; parameters named as CLIP's."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
-
-    def forward(self, inputs: Tensor, key_bias: Tensor) -> Tensor:
-        """Attend: ``inputs`` (V, F, D), ``key_bias`` (V, F), added to the scores of each key."""
-        projected = F.linear(inputs, self.in_proj_weight, self.in_proj_bias)
-        # (V, F, 3, heads, D / heads)
-        split = projected.reshape(*inputs.shape[:2], 3, self.heads, -1)
-        query, key, value = split.permute(2, 0, 3, 1, 4)  # each (V, heads, F, D / heads)
-        bias = key_bias.to(query.dtype)[:, None, None, :]  # (V, 1, 1, F)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (V, F, D)
-        return out
-
-
-class ResidualBlock(nn.Module):
-    """A pre-LayerNorm transformer block of CLIP's kind: x + attn(ln_1 x), then x + mlp(ln_2 x)."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.attn = SelfAttention(dim, heads)
-        self.ln_1 = nn.LayerNorm(dim, eps=_NORM_EPS)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(dim, 4 * dim), gelu=QuickGELU(), c_proj=nn.Linear(4 * dim, dim)
-            )
-        )
-        self.ln_2 = nn.LayerNorm(dim, eps=_NORM_EPS)
-
-    def forward(self, inputs: Tensor, key_bias: Tensor) -> Tensor:
-        """Map (V, F, D) to (V, F, D)."""
-        attended = inputs + self.attn(self.ln_1(inputs), key_bias)
-        out: Tensor = attended + self.mlp(self.ln_2(attended))
-        return out
-
-
 class TransformerAggregator(nn.Module):
     """Add a small transformer's output to the frames.
 
@@ -137,7 +85,7 @@ class TransformerAggregator(nn.Module):
         self.init = settings.init
         self.positional_embedding = nn.Parameter(torch.empty(max_frames, dim))
         self.resblocks = nn.ModuleList(
-            ResidualBlock(dim, self.heads) for _ in range(settings.layers)
+            ResidualBlock(dim, self.heads, eps=_NORM_EPS) for _ in range(settings.layers)
         )
         for name, parameter in self.named_parameters():
             if name.endswith("in_proj_weight"):
@@ -168,6 +116,7 @@ class TransformerAggregator(nn.Module):
             )
         padding_bias = max(_PADDING_BIAS, torch.finfo(frames.dtype).min)
         key_bias = torch.zeros_like(mask, dtype=frames.dtype).masked_fill(~mask, padding_bias)
+        key_bias = key_bias[:, None, None, :]  # (V, 1, 1, F)
         hidden = frames + self.positional_embedding[:num_frames]
         for block in self.resblocks:
             hidden = block(hidden, key_bias)

@@ -54,6 +54,11 @@ class CrossAttentionLayer(nn.Module):
         self.dropout = PairDropout(dropout)
         self.norm3 = nn.LayerNorm(dim, eps=NORM_EPS)
 
+    @property
+    def drops(self) -> bool:
+        """Whether the dropout is active."""
+        return self.dropout.training and self.dropout.p > 0
+
     def forward(self, query: Tensor, context: Tensor, mask: Tensor, *, context_side: str) -> Tensor:
         """Attend.
 

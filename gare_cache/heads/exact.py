@@ -23,10 +23,11 @@ from gare_cache.heads.increment_basis import (
     gram,
     increment_basis,
     increment_weights,
+    pooling_basis,
     quadratic,
 )
 from gare_cache.heads.pairs import MIN_NORM, PairMixture, Words
-from gare_cache.heads.pooling import Pooling
+from gare_cache.heads.pooling import CrossAttentionPooling, Pooling
 from gare_cache.heads.video_rows import (
     VideoRows,
     attention_of,
@@ -49,6 +50,7 @@ class VideoBasis:
         slots_gram: (V, P, P).
         mean: c(vbar_j), (V, D) or one row; None where the head has no gap module.
         increment: where the context of psi belongs to the videos; else None.
+        pooling: of a learned pooling, whose slots are the basis's vectors; else None.
         rows: what the products with the texts need, where the context of psi is not the texts'.
         frames: (V, F, D), for pairs that are scored densely.
         mask: (V, F) bool.
@@ -59,6 +61,7 @@ class VideoBasis:
     slots_gram: Tensor
     mean: Tensor | None
     increment: IncrementBasis | None
+    pooling: IncrementBasis | None
     rows: VideoRows
     frames: Tensor
     mask: Tensor
@@ -81,7 +84,7 @@ class TextBasis:
 
 
 def video_basis(
-    frames: Tensor, mask: Tensor, pooling: Pooling, gap: GapModule | None
+    frames: Tensor, mask: Tensor, pooling: Pooling | CrossAttentionPooling, gap: GapModule | None
 ) -> VideoBasis:
     """Compute the terms of the score that depend on the videos alone.
 
@@ -91,14 +94,21 @@ def video_basis(
         pooling: the head's pooling.
         gap: the head's gap module, of one layer.
     """
-    slots, slot_mask = pooling.slots(frames, mask)
+    learned = None
+    if isinstance(pooling, CrossAttentionPooling):
+        learned = pooling_basis(pooling.layer, frames, mask)
+        slots = learned.vectors
+        slot_mask = mask.new_ones(slots.shape[:2])
+    else:
+        slots, slot_mask = pooling.slots(frames, mask)
     mean = None if gap is None else centred_mean(gap, frames, mask)
     increment = None
     if gap is not None and mean is not None and gap.context_side == "video":
         context = gap.attended_frames(frames, mask)
         increment = increment_basis(gap, *context, gap_part=mean, scored=slots)
+    slots_gram = gram(slots) if learned is None else learned.vectors_gram
     rows = video_rows(slots, increment)
-    return VideoBasis(slots, slot_mask, gram(slots), mean, increment, rows, frames, mask)
+    return VideoBasis(slots, slot_mask, slots_gram, mean, increment, learned, rows, frames, mask)
 
 
 def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> TextBasis:
@@ -118,6 +128,23 @@ def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> Text
     return TextBasis(
         text, words, increment_basis(gap, *context, gap_part=text, scored=text[:, None])
     )
+
+
+def slot_weights(
+    videos: VideoBasis, text: Tensor, pooling: Pooling | CrossAttentionPooling
+) -> Tensor:
+    """Return the weights (T, V, P) of the slots in the pooled videos.
+
+    Args:
+        videos: the videos.
+        text: (T, D).
+        pooling: the head's pooling.
+    """
+    if videos.pooling is not None:
+        return increment_weights(videos.pooling, text, text.new_zeros(1, text.shape[-1]))
+    assert not isinstance(pooling, CrossAttentionPooling)
+    products = torch.einsum("td,vpd->tvp", text, videos.slots)
+    return pooling.weights(products, videos.slot_mask).expand(products.shape)
 
 
 @dataclass(frozen=True)
@@ -159,7 +186,7 @@ class _Terms:
 def exact_scores(
     texts: TextBasis,
     videos: VideoBasis,
-    pooling: Pooling,
+    pooling: Pooling | CrossAttentionPooling,
     *,
     side: str,
     with_increment: bool = False,
@@ -210,13 +237,20 @@ def exact_scores(
 
 
 def _video_terms(
-    text: Tensor, videos: VideoBasis, pooling: Pooling, *, with_weights: bool
+    text: Tensor,
+    videos: VideoBasis,
+    pooling: Pooling | CrossAttentionPooling,
+    *,
+    with_weights: bool,
 ) -> _Terms:
     """Return the terms where all but the text belongs to the videos."""
     products = row_products(videos.rows.rows, text)  # (V, R, T)
     count = videos.slots.shape[1]
     of_slots = products[:, :count]
-    weights = pooling.weights(of_slots, videos.slot_mask[..., None], dim=1)
+    if isinstance(pooling, CrossAttentionPooling):
+        weights = slot_weights(videos, text, pooling).permute(1, 2, 0)
+    else:
+        weights = pooling.weights(of_slots, videos.slot_mask[..., None], dim=1)
     weights = weights.expand(of_slots.shape)  # (V, P, T)
     numerator = (weights * of_slots).sum(dim=1).T
     video_square = (torch.bmm(videos.slots_gram, weights) * weights).sum(dim=1).T
@@ -237,12 +271,15 @@ def _video_terms(
 
 
 def _text_terms(
-    texts: TextBasis, basis: IncrementBasis, videos: VideoBasis, pooling: Pooling
+    texts: TextBasis,
+    basis: IncrementBasis,
+    videos: VideoBasis,
+    pooling: Pooling | CrossAttentionPooling,
 ) -> _Terms:
     """Return the terms where the increment is a mixture of vectors of the texts."""
     assert videos.mean is not None
     products = torch.einsum("td,vpd->tvp", texts.text, videos.slots)  # (T, V, P)
-    weights = pooling.weights(products, videos.slot_mask)
+    weights = slot_weights(videos, texts.text, pooling)
     mixture = increment_weights(basis, texts.text, videos.mean)
     mixture = mixture.expand(*products.shape[:2], -1)  # (T, V, K + 2)
     pooled = torch.einsum("tvp,vpd->tvd", weights, videos.slots)  # (T, V, D)

@@ -65,7 +65,7 @@ class GapModule(nn.Module):
     @property
     def drops(self) -> bool:
         """Whether a dropout is active."""
-        return any(m.training and m.p > 0 for m in self.modules() if isinstance(m, nn.Dropout))
+        return any(cast(CrossAttentionLayer, layer).drops for layer in self.layers)
 
     def forward(self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None) -> Tensor:
         """Compute the increment of every pair.

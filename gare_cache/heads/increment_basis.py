@@ -4,7 +4,7 @@ At dropout 0 every step of a gap layer after its attention is linear between Lay
 LayerNorm's statistics of a mixture of known vectors are a quadratic form in the mixture weights.
 Delta_ij is therefore a mixture of heads * C + 2 vectors that depend on the side of the context
 alone: on the video where psi attends to its C frames, on the text where psi attends to its C words.
-With dropout this holds up to the layer's last LayerNorm, see ``dropped_increments``.
+With dropout this holds up to the layer's last LayerNorm, see ``dropped_outputs``.
 Own derivation from GARE, arXiv:2505.12499, for one layer.
 """
 
@@ -73,32 +73,54 @@ class IncrementBasis:
 
 
 def attention_basis(
-    gap: GapModule, context: Tensor, mask: Tensor, *, gap_part: Tensor
+    layer: CrossAttentionLayer,
+    context: Tensor,
+    mask: Tensor,
+    *,
+    context_side: str,
+    eta: int,
+    gap_part: Tensor,
 ) -> AttentionBasis:
-    """Prepare the attention on the side that supplies the context.
+    """Prepare a layer's attention on the side that supplies the context.
 
     Args:
-        gap: a module of one layer.
+        layer: whose query is eta (vbar_j - t_i).
         context: (N, C, D) frames of N videos or words of N texts.
         mask: (N, C) bool, what is attended to.
+        context_side: ``"video"`` or ``"text"``: what the N items are.
+        eta: sign of the gap; -1 with vbar = 0 is the query t_i.
         gap_part: the items' part of the gap: c(vbar_j), or t_i, (N, D); one row where all share it.
-
-    Raises:
-        ConfigError: the module has more than one layer.
     """
-    layer = gap.only_layer()
     normed = layer.norm1(context)
     keys, key_offset = _folded_keys(layer, normed)
     values = centre(_folded_values(layer, normed)).flatten(1, 2)  # (N, K, D)
     return AttentionBasis(
-        context_side=gap.context_side,
-        eta=-1 if gap.query == "text" else gap.eta,
+        context_side=context_side,
+        eta=eta,
         keys=keys,
         key_own=torch.einsum("nd,nhcd->nhc", gap_part.expand(len(context), -1), keys),
         key_offset=key_offset,
         mask=mask,
         values=values,
         value_gram=gram(values) / values.shape[-1],
+    )
+
+
+def gap_attention(
+    gap: GapModule, context: Tensor, mask: Tensor, *, gap_part: Tensor
+) -> AttentionBasis:
+    """Prepare the attention of a gap module, see ``attention_basis``.
+
+    Raises:
+        ConfigError: the module has more than one layer.
+    """
+    return attention_basis(
+        gap.only_layer(),
+        context,
+        mask,
+        context_side=gap.context_side,
+        eta=-1 if gap.query == "text" else gap.eta,
+        gap_part=gap_part,
     )
 
 
@@ -118,22 +140,50 @@ def increment_basis(
         ConfigError: the module has more than one layer.
     """
     layer = gap.only_layer()
-    attention = attention_basis(gap, context, mask, gap_part=gap_part)
-    attended, linear = _after_attention(layer, attention)
-    residual = centre(attended + linear)  # (N, K + 1, D)
+    attention = gap_attention(gap, context, mask, gap_part=gap_part)
+    rows, residual_gram = _before_last_norm(layer, attention)
     vectors = torch.cat(
         [
-            (residual * layer.norm3.weight) @ gap.mean_proj.weight.T,
+            rows @ gap.mean_proj.weight.T,
             gap.mean_proj(layer.norm3.bias).expand(len(context), 1, -1),
         ],
         dim=1,
     )  # (N, K + 2, D)
     return IncrementBasis(
         attention=attention,
-        residual_gram=gram(residual) / residual.shape[-1],
+        residual_gram=residual_gram,
         vectors=vectors,
         vectors_gram=gram(vectors),
         products=vectors @ scored.transpose(1, 2),
+    )
+
+
+def pooling_attention(layer: CrossAttentionLayer, frames: Tensor, mask: Tensor) -> AttentionBasis:
+    """Prepare the attention of a pooling by a layer, whose query is the text."""
+    none = _no_mean(frames)
+    return attention_basis(layer, frames, mask, context_side="video", eta=-1, gap_part=none)
+
+
+def pooling_basis(layer: CrossAttentionLayer, frames: Tensor, mask: Tensor) -> IncrementBasis:
+    """Prepare videos for the pooling by a layer at dropout 0, as ``increment_basis`` does for psi.
+
+    Its result p_ij is a mixture of K + 2 vectors of the video with ``increment_weights``, whose gap
+    is the text's alone.
+
+    Args:
+        layer: the pooling's.
+        frames: (V, F, D).
+        mask: (V, F) bool, what is attended to.
+    """
+    attention = pooling_attention(layer, frames, mask)
+    rows, residual_gram = _before_last_norm(layer, attention)
+    vectors = torch.cat([rows, layer.norm3.bias.expand(len(frames), 1, -1)], dim=1)
+    return IncrementBasis(
+        attention=attention,
+        residual_gram=residual_gram,
+        vectors=vectors,
+        vectors_gram=gram(vectors),
+        products=vectors[..., :0],
     )
 
 
@@ -143,7 +193,7 @@ def centred_mean(gap: GapModule, frames: Tensor, mask: Tensor) -> Tensor:
     The query t_i is then the gap with vbar = 0 and eta = -1.
     """
     if gap.query == "text":
-        return frames.new_zeros(1, frames.shape[-1])
+        return _no_mean(frames)
     return centre(gap.video_mean(frames, mask))
 
 
@@ -193,25 +243,24 @@ def increment_weights(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tens
     return _normed(mixture, basis.residual_gram, basis.attention.context_side)
 
 
-def dropped_increments(
-    gap: GapModule, basis: AttentionBasis, text: Tensor, mean: Tensor
+def dropped_outputs(
+    layer: CrossAttentionLayer, basis: AttentionBasis, text: Tensor, mean: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Compute Delta with the dropout of training, in blocks of the items that supply the context.
+    """Compute a layer's y with the dropout of training, in blocks of the side of the context.
 
     Up to the dropout both terms of x + Dropout(W1 x + b1) are mixtures of K + 1 vectors, so the
-    dropout, LN3 and Wm alone work on the pair tensor. Blocks stay in the processor's cache, and
-    below the size from which the allocator asks the system for new memory every time.
+    dropout and LN3 alone work on the pair tensor. Blocks stay in the processor's cache, and below
+    the size from which the allocator asks the system for new memory every time.
 
     Args:
-        gap: a module of one layer.
+        layer: of psi, or of the pooling.
         basis: of the videos or of the texts.
         text: (T, D).
         mean: c(vbar_j) (V, D), or one row of zeros without a gap.
 
     Yields:
-        Items n, and their Delta: (n, T, D) of videos or (n, V, D) of texts.
+        Items n, and their y: (n, T, D) of videos or (n, V, D) of texts.
     """
-    layer = gap.only_layer()
     rows = torch.cat(_after_attention(layer, basis), dim=-1)  # (N, K + 1, 2 D)
     weights = attention_weights(basis, text, mean)  # (T, V, K + 1)
     if basis.context_side == "video":
@@ -219,7 +268,7 @@ def dropped_increments(
     size = max(1, _BLOCK_ELEMENTS // (weights.shape[1] * rows.shape[-1]))
     for part in blocks(len(rows), len(rows) if rows.is_cuda else size):
         attended, linear = (weights[part] @ rows[part]).chunk(2, dim=-1)
-        yield part, gap.mean_proj(layer.norm3(attended + layer.dropout(linear)))
+        yield part, layer.norm3(attended + layer.dropout(linear))
 
 
 def exact_increment(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tensor:
@@ -297,6 +346,20 @@ def _folded_values(layer: CrossAttentionLayer, normed: Tensor) -> Tensor:
     out = out.view(normed.shape[-1], layer.heads, -1)  # (D, heads, D / heads)
     folded = torch.einsum("nche,dhe->nhcd", value, out)  # (N, heads, C, D)
     return folded + layer.out_proj.bias / layer.heads
+
+
+def _no_mean(frames: Tensor) -> Tensor:
+    """Return the mean of a query without a gap: one row of zeros for all videos."""
+    return frames.new_zeros(1, frames.shape[-1])
+
+
+def _before_last_norm(
+    layer: CrossAttentionLayer, attention: AttentionBasis
+) -> tuple[Tensor, Tensor]:
+    """Return Y * g3, (N, K + 1, D), and the Gram of Y over D, of what LN3 norms at dropout 0."""
+    attended, linear = _after_attention(layer, attention)
+    residual = centre(attended + linear)
+    return residual * layer.norm3.weight, gram(residual) / residual.shape[-1]
 
 
 def _after_attention(layer: CrossAttentionLayer, basis: AttentionBasis) -> tuple[Tensor, Tensor]:

@@ -9,15 +9,16 @@ from gare_cache.heads.exact import (
     TextBasis,
     VideoBasis,
     exact_scores,
+    slot_weights,
     text_basis,
     video_basis,
 )
 from gare_cache.heads.gap import GapModule
 from gare_cache.heads.increment_basis import (
-    attention_basis,
     centred_mean,
-    dropped_increments,
-    gram,
+    dropped_outputs,
+    gap_attention,
+    pooling_attention,
     quadratic,
 )
 from gare_cache.heads.pairs import MIN_NORM, PairScores, PairVectors, Words
@@ -74,48 +75,58 @@ class PooledInteraction(nn.Module):
             mask: (V, F) bool.
             words: tokens (T, W, D) and their mask (T, W); read where they are the context.
         """
-        scorer = self.exact_scorer()
-        if scorer is None:
+        if self.gap is not None and (len(self.gap.layers) > 1 or self._pooling_drops):
             return self.forward(text, frames, mask, words)
+        if self._pooling_drops:
+            return self._pooled_with_dropout(text, frames, mask)
         if self.gap is not None and self.gap.drops:
-            return self._with_dropout(scorer.pooling, self.gap, text, frames, mask, words)
+            return self._corrected_with_dropout(self.gap, text, frames, mask, words)
+        scorer = ExactScorer(self)
         videos = scorer.videos(frames, mask)
         return scorer.scores(scorer.texts(text, words), videos, with_increment=True)
 
-    def _with_dropout(
-        self,
-        pooling: Pooling,
-        gap: GapModule,
-        text: Tensor,
-        frames: Tensor,
-        mask: Tensor,
-        words: Words | None,
+    @property
+    def _pooling_drops(self) -> bool:
+        return isinstance(self.pooling, CrossAttentionPooling) and self.pooling.layer.drops
+
+    def _pooled_with_dropout(self, text: Tensor, frames: Tensor, mask: Tensor) -> PairScores:
+        assert isinstance(self.pooling, CrossAttentionPooling)
+        layer = self.pooling.layer
+        basis = pooling_attention(layer, frames, mask)
+        outputs = dropped_outputs(layer, basis, text, text.new_zeros(1, text.shape[-1]))
+        parts = [pair_cosine(text[:, None], block.transpose(0, 1)) for _, block in outputs]
+        return PairScores(torch.cat(parts, dim=1), None)
+
+    def _corrected_with_dropout(
+        self, gap: GapModule, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None
     ) -> PairScores:
         mean = centred_mean(gap, frames, mask)
         of_text = gap.context_side == "text"
         context = gap.attended_words(words) if of_text else gap.attended_frames(frames, mask)
-        basis = attention_basis(gap, *context, gap_part=text if of_text else mean)
-        slots, slot_mask = pooling.slots(frames, mask)  # (V, P, D)
-        products = torch.einsum("td,vpd->tvp", text, slots)
-        weights = pooling.weights(products, slot_mask).expand(products.shape)  # (T, V, P)
+        basis = gap_attention(gap, *context, gap_part=text if of_text else mean)
+        pooled = video_basis(frames, mask, self.pooling, None)
+        weights = slot_weights(pooled, text, self.pooling)  # (T, V, P)
         every = slice(None)
         parts, increments = [], []
-        for part, block in dropped_increments(gap, basis, text, mean):
+        for part, block in dropped_outputs(gap.only_layer(), basis, text, mean):
             rows, columns = (part, every) if of_text else (every, part)
-            delta = block if of_text else block.transpose(0, 1)  # (t, v, D)
-            parts.append(self._cosines(text[rows], slots[columns], weights[rows, columns], delta))
-            increments.append(block)
+            increments.append(gap.mean_proj(block))
+            delta = increments[-1] if of_text else increments[-1].transpose(0, 1)  # (t, v, D)
+            slots = pooled.slots[columns], pooled.slots_gram[columns]
+            parts.append(self._cosines(text[rows], *slots, weights[rows, columns], delta))
         delta = torch.cat(increments) if of_text else torch.cat(increments).transpose(0, 1)
         similarity = torch.cat(parts, dim=0 if of_text else 1)
         return PairScores(similarity, delta.expand(*similarity.shape, -1))
 
-    def _cosines(self, text: Tensor, slots: Tensor, weights: Tensor, delta: Tensor) -> Tensor:
+    def _cosines(
+        self, text: Tensor, slots: Tensor, slots_gram: Tensor, weights: Tensor, delta: Tensor
+    ) -> Tensor:
         if self.side == "video":
             pooled = torch.einsum("tvp,vpd->tvd", weights, slots)
             return pair_cosine(text[:, None], pooled + delta)
         corrected = text[:, None] + delta
         along = torch.einsum("tvd,vpd->tvp", corrected, slots)
-        video_norms = quadratic(weights, gram(slots), "video").clamp_min(MIN_NORM**2).sqrt()
+        video_norms = quadratic(weights, slots_gram, "video").clamp_min(MIN_NORM**2).sqrt()
         text_norms = torch.linalg.vector_norm(corrected, dim=-1).clamp_min(MIN_NORM)
         cosines: Tensor = (weights * along).sum(dim=-1) / (text_norms * video_norms)
         return cosines
@@ -142,10 +153,8 @@ class PooledInteraction(nn.Module):
     def exact_scorer(self) -> ExactScorer | None:
         """Return the score without the pair tensor; None where there is no exact form.
 
-        There is none for a gap module of more than one layer and for a learned pooling.
+        There is none for a gap module of more than one layer.
         """
-        if isinstance(self.pooling, CrossAttentionPooling):
-            return None
         if self.gap is not None and len(self.gap.layers) > 1:
             return None
         return ExactScorer(self)
@@ -158,33 +167,39 @@ class ExactScorer:
     """
 
     def __init__(self, interaction: PooledInteraction) -> None:
-        assert not isinstance(interaction.pooling, CrossAttentionPooling)  # it has no exact form
         self.interaction = interaction
-        self.pooling: Pooling = interaction.pooling
+        self.pooling = interaction.pooling
         self.gap = interaction.gap
 
     def texts_per_video(self, num_frames: int) -> int:
         """Return from how many texts on it is faster than the score with the pair tensor.
 
-        Preparing a video for a gap module takes six products with D x D matrices for each of its
-        frames, and the score with the pair tensor as many for each text.
+        Preparing a video for a gap module or a learned pooling takes some products with D x D
+        matrices for each of its frames, and the score with the pair tensor as many for each text.
         """
-        return 1 if self.gap is None or self.gap.context_side == "text" else num_frames
+        if self.gap is not None and self.gap.context_side == "text":
+            return 1
+        learned = isinstance(self.interaction.pooling, CrossAttentionPooling)
+        return num_frames if learned or self.gap is not None else 1
 
     def footprint(self, num_frames: int, num_words: int, dim: int) -> Footprint:
         """Estimate the memory; ``Scorer``."""
         heads = 0 if self.gap is None else self.gap.heads
         encoding = 20 * num_frames * dim
+        slots, learned = num_frames, 0
+        if isinstance(self.pooling, CrossAttentionPooling):
+            slots = self.pooling.layer.heads * num_frames + 2
+            learned = 12 * slots * dim + 9 * slots * slots
         if self.gap is None or self.gap.context_side == "video":
             rows = heads * num_frames + 2
-            video = (12 * rows + 2 * num_frames) * dim + 9 * rows * rows
-            return Footprint(encoding, video, 0, 6 * num_frames + 12 * rows)
+            video = (12 * rows + 2 * slots) * dim + 9 * rows * rows + learned
+            return Footprint(encoding, video, 0, 6 * slots + 12 * rows)
         rows = heads * num_words + 2
         return Footprint(
             encoding,
-            video=(3 * num_frames + 1) * dim + num_frames * num_frames,
+            video=(3 * slots + 1) * dim + slots * slots + learned,
             text=(4 * num_words + 10 * rows) * dim + 6 * rows * rows,
-            pair=2 * dim + 5 * num_frames + 10 * rows,
+            pair=2 * dim + 5 * slots + 10 * rows,
         )
 
     def videos(self, frames: Tensor, mask: Tensor) -> VideoBasis:

@@ -56,7 +56,7 @@ class StoreChoice:
             EnvironmentFailure: its server does not answer.
         """
         if self.name == "faiss":
-            rows = [video.row for video in gallery.videos]
+            rows = gallery.videos.rows.tolist()
             return open_faiss(vectors, rows, place, nprobe=self.nprobe)
         if self.name == "qdrant":
             key = f"{owner[:12]}-{place.name}"

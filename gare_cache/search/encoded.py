@@ -91,7 +91,7 @@ def open_encoded(
     cache = gallery.cache
     key = canonical_digest([cache.extraction_id, cache.folder.name, head_id])
     place = folder / key[:16]
-    rows = [video.row for video in gallery.videos]
+    rows = gallery.videos.rows.tolist()
     specs = {"vectors": Spec((cache.layout.dim,), np.float16, whole=True)}
     if 0 < _frame_bytes(gallery, head) <= MOST_FRAME_BYTES:
         slots = _slots(gallery, head)

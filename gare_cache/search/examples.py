@@ -13,7 +13,6 @@ from torch import Tensor
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.encoders.settings import ExtractSettings
 from gare_cache.errors import ConfigError, DecodeError
-from gare_cache.extraction.decode import decode_in_workers
 
 _FRAMES_AT_A_TIME = 32
 
@@ -56,6 +55,9 @@ def video_features(encoder: Encoder, path: Path, settings: ExtractSettings) -> T
     Raises:
         DecodeError: the video cannot be decoded.
     """
+    # Imported late: few searches decode a video.
+    from gare_cache.extraction.decode import decode_in_workers
+
     stat = path.stat()
     source = {
         **{"video_id": str(path), "path": str(path), "start_seconds": None, "end_seconds": None},

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from gare_cache.data.words import Words
 from gare_cache.encoders.encoder import Encoder
+from gare_cache.encoders.sentence_encoder import SentenceEncoder
 from gare_cache.encoders.settings import ExtractSettings
 from gare_cache.errors import CacheError, ConfigError, GareCacheError, counted, unknown_name
 from gare_cache.evaluation.metrics import check_finite
@@ -142,6 +143,7 @@ class Searcher:
         videos: EncodedGallery,
         store: VectorStore,
         encoder: Callable[[], Encoder],
+        sentences: Callable[[], SentenceEncoder],
         settings: ExtractSettings,
         calibration: Calibration,
     ) -> None:
@@ -150,7 +152,8 @@ class Searcher:
         Args:
             videos: the gallery as the head sees it.
             store: the gallery's vectors, in its order.
-            encoder: returns the encoder; it is called once, when a query needs it.
+            encoder: returns the encoder; it is called once, when an example needs it.
+            sentences: returns what encodes sentences; it is called once, when a query needs it.
             settings: of the extraction, for examples and word tokens.
             calibration: how many videos are scored exactly in a gallery of more than ``WHOLE``,
                 and which scores are those of a match.
@@ -160,6 +163,7 @@ class Searcher:
         self._videos = videos
         self._store = store
         self._encoder = functools.cache(encoder)
+        self.sentence_encoder = functools.cache(sentences)
         self._settings = settings
         self._calibration = calibration
 
@@ -455,7 +459,7 @@ class Searcher:
         if not sentences:
             return torch.empty(0, self.head.settings["dim"], device=device), None
         return encode_sentences(
-            self._encoder(),
+            self.sentence_encoder(),
             sentences,
             device=device,
             batch=len(sentences),
@@ -464,9 +468,9 @@ class Searcher:
         )
 
     def _cut(self, sentences: Sequence[str]) -> list[str]:
-        if not sentences or not self._encoder().count_cut(sentences):
+        if not sentences or not self.sentence_encoder().count_cut(sentences):
             return []
-        limit = counted(self._encoder().context_length, "token")
+        limit = counted(self.sentence_encoder().context_length, "token")
         return [f"the query is longer than {limit}: the rest is cut"]
 
     def _example(self, part: QueryPart, own: list[int]) -> Tensor:

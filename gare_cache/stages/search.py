@@ -20,11 +20,9 @@ from gare_cache.reports.pages.plain_table import plain_table
 from gare_cache.reproducibility import resolve_device
 from gare_cache.search.choice import StoreChoice
 from gare_cache.search.hits import SearchHit, SearchResult
-from gare_cache.search.opening import open_searcher
+from gare_cache.search.opening import keep_text, open_searcher
 from gare_cache.search.query import Query
 from gare_cache.search.searcher import Searcher, Wanted
-from gare_cache.stages.extract import extract
-from gare_cache.stages.prepare import prepare
 from gare_cache.training.checkpoint import load_checkpoint, require_encoder
 
 _COLUMNS = ("query", *(field.name for field in dataclasses.fields(SearchHit)))
@@ -100,10 +98,15 @@ def index(
     Raises:
         AnnotationError, ConfigError, CacheError, DecodeError: as ``prepare`` and ``extract``.
     """
+    # Imported late: a search neither reads annotations nor decodes.
+    from gare_cache.stages.extract import extract
+    from gare_cache.stages.prepare import prepare
+
     before = _listed(workspace)
     prepare(workspace)
     extract(workspace, device=device, workers=workers)
     searcher = project_searcher(workspace, device=device, store=store)
+    keep_text(workspace, searcher)
     now = _listed(workspace)
     changed = sum(before[id_] != now[id_] for id_ in before.keys() & now.keys())
     parts = [

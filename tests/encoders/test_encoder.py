@@ -203,7 +203,7 @@ def test_layers_that_a_file_fills_draw_no_random_numbers() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    with loading._Unfilled():
+    with loading.Unfilled():
         layer = torch.nn.MultiheadAttention(64, 2)
         torch.nn.init.normal_(layer.out_proj.weight, std=0.1)
         torch.nn.init.trunc_normal_(torch.empty(8))

@@ -14,7 +14,11 @@ from gare_cache.losses.increments import as_increments
 from gare_cache.losses.objective import Objective
 from tests.plain_head import plain_head
 
-POOLINGS = {"mean": {"name": "mean"}, "text": {"temperature": 0.7}}
+POOLINGS = {
+    "mean": {"name": "mean"},
+    "text": {"temperature": 0.7},
+    "learned": {"name": "cross_attention", "heads": 2, "dropout": 0.0},
+}
 QUERIES = {"gap": {}, "negated": {"eta": -1}, "text": {"query": "text"}}
 # The spread stays below its bound, so that every term has a gradient.
 TERMS = {
@@ -70,8 +74,9 @@ def _compare(head, inputs, words=None, terms=TERMS, *, dropped=None, tolerance=1
     found = []
     for form in (head.forward, head.pair_scores):
         if dropped is not None:
-            of_video = head.interaction.gap.context_side == "video"
-            (layer,) = head.interaction.gap.layers
+            gap = head.interaction.gap
+            layer = head.interaction.pooling.layer if gap is None else gap.layers[0]
+            of_video = gap is None or gap.context_side == "video"
             layer.dropout = FixedDropout(dropped, of_video and form == head.pair_scores)
         head.zero_grad()
         scores = form(*inputs, words if head.needs_words else None)
@@ -169,16 +174,17 @@ def test_gradients_by_differences(inputs):
         assert torch.autograd.gradcheck(total, arguments)
 
 
-@pytest.mark.parametrize("name", ["pooling", "gap"])
-def test_heads_without_another_form_are_scored_densely(inputs, name):
-    deep = {"gap": {"layers": 2, "dropout": 0.0}}
-    head = _head(
-        **(
-            {"pooling": {"name": "cross_attention", "dropout": 0.0}, "gap": None}
-            if name == "pooling"
-            else deep
-        )
-    )
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_learned_pooling_equals_the_dense_one(inputs, monkeypatch, heads, dropout):
+    monkeypatch.setattr(increment_basis, "_BLOCK_ELEMENTS", 2 * 6 * 16)
+    pooling = {"name": "cross_attention", "heads": heads, "dropout": dropout}
+    dropped = (torch.rand(6, 6, 16) > 0.3).double() / 0.7 if dropout else None
+    _compare(_head(pooling=pooling), inputs(6, 6, 4), dropped=dropped)
+
+
+def test_heads_without_another_form_are_scored_densely(inputs):
+    head = _head(gap={"layers": 2, "dropout": 0.0})
     given = inputs(3, 3, 2)
     assert torch.equal(head.pair_scores(*given).similarity, head(*given).similarity)
 

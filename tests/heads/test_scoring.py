@@ -25,14 +25,15 @@ ARCHITECTURES = [
     ({"temperature": 3.0}, {"heads": 8}, True),
     ({"name": "mean"}, {"heads": 4}, False),
     ({"name": "mean"}, {"heads": 4}, True),
+    ({"name": "cross_attention"}, None, False),
+    ({"name": "cross_attention", "heads": 4}, None, False),
+    ({"name": "cross_attention", "heads": 2}, {"heads": 2}, False),
 ]
 QUERIES = ({}, {"eta": -1}, {"query": "text"})
 # Heads without an exact form.
 DENSE = {
     "deep": {"gap": {"layers": 2, "heads": 2}},
     "deep_words": {"gap": {"layers": 2, "context": "words", "side": "video"}},
-    "cross_attention": {"pooling": {"name": "cross_attention", "heads": 2}},
-    "cross_attention_gap": {"pooling": {"name": "cross_attention"}, "gap": {"context": "words"}},
     "token_wise": {"interaction": {"name": "token_wise"}},
 }
 
@@ -73,7 +74,11 @@ def test_exact_equals_dense_in_float64(inputs, pooling, gap, reference_padding):
 
 @pytest.mark.parametrize("reference_padding", [False, True])
 @pytest.mark.parametrize("query", QUERIES, ids=["gap", "negated", "text"])
-@pytest.mark.parametrize("pooling", [{"name": "mean"}, {"temperature": 0.7}], ids=["mean", "text"])
+@pytest.mark.parametrize(
+    "pooling",
+    [{"name": "mean"}, {"name": "text_conditioned"}, {"name": "cross_attention"}],
+    ids=["mean", "text", "cross_attention"],
+)
 @pytest.mark.parametrize(("side", "context"), list(product(SIDES, CONTEXTS)))
 def test_every_side_and_context_is_exact_in_float64(
     inputs, random_words, side, context, pooling, query, reference_padding
@@ -82,7 +87,8 @@ def test_every_side_and_context_is_exact_in_float64(
     for seed, (num_tokens, heads) in enumerate([(1, 1), (2, 4), (7, 2)]):
         text, frames, mask = inputs(8, 5, num_tokens, 32, seed=seed)
         words = random_words(8, num_tokens, 32, seed=seed)
-        idle = context == "words" and "query" in query and side == "text"
+        without_length = side == "text" or pooling["name"] == "cross_attention"
+        idle = context == "words" and "query" in query and without_length
         head = _head(32, pooling, {**gap, "heads": heads}, reference_padding and not idle)
         assert head.exact
         dense = head(text, frames, mask, words).similarity

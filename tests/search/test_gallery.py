@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from gare_cache.data.frames import even_positions
-from gare_cache.search.gallery import Gallery, GalleryVideo
+from gare_cache.search.gallery import Gallery, GalleryVideo, GalleryVideos
 
 COUNTS = np.array([3, 7, 1, 5], np.int32)
 LAYOUT_FRAMES, DIM = 16, 4
@@ -42,7 +43,7 @@ def gallery(stored: Stored, paths: list[Path | None] | None = None) -> Gallery:
         GalleryVideo(str(row), row, "train", path, 0.0, None)
         for row, path in enumerate(paths or [None] * 4)
     ]
-    return Gallery(stored, videos, 0)  # type: ignore[arg-type]
+    return Gallery(stored, GalleryVideos.of(videos), 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("places", [[0, 2], [3, 1, 0], [2]])
@@ -76,3 +77,35 @@ def test_files_are_resolved_through_links(tmp_path: Path) -> None:
     paths = [tmp_path / "folder/a.mp4", tmp_path / "link.mp4", Path("gone/../b.mp4"), None]
     expected = [path and path.resolve() for path in paths]
     assert gallery(Stored(), paths).files == expected
+
+
+def test_videos_are_those_of_the_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "project").mkdir()
+    for name in ("here/a.mp4", "project/a.mp4", "project/b.mp4"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path / "here")
+    paths = ["a.mp4", "b.mp4", "gone.mp4", "/gone/c.mp4", None]
+    columns = {
+        **{"video_id": list("abcde"), "split": ["train", "val", "test", "test", "val"]},
+        **{"path": paths, "start_seconds": [None, 1.5, 2.0, None, None]},
+        **{"end_seconds": [None, 2.5, 3.0, None, None], "annotated": paths},
+    }
+    project = tmp_path / "project"
+    videos = GalleryVideos(pa.table(columns), np.array([7, 5, 3, 2, 9]), project)
+    expected = [
+        GalleryVideo("a", 7, "train", Path("a.mp4"), 0.0, None),
+        GalleryVideo("b", 5, "val", project / "b.mp4", 1.5, 2.5),
+        GalleryVideo("c", 3, "test", Path("gone.mp4"), 2.0, 3.0),
+        GalleryVideo("d", 2, "test", Path("/gone/c.mp4"), 0.0, None),
+        GalleryVideo("e", 9, "val", None, 0.0, None),
+    ]
+    assert list(videos) == [videos[place] for place in range(5)] == videos[:] == expected
+    assert videos[-1] == expected[-1]
+    assert len(videos) == 5
+    assert videos.ids([3, 0]) == ["d", "a"]
+    assert videos.paths() == [video.path for video in expected]
+    assert videos.splits().tolist() == columns["split"]
+    assert list(GalleryVideos.of(expected)) == expected
+    with pytest.raises(IndexError):
+        videos[5]

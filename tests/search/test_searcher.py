@@ -16,6 +16,7 @@ from gare_cache.errors import CacheError, ConfigError, DecodeError, FingerprintM
 from gare_cache.search import calibration, choice, encoded, opening, qdrant_store, searcher
 from gare_cache.search.choice import StoreChoice
 from gare_cache.search.encoded import EncodedGallery
+from gare_cache.search.gallery import GalleryVideos
 from gare_cache.search.hits import SearchResult
 from gare_cache.search.query import make_query
 from gare_cache.search.searcher import Searcher, Wanted
@@ -387,10 +388,22 @@ def test_features_of_another_encoder_are_refused(project: Path, tmp_path: Path) 
         open_(project, zero_shot=True).search(SENTENCE)
 
 
+def test_a_run_refuses_features_of_another_encoder_than_its_heads(
+    project: Path, tmp_path: Path
+) -> None:
+    """The kept text tower is of the features' encoder, which must be the head's too."""
+    other = make_tiny_encoder(tmp_path / "other", seed=7)
+    change_params(project, encoder__model=f"local-dir:{other}")
+    extract(workspace(project))
+    open_(project, zero_shot=True).search(SENTENCE)
+    with pytest.raises(FingerprintMismatch):
+        load_run(project / "outputs", device="cpu").search(SENTENCE)
+
+
 def test_imported_features_are_searched_without_files(project: Path) -> None:
     opened = open_(project)
     videos = [dataclasses.replace(video, path=None) for video in opened.gallery.videos]
-    opened.gallery = dataclasses.replace(opened.gallery, videos=videos)
+    opened.gallery = dataclasses.replace(opened.gallery, videos=GalleryVideos.of(videos))
     assert all(hit.path is None for hit in opened.search(SENTENCE).hits)
 
 

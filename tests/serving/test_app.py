@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from gare_cache.api import load_run
 from gare_cache.errors import ConfigError
 from gare_cache.manifest.tables import Manifest
-from gare_cache.search.gallery import Gallery, GalleryVideo
+from gare_cache.search.gallery import Gallery, GalleryVideo, GalleryVideos
 from gare_cache.serving import thumbnails
 from gare_cache.serving.access import HEADERS
 from gare_cache.serving.app import ENDPOINTS
@@ -100,7 +100,8 @@ def test_folders_are_named_below_the_one_that_holds_all() -> None:
     videos = [
         GalleryVideo(str(row), row, "test", Path(path), 0.0, None) for row, path in enumerate(paths)
     ]
-    gallery = Gallery(SimpleNamespace(folder=Path("cache")), videos, 0)  # type: ignore[arg-type]
+    cache: Any = SimpleNamespace(folder=Path("cache"))
+    gallery = Gallery(cache, GalleryVideos.of(videos), 0)
     captions = pa.table({"video_id": ["0"] * 5, "caption": list("abcde")})
     catalogue = make_catalogue(gallery, Manifest(pa.table({}), captions))
     assert catalogue.folders == ["x", "xy", "x/y"]

@@ -41,7 +41,7 @@ HEADS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "cross-attention": (
         {"head__pooling": {"name": "cross_attention"}, "head__gap": None, **NO_REGULARISERS},
-        "dense in blocks",
+        "exact",
         "transformer, cross-attention pooling: InfoNCE",
     ),
     "token-wise": (TOKEN_WISE, "dense in blocks", "transformer, token-wise interaction: InfoNCE"),
