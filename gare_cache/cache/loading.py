@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.reader import FeatureCache, open_cache
-from gare_cache.cache.schema import MANIFEST
+from gare_cache.cache.rows import ID
+from gare_cache.cache.schema import KINDS, MANIFEST, Kind
 from gare_cache.errors import CacheError, counted, unknown_name
 from gare_cache.manifest.tables import Manifest, read_manifest
 
@@ -216,3 +217,15 @@ def _find(kind: str, id_: str, rows: Mapping[str, tuple[str, int]]) -> tuple[str
     if id_ not in rows:
         raise CacheError(f"{unknown_name(kind, id_, rows)}; only items with features are loaded")
     return rows[id_]
+
+
+def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> list[dict[str, Any]]:
+    """Return the manifest's rows that the cache must hold.
+
+    These are the videos with a file and their captions; for an imported cache, the imported items.
+    """
+    if is_imported(cache):
+        known = cache.tables[kind].latest()
+        rows = manifest.videos if kind == "video" else manifest.captions
+        return [row for row in rows.to_pylist() if row[ID[kind]] in known]
+    return manifest.encodable()[KINDS.index(kind)]

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gare_cache.cache.exchange.identity import is_imported
-from gare_cache.cache.loading import captions_without_features
+from gare_cache.cache.loading import captions_without_features, expected_items
 from gare_cache.cache.reader import FeatureCache
-from gare_cache.cache.rows import ID
-from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.data.words import Words, WordTokens
 from gare_cache.errors import CacheError, ConfigError, counted
@@ -216,15 +212,3 @@ def _words(cache: FeatureCache, caption_ids: Sequence[str], device: torch.device
         torch.from_numpy(np.concatenate(tokens)).to(device),  # (sum W, D)
         torch.tensor([len(caption) for caption in tokens], device=device),
     )
-
-
-def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> list[dict[str, Any]]:
-    """Return the manifest's rows that the cache must hold.
-
-    These are the videos with a file and their captions; for an imported cache, the imported items.
-    """
-    if is_imported(cache):
-        known = cache.tables[kind].latest()
-        rows = manifest.videos if kind == "video" else manifest.captions
-        return [row for row in rows.to_pylist() if row[ID[kind]] in known]
-    return manifest.encodable()[KINDS.index(kind)]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gare_cache.annotations.published_sizes import PUBLISHED_SIZES, PublishedSize
 from gare_cache.annotations.record import SPLITS
 from gare_cache.annotations.settings import DatasetSettings
 from gare_cache.cache.coverage import coverage
 from gare_cache.cache.exchange.identity import is_imported
+from gare_cache.cache.loading import expected_items
 from gare_cache.cache.reader import FeatureCache
-from gare_cache.data.split import expected_items
 from gare_cache.errors import counted
-from gare_cache.evaluation.protocol import ProtocolSplit
 from gare_cache.evaluation.settings import EvaluateSettings
 from gare_cache.manifest.tables import Manifest
+
+if TYPE_CHECKING:  # torch takes a second to import, and a card is read without it
+    from gare_cache.evaluation.protocol import ProtocolSplit
 
 
 @dataclass(frozen=True)

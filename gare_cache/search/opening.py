@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from gare_cache.cache.loading import captions_without_features
+from gare_cache.cache.loading import captions_without_features, expected_items
 from gare_cache.cache.reader import FeatureCache
-from gare_cache.data.split import expected_items
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.encoders.sentence_encoder import SentenceEncoder
 from gare_cache.errors import FingerprintMismatch

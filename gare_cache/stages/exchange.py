@@ -16,10 +16,10 @@ from gare_cache.cache.exchange.identity import import_identity
 from gare_cache.cache.exchange.imports import Place, import_unit
 from gare_cache.cache.exchange.release_rows import wide
 from gare_cache.cache.exchange.tables import IDS, FeatureTable
+from gare_cache.cache.loading import expected_items
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import KINDS, MANIFEST, Kind
 from gare_cache.cache.writer import CacheWriter, open_writer
-from gare_cache.data.split import expected_items
 from gare_cache.errors import ConfigError, FeatureFileError, unknown_name
 from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project.features import cache_folder, open_features, write_features

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gare_cache.cache.exchange.identity import is_imported
+from gare_cache.cache.loading import expected_items
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import KINDS
 from gare_cache.config import Params
-from gare_cache.data.split import expected_items
 from gare_cache.errors import CacheError, GareCacheError
 from gare_cache.files import canonical_digest
 from gare_cache.manifest.tables import read_manifest

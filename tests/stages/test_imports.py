@@ -12,6 +12,7 @@ import pytest
         ("prepare", {"torch", "zarr", "h5py", "open_clip", "matplotlib"}),
         ("init", {"torch", "zarr", "h5py", "open_clip", "matplotlib"}),
         ("info", {"torch", "h5py", "open_clip", "matplotlib"}),
+        ("compare", {"torch", "zarr", "h5py", "open_clip", "matplotlib"}),
     ],
 )
 def test_what_a_stage_does_not_import(stage: str, heavy: set[str]) -> None:

@@ -19,6 +19,7 @@ LEVEL = 0.05
 POWER = 0.8
 _NORMAL = NormalDist()
 _ROUNDING = 1e-18  # square points
+_CANCELLED = 1e-9  # of what was added and subtracted
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ def compare_seeds(
     videos = float(np.var(first.shares - second.shares, ddof=1)) / num_videos
     seeds = first.seeds + second.seeds
     variance = max(videos, videos + seeds - first.both - second.both)
-    if variance < _ROUNDING:
+    added = videos + seeds + first.both + second.both
+    if variance < max(_ROUNDING, _CANCELLED * added):
         return _not_estimable(points, num_videos - 1, hits.shape[1])
     squares = videos**2 / (num_videos - 1) + first.seeds_square + second.seeds_square
     degrees_of_freedom = variance**2 / squares

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -199,3 +201,12 @@ def test_mirrored() -> None:
     mirrored = compare_seeds(other, hits, np.arange(60) // 2)
     assert (mirrored.points, mirrored.low) == pytest.approx((-found.points, -found.high))
     assert mirrored.p_value == pytest.approx(found.p_value)
+
+
+def test_seeds_whose_variance_cancels_are_not_estimable():
+    """Rounding of what is added and subtracted would be a tiny variance, and p 1e-30."""
+    hits = np.array([[1, 1, 1, 0, 1, 1], [1, 1, 0, 0, 1, 1]], dtype=float)
+    difference = compare_seeds(hits, hits[::-1], np.repeat(np.arange(3), 2))
+    assert difference.points == 0
+    assert math.isnan(difference.low)
+    assert difference.p_value == 1
