@@ -1,16 +1,19 @@
 """Time searching galleries of synthetic videos: `python benchmarks/search.py FOLDER`.
 
 Prints Markdown tables of one run: seconds from the start of `gare-cache search` to its result with
-10,000 videos; the milliseconds of a query's steps in a warm process for 10,000 and 100,000 videos;
-and the memory that searching takes. Videos have 12 frames of the encoder's width about one of 2,000
-scenes; the encoders are that of the demo and one of the size of CLIP ViT-B/32 with random weights.
-`--plot` instead times the shortlist of up to a million vectors, exact against faiss, and draws it
-into docs/images/search-speed.svg. Projects are written below FOLDER once and used again.
+10,000 videos; the milliseconds of a query's steps in a warm process for 10,000 and 100,000 videos,
+zero shot and, for the smallest, with a GARE head of random weights; those of a query where eight
+clients ask at once, each again as soon as it is answered; and the memory that searching takes.
+Videos have 12 frames of the encoder's width about one of 2,000 scenes; the encoders are that of the
+demo and one of the size of CLIP ViT-B/32 with random weights. `--plot` instead times the shortlist
+of up to a million vectors, exact against faiss, and draws it into docs/images/search-speed.svg.
+Projects are written below FOLDER once and used again.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import re
@@ -39,23 +42,28 @@ from gare_cache.extraction.project_encoder import (
     project_identity,
     project_layout,
 )
+from gare_cache.heads.retrieval import build_head
 from gare_cache.manifest.tables import CAPTION_SCHEMA, VIDEO_SCHEMA, Manifest, pa
 from gare_cache.project.features import cache_folder, write_features
 from gare_cache.project.paths import open_workspace
 from gare_cache.project.progress import quiet
 from gare_cache.search.faiss_store import open_faiss
+from gare_cache.search.hits import SearchResult
+from gare_cache.search.opening import open_searcher
 from gare_cache.search.searcher import Searcher, Wanted
 from gare_cache.search.store import ExactStore
+from gare_cache.serving.batching import Batcher
 from gare_cache.stages.search import index_folder, project_searcher
 
 SCENES, FRAMES, QUERY = 2000, 12, "a red circle moves left"
 STEPS = {
     "encode": "_sentences",
     "filter": "_allowed",
-    "shortlist": "_shortlist",
-    "read, rerank": "_scores",
+    "shortlist": "_shortlists",
+    "read, rerank": "_scored",
     "moments": "_hits",
 }
+CLIENTS = 8
 CLIP_SIZE = {
     "embed_dim": 512,
     "quick_gelu": True,
@@ -110,29 +118,36 @@ def run(command: list[str]) -> tuple[float, float]:
 
 
 def query_table(folder: Path, sizes: list[int], queries: int) -> None:
-    names = [*STEPS, "all"]
+    names = [*STEPS, "all", f"{CLIENTS} clients"]
     print(f"\n| ms, median (p95) | {' | '.join(names)} | memory, MB | vectors, MB |")
     print("|---|" + "---:|" * (len(names) + 2))
-    for size in sizes:
+    for size, head in [*((size, "zero shot") for size in sizes), (sizes[0], "GARE")]:
         # Each in a process of its own, so that its memory is its own.
         params = project(folder, "clip", size)
         run([sys.executable, "-m", "gare_cache.cli", "search", QUERY, "-p", str(params)])
-        command = [sys.executable, str(Path(__file__)), str(params)]
+        command = [sys.executable, str(Path(__file__)), str(params), head]
         environment = {**os.environ, "SEARCH_QUERIES": str(queries)}
         output = subprocess.run(command, check=True, capture_output=True, env=environment).stdout
         found = json.loads(output)
         cells = [f"{median:.0f} ({p95:.0f})" for median, p95 in (found[name] for name in names)]
         print(
-            f"| {size:,} videos | {' | '.join(cells)} | {found['memory']:.0f} | "
+            f"| {size:,} videos, {head} | {' | '.join(cells)} | {found['memory']:.0f} | "
             f"{found['vectors']:.0f} |",
             flush=True,
         )
 
 
-def time_queries(params: Path, queries: int) -> None:
+def time_queries(params: Path, head: str, queries: int) -> None:
     """Print the milliseconds of each step and the memory of one warm process as JSON."""
+    workspace = open_workspace(params, borrow=True)
     with quiet():
-        searcher = project_searcher(open_workspace(params, borrow=True), device="cpu")
+        if head == "GARE":
+            torch.manual_seed(0)
+            built = build_head(dim=CLIP_SIZE["embed_dim"], max_frames=FRAMES)
+            cpu = torch.device("cpu")
+            searcher = open_searcher(workspace, built, head_id="random weights", device=cpu)
+        else:
+            searcher = project_searcher(workspace, device="cpu")
         searcher.search(QUERY)
         before = memory()
         milliseconds: dict[str, list[float]] = defaultdict(list)
@@ -142,6 +157,7 @@ def time_queries(params: Path, queries: int) -> None:
             started = time.perf_counter()
             searcher.search(f"{QUERY} {number}", Wanted(top=10))
             milliseconds["all"].append(1000 * (time.perf_counter() - started))
+        milliseconds[f"{CLIENTS} clients"] = asyncio.run(_of_clients(searcher, queries))
     found: dict[str, Any] = {
         name: (float(np.median(values)), float(np.quantile(values, 0.95)))
         for name, values in milliseconds.items()
@@ -151,12 +167,34 @@ def time_queries(params: Path, queries: int) -> None:
     print(json.dumps({**found, "memory": max(before, memory()), "vectors": vectors}))
 
 
+async def _of_clients(searcher: Searcher, queries: int) -> list[float]:
+    """Return the milliseconds of all queries of clients that ask in turns, through the queue."""
+    batcher: Batcher[tuple[str, Wanted], SearchResult] = Batcher(
+        searcher.search_many, most_waiting=64, most_at_once=16, seconds=60.0
+    )
+    milliseconds = []
+
+    async def ask(client: int) -> None:
+        for number in range(queries // CLIENTS + 4):
+            started = time.perf_counter()
+            await batcher.ask((f"{QUERY} {client} {number}", Wanted(top=10)))
+            milliseconds.append(1000 * (time.perf_counter() - started))
+
+    answering = asyncio.create_task(batcher.run())
+    await asyncio.gather(*map(ask, range(CLIENTS)))
+    answering.cancel()
+    batcher.close()
+    return milliseconds
+
+
 def _timed(searcher: Searcher, method: str, into: list[float]) -> None:
     inner: Callable[..., Any] = getattr(searcher, method)
 
     def timed(*arguments: Any, **options: Any) -> Any:
         started = time.perf_counter()
         result = inner(*arguments, **options)
+        if isinstance(result, Iterator):
+            result = iter(list(result))
         into.append(1000 * (time.perf_counter() - started))
         return result
 
@@ -316,6 +354,6 @@ def _milliseconds(nearest: Callable[..., Any], queries: np.ndarray[Any, Any]) ->
 
 if __name__ == "__main__":
     if "SEARCH_QUERIES" in os.environ:
-        time_queries(Path(sys.argv[1]), int(os.environ["SEARCH_QUERIES"]))
+        time_queries(Path(sys.argv[1]), sys.argv[2], int(os.environ["SEARCH_QUERIES"]))
     else:
         main()

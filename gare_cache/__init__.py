@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gare_cache.api import Run, load_index, load_run
     from gare_cache.cache.loading import LoadedCache, load_cache
     from gare_cache.heads.pairs import PairScores
+    from gare_cache.search.choice import StoreChoice
     from gare_cache.search.hits import SearchHit, SearchResult
     from gare_cache.search.query import make_query
     from gare_cache.search.searcher import Wanted
@@ -22,6 +23,7 @@ __all__ = [
     "Run",
     "SearchHit",
     "SearchResult",
+    "StoreChoice",
     "Wanted",
     "__version__",
     "load_cache",
@@ -36,6 +38,7 @@ _MODULES = {
     "Run": "gare_cache.api",
     "SearchHit": "gare_cache.search.hits",
     "SearchResult": "gare_cache.search.hits",
+    "StoreChoice": "gare_cache.search.choice",
     "Wanted": "gare_cache.search.searcher",
     "load_cache": "gare_cache.cache.loading",
     "load_index": "gare_cache.api",

@@ -6,7 +6,7 @@ The public names can be imported from ``gare_cache``; docs/api.md has examples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from gare_cache.own import own_names, use_project
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import PARAMS_FILE, Workspace, open_workspace
 from gare_cache.reproducibility import resolve_device
+from gare_cache.search.choice import StoreChoice
 from gare_cache.search.hits import SearchHit
 from gare_cache.search.opening import open_searcher
 from gare_cache.search.query import Query
@@ -72,6 +73,7 @@ class Run:
     _checkpoint: Checkpoint
     _params: Path
     _trust: bool
+    _searchers: dict[StoreChoice, Searcher] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         score, epoch = self.record["validation_score"], self.record["best_epoch"]
@@ -229,7 +231,12 @@ class Run:
         return np.concatenate(parts, axis=1)  # (T, V)
 
     def search(
-        self, query: str | Query, *, top: int = 10, videos: Sequence[str] | None = None
+        self,
+        query: str | Query,
+        *,
+        top: int = 10,
+        videos: Sequence[str] | None = None,
+        store: StoreChoice = StoreChoice(),  # noqa: B008
     ) -> list[SearchHit]:
         """Search the videos of the manifest that match a query best, and the moment in each.
 
@@ -240,6 +247,7 @@ class Run:
             query: a sentence, or what ``make_query`` returns.
             top: number of videos to return.
             videos: ids to search; None for all.
+            store: what finds the shortlist.
 
         Returns:
             The best first; equal scores in the order of the manifest.
@@ -249,26 +257,41 @@ class Run:
             CacheError: a video has no features, or as ``cache``.
         """
         ids = None if videos is None else _ids(videos)
-        return list(self.searcher.search(query, Wanted(top=top, ids=ids)).hits)
+        return list(self.open_searcher(store).search(query, Wanted(top=top, ids=ids)).hits)
 
-    @cached_property
+    @property
     def searcher(self) -> Searcher:
         """What ``search`` asks; its own ``search`` takes filters and returns notes, too.
 
         Raises:
             CacheError: as ``cache``.
         """
-        head = self.outputs / "run" / "head.safetensors"
-        searcher = open_searcher(
-            self._workspace,
-            self.head,
-            head_id=file_digest(head),
-            device=self.device,
-            encoder=lambda: self.encoder,
-        )
-        cache = searcher.gallery.cache
-        require_encoder(self._checkpoint, cache.encoder_id, where=cache.folder)
-        return searcher
+        return self.open_searcher()
+
+    def open_searcher(self, store: StoreChoice = StoreChoice()) -> Searcher:  # noqa: B008
+        """Return the searcher with a store of one's choice; opened once for each.
+
+        Args:
+            store: what finds the shortlist: ``StoreChoice("faiss", nprobe=128)``.
+
+        Raises:
+            CacheError: as ``cache``.
+            ConfigError, EnvironmentFailure: the store's package is not installed, or its server
+                does not answer.
+        """
+        if store not in self._searchers:
+            searcher = open_searcher(
+                self._workspace,
+                self.head,
+                head_id=file_digest(self.outputs / "run" / "head.safetensors"),
+                device=self.device,
+                encoder=lambda: self.encoder,
+                store=store,
+            )
+            cache = searcher.gallery.cache
+            require_encoder(self._checkpoint, cache.encoder_id, where=cache.folder)
+            self._searchers[store] = searcher
+        return self._searchers[store]
 
     @property
     def _workspace(self) -> Workspace:
@@ -348,23 +371,30 @@ def load_run(
     )
 
 
-def load_index(folder: Path | str, *, device: str = "auto") -> Searcher:
+def load_index(
+    folder: Path | str,
+    *,
+    device: str = "auto",
+    store: StoreChoice = StoreChoice(),  # noqa: B008
+) -> Searcher:
     """Open a project for zero-shot search: no head need be trained, and no video have a caption.
 
     Args:
         folder: the project's folder, with its params.yaml; ``gare-cache index`` makes one.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        store: what finds the shortlist; the exact one unless said otherwise.
 
     Returns:
         Its ``search`` takes a sentence, or a query of ``make_query``, and returns a
         ``SearchResult``.
 
     Raises:
-        ConfigError: there is no params.yaml.
+        ConfigError: there is no params.yaml, or the store's package is not installed.
         CacheError: nothing was extracted.
+        EnvironmentFailure: the store's server does not answer.
     """
     workspace = open_workspace(Path(folder) / PARAMS_FILE)
-    return open_searcher(workspace, device=resolve_device(device))
+    return open_searcher(workspace, device=resolve_device(device), store=store)
 
 
 def _tensor(values: Any, device: torch.device) -> Tensor:

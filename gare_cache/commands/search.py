@@ -244,6 +244,9 @@ def serve(
     open_page: Annotated[
         bool, typer.Option("--open", help="Open the page in the default browser.")
     ] = False,
+    store: Store = "exact",
+    nprobe: Nprobe = None,
+    qdrant: QdrantUrl = None,
     params: ParamsFile = DEFAULT_PARAMS,
     outputs: Outputs = None,
     device: Device = "auto",
@@ -257,7 +260,10 @@ def serve(
     Example:
         gare-cache serve --compare zero-shot --open
     """
+    from gare_cache.search.choice import StoreChoice
     from gare_cache.serving.command import serve_project
+
+    chosen = StoreChoice(store, nprobe, qdrant)
 
     def ready(url: str, line: str) -> None:
         typer.echo(line)
@@ -276,6 +282,7 @@ def serve(
         token=token,
         fold_above=fold,
         rate=rate,
+        store=chosen,
         on_ready=ready,
     )
     typer.echo("stopped")

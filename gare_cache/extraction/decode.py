@@ -139,7 +139,7 @@ def decode_video(
     def shrink(number: int, count: int, frame: Frames) -> Frames:
         nonlocal thumbnail
         if number == count // 2:
-            thumbnail = _thumbnail(frame)
+            thumbnail = thumbnail_of(frame)
         if views is not None:
             drawn[number] = _views(frame[None], views, source["video_id"], preprocessing)
         shrunk: Frames = preprocessing.shrink(frame[None])[0]  # (height, width, 3)
@@ -213,7 +213,8 @@ def _views(frames: Frames, views: Views, video_id: str, preprocessing: Preproces
         raise
 
 
-def _thumbnail(frame: npt.NDArray[np.uint8]) -> bytes:
+def thumbnail_of(frame: npt.NDArray[np.uint8]) -> bytes:
+    """Return a JPEG of at most 128 x 128 pixels of a frame (H, W, 3)."""
     image = Image.fromarray(frame)
     image.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
     file = io.BytesIO()

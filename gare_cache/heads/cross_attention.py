@@ -72,21 +72,43 @@ class CrossAttentionLayer(nn.Module):
             (T, V, D). Finite also where the mask is all False.
         """
         normed = self.norm1(context)
-        split = (*context.shape[:2], self.heads, -1)
         queries = self.query_proj(self.norm1(query))  # (T, V, D)
         queries = queries.view(*query.shape[:2], self.heads, -1)  # (T, V, heads, D / heads)
-        key = self.key_proj(normed).view(split)  # (V or T, C, heads, D / heads)
-        value = self.value_proj(normed).view(split)  # (V or T, C, heads, D / heads)
-        letter = CONTEXT_LETTERS[context_side]
-        scores = torch.einsum(f"tvhd,{letter}chd->tvhc", queries, key)  # (T, V, heads, C)
         # (V, 1, C), or (T, 1, 1, C)
         allowed = mask[:, None] if context_side == "video" else mask[:, None, None]
-        weights = masked_softmax(scores * queries.shape[-1] ** -0.5, allowed)
-        mixed = torch.einsum(f"tvhc,{letter}chd->tvhd", weights, value)  # (T, V, heads, D / heads)
-        mixed = mixed.flatten(-2)  # (T, V, D)
-        attended = self.norm2(self.out_proj(mixed))
+        few = context_side == "video" and len(query) < context.shape[1]
+        if few and not torch.is_grad_enabled():
+            mixed = self._mix_few(queries, normed, allowed)
+        else:
+            mixed = self._mix(queries, normed, allowed, CONTEXT_LETTERS[context_side])
+        attended = self.norm2(self.out_proj(mixed.flatten(-2)))
         out: Tensor = self.norm3(attended + self.dropout(self.linear1(attended)))
         return out
+
+    def _mix(self, queries: Tensor, normed: Tensor, allowed: Tensor, letter: str) -> Tensor:
+        """Return sum_k beta_k u_k of each head, (T, V, heads, D / heads)."""
+        split = (*normed.shape[:2], self.heads, -1)
+        key = self.key_proj(normed).view(split)  # (V or T, C, heads, D / heads)
+        value = self.value_proj(normed).view(split)  # (V or T, C, heads, D / heads)
+        scores = torch.einsum(f"tvhd,{letter}chd->tvhc", queries, key)  # (T, V, heads, C)
+        weights = masked_softmax(scores * queries.shape[-1] ** -0.5, allowed)
+        return torch.einsum(f"tvhc,{letter}chd->tvhd", weights, value)
+
+    def _mix_few(self, queries: Tensor, normed: Tensor, allowed: Tensor) -> Tensor:
+        """Return the same, with the projections on the side of the texts: T V D^2, not V C D^2.
+
+        q . (Wk c_k + bk) = (Wk^T q) . c_k + q . bk, whose last term is the same for all k and
+        leaves the softmax as it is; sum_k beta_k (Wv c_k + bv) = Wv sum_k beta_k c_k + bv sum_k
+        beta_k.
+        """
+        split = (self.heads, -1, normed.shape[-1])  # (heads, D / heads, D)
+        folded = torch.einsum("tvhd,hde->tvhe", queries, self.key_proj.weight.view(split))
+        # (T, V, heads, C)
+        scores = torch.einsum("tvhe,vce->tvhc", folded.expand(-1, len(normed), -1, -1), normed)
+        weights = masked_softmax(scores * queries.shape[-1] ** -0.5, allowed)
+        mixed = torch.einsum("tvhc,vce->tvhe", weights, normed)  # (T, V, heads, D)
+        bias = self.value_proj.bias.view(self.heads, -1) * weights.sum(dim=-1, keepdim=True)
+        return torch.einsum("tvhe,hde->tvhd", mixed, self.value_proj.weight.view(split)) + bias
 
 
 def initialise(module: nn.Module, init: LinearInit) -> None:

@@ -171,6 +171,17 @@ class ExactScorer:
         self.pooling = interaction.pooling
         self.gap = interaction.gap
 
+    def texts_per_video(self, num_frames: int) -> int:
+        """Return from how many texts on it is faster than the score with the pair tensor.
+
+        Preparing a video for a gap module or a learned pooling takes some products with D x D
+        matrices for each of its frames, and the score with the pair tensor as many for each text.
+        """
+        if self.gap is not None and self.gap.context_side == "text":
+            return 1
+        learned = isinstance(self.interaction.pooling, CrossAttentionPooling)
+        return num_frames if learned or self.gap is not None else 1
+
     def footprint(self, num_frames: int, num_words: int, dim: int) -> Footprint:
         """Estimate the memory; ``Scorer``."""
         heads = 0 if self.gap is None else self.gap.heads

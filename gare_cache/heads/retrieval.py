@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,11 +12,11 @@ from pydantic import FiniteFloat
 from torch import Tensor, nn
 
 from gare_cache.errors import ConfigError
-from gare_cache.heads.aggregators import TransformerAggregator, build_aggregator
+from gare_cache.heads.aggregators import MeanAggregator, TransformerAggregator, build_aggregator
 from gare_cache.heads.dense import DenseScorer
 from gare_cache.heads.interactions import build_interaction
 from gare_cache.heads.pairs import PairScores, PairVectors, Words
-from gare_cache.heads.pooled import PooledInteraction
+from gare_cache.heads.pooled import ExactScorer, PooledInteraction
 from gare_cache.heads.pooling import MeanPooling
 from gare_cache.heads.scoring import (
     DEFAULT_BLOCK_BYTES,
@@ -107,6 +107,20 @@ class RetrievalHead(nn.Module):
         """Whether the score is the cosine of two vectors, which ``vectors`` returns."""
         return isinstance(self.interaction, PooledInteraction)
 
+    @property
+    def encodes_frames(self) -> bool:
+        """Whether ``encode_frames`` changes the frames at all."""
+        parts = self.frame_projection, self.aggregator
+        return not isinstance(parts[0], nn.Identity) or not isinstance(parts[1], MeanAggregator)
+
+    def texts_per_video(self, num_frames: int) -> float:
+        """Return the number of texts whose scores take as long as preparing a video for any.
+
+        From as many on, ``similarity`` prepares each video once; infinite where it never does.
+        """
+        exact = self._exact_scorer()
+        return math.inf if exact is None else exact.texts_per_video(num_frames)
+
     @torch.no_grad()
     def limit_scale(self) -> None:
         """Bring a scale above 100 back to 100; called after each update, as the reference does."""
@@ -168,7 +182,10 @@ class RetrievalHead(nn.Module):
             ConfigError: a shape does not fit.
         """
         with evaluating(self):
-            encoded = self.encode_frames(frames, mask)
+            return self.pooled_vectors(self.encode_frames(frames, mask), mask)
+
+    def pooled_vectors(self, encoded: Tensor, mask: Tensor) -> Tensor:
+        """Return ``video_vectors`` (V, D) of encoded frames (V, F, D) with their mask (V, F)."""
         own = getattr(self.interaction, "pooling", None)
         pooling = own if isinstance(own, MeanPooling) else MeanPooling(frame_norm=True)
         return pooling.slots(encoded, mask)[0][:, 0]
@@ -239,19 +256,22 @@ class RetrievalHead(nn.Module):
         mask: Tensor,
         words: Words | None = None,
         *,
+        encoded: bool = False,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
     ) -> Tensor:
         """Score all pairs as at evaluation, in blocks.
 
         Where ``exact``, without a (T, V, D) tensor: the same score, not an approximation of
-        ``forward`` (see ``gare_cache.heads.increment_basis``). Else with ``forward`` on blocks.
-        Dropout is off whatever the module's mode, and no gradient is kept.
+        ``forward`` (see ``gare_cache.heads.increment_basis``). Else, and for fewer texts than
+        ``texts_per_video``, with ``forward`` on blocks. Dropout is off whatever the module's mode,
+        and no gradient is kept.
 
         Args:
             text: sentence features (T, D).
             frames: frame features (V, F, D).
             mask: (V, F) bool, True on real frames, which come first.
             words: word tokens (T, W, D) of the texts and their mask (T, W), where ``needs_words``.
+            encoded: whether ``encode_frames`` has been called on the frames already.
             block_bytes: memory that one block may take beside inputs and result.
 
         Returns:
@@ -262,10 +282,17 @@ class RetrievalHead(nn.Module):
                 not positive.
         """
         with evaluating(self):
-            return self._similarity(text, frames, mask, words, block_bytes)
+            encode = _as_it_is if encoded else self.encode_frames
+            return self._similarity(text, frames, mask, words, encode, block_bytes)
 
     def _similarity(
-        self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None, block_bytes: int
+        self,
+        text: Tensor,
+        frames: Tensor,
+        mask: Tensor,
+        words: Words | None,
+        encode: Callable[[Tensor, Tensor], Tensor],
+        block_bytes: int,
     ) -> Tensor:
         encoded = self.encode_text(text)
         checked = self._checked_words(words) if self.needs_words else None
@@ -276,7 +303,7 @@ class RetrievalHead(nn.Module):
                 f"{len(empty)} of {len(mask)} videos have no real frame (rows "
                 f"{', '.join(map(str, empty[:5]))}) and so no score; leave them out first"
             )
-        scorer = self._exact_scorer() or DenseScorer(self.interaction)
+        scorer = self._scorer(len(text), frames.shape[1])
         num_words = 0 if checked is None else checked[0].shape[1]
         shape = block_shape(
             scorer.footprint(frames.shape[1], num_words, frames.shape[2]),
@@ -289,10 +316,7 @@ class RetrievalHead(nn.Module):
                 slice(kept.start + part.start, kept.start + part.stop)
                 for part in blocks(kept.stop - kept.start, shape.videos)
             ]
-            videos = [
-                scorer.videos(self.encode_frames(frames[part], mask[part]), mask[part])
-                for part in parts
-            ]
+            videos = [scorer.videos(encode(frames[part], mask[part]), mask[part]) for part in parts]
             for rows in blocks(len(text), shape.texts):
                 block_words = None if checked is None else (checked[0][rows], checked[1][rows])
                 texts = scorer.texts(encoded[rows], self.encode_words(block_words))
@@ -300,7 +324,13 @@ class RetrievalHead(nn.Module):
                     scores[rows, part] = scorer.score(texts, prepared)
         return scores
 
-    def _exact_scorer(self) -> Scorer | None:
+    def _scorer(self, num_texts: int, num_frames: int) -> Scorer:
+        exact = self._exact_scorer()
+        if exact is None or num_texts < exact.texts_per_video(num_frames):
+            return DenseScorer(self.interaction)
+        return exact
+
+    def _exact_scorer(self) -> ExactScorer | None:
         pooled = self.interaction
         return pooled.exact_scorer() if isinstance(pooled, PooledInteraction) else None
 
@@ -403,6 +433,10 @@ def initialise_from_encoder(head: RetrievalHead, state: Mapping[str, Tensor]) ->
     with torch.no_grad():
         head.logit_scale.copy_(state["logit_scale"].reshape(()))
     head.limit_scale()
+
+
+def _as_it_is(frames: Tensor, mask: Tensor) -> Tensor:
+    return frames
 
 
 def _identity(dim: int) -> nn.Module:

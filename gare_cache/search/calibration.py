@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gare_cache.data.words import WordTokens
-from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import blocks
 from gare_cache.project.progress import progress
-from gare_cache.search.gallery import Gallery, scored_frames
+from gare_cache.search.encoded import EncodedGallery
 from gare_cache.search.store import VectorStore
 
 # Pairs that are scored exactly where no caption tells how many are needed.
@@ -88,9 +87,7 @@ def is_chance(sample: Tensor, vector: Tensor, best: float, size: int) -> bool:
 
 
 def calibrate(
-    gallery: Gallery,
-    head: RetrievalHead,
-    vectors: npt.NDArray[np.float16],
+    videos: EncodedGallery,
     store: VectorStore,
     caption_of: Mapping[str, str],
     *,
@@ -99,17 +96,16 @@ def calibrate(
     """Score captions of the gallery against all its videos, and see what a shortlist would lose.
 
     Args:
-        gallery: the videos.
-        head: scores pairs.
-        vectors: (N, D) of the videos, in the gallery's order.
+        videos: the gallery as the head sees it.
         store: finds the shortlist.
         caption_of: caption id -> its video, of captions with features; at most 1,000 are taken,
             evenly spaced.
         whole: whether the gallery is scored as a whole anyway, so that only the captions' own
             videos are scored here.
     """
+    gallery, head = videos.gallery, videos.head
     known = [id_ for id_, video in caption_of.items() if video in gallery.place_of]
-    sample = sample_of(vectors)
+    sample = sample_of(videos.vectors)
     if len(known) < _FEWEST_QUERIES:
         return Calibration(RERANK, None, 0, None, sample)
     rows = np.linspace(0, len(known) - 1, min(_MOST_QUERIES, len(known))).astype(int)
@@ -127,8 +123,8 @@ def calibrate(
     best, own = _Best(_TOP, len(ids)), np.full(len(ids), np.nan, np.float32)
     with progress("calibration", len(places)) as advance:
         for part in blocks(len(places), _VIDEOS_AT_A_TIME):
-            frames, mask = scored_frames(gallery, head, places[part].tolist())
-            scores = head.similarity(text, frames, mask, words).cpu().numpy()
+            frames, mask = videos.frames(places[part].tolist())
+            scores = head.similarity(text, frames, mask, words, encoded=True).cpu().numpy()
             here = np.flatnonzero(np.isin(true, places[part]))
             own[here] = scores[here, np.searchsorted(places[part], true[here])]
             best.add(scores, places[part])

@@ -1,4 +1,4 @@
-"""The videos of a project that can be searched, their files and their vectors."""
+"""The videos of a project that can be searched: their files, frames and times."""
 
 from __future__ import annotations
 
@@ -13,21 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.errors import CacheError, counted
-from gare_cache.files import canonical_digest, read_json, replacing, write_record
-from gare_cache.heads.retrieval import RetrievalHead
-from gare_cache.heads.scoring import blocks
 from gare_cache.manifest.tables import Manifest
-from gare_cache.project.progress import progress
 
-# Videos whose frames are held as float32 at a time.
+# Videos whose entries are made at a time.
 _VIDEOS_AT_A_TIME = 4096
 _COLUMNS = ["video_id", "split", "path", "start_seconds", "end_seconds"]
-_VECTORS, _ROWS = "vectors.npy", "rows.json"
 
 
 @dataclass(frozen=True)
@@ -182,6 +176,11 @@ class Gallery:
             frames, mask = take_frames(frames, mask, even_positions(counts, most))
         return frames, mask
 
+    def mask(self, places: Sequence[int], most: int) -> Tensor:
+        """Return the mask (V, F) of ``frames``."""
+        counts, longest = self._counts(places)
+        return torch.arange(min(most, longest)) < counts[:, None]
+
     def times(self, places: Sequence[int], most: int) -> Tensor:
         """Return the seconds (V, F) in their files of the frames of ``frames``, NaN on padding."""
         counts, longest = self._counts(places)
@@ -223,108 +222,6 @@ def open_gallery(cache: FeatureCache, manifest: Manifest, project: Path) -> Gall
         )
     videos = GalleryVideos(listed.filter(pa.array(found)), np.array(rows, np.int64)[found], project)
     return Gallery(cache, videos, len(listed) - len(videos))
-
-
-def scored_frames(
-    gallery: Gallery, head: RetrievalHead, places: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Return the frames of V videos as the head scores them, on its device.
-
-    A head that counts padded frames (``reference_padding``) gets as many slots as in evaluation,
-    whatever the other videos are.
-
-    Returns:
-        (V, F, D) float32 frames, zero on padding, and their mask (V, F).
-    """
-    most = head.settings["max_frames"]
-    frames, mask = gallery.frames(places, most)
-    if head.settings["reference_padding"]:
-        empty = min(most, gallery.cache.layout.max_frames) - frames.shape[1]
-        frames, mask = F.pad(frames, (0, 0, 0, empty)), F.pad(mask, (0, empty))
-    device = head.logit_scale.device
-    return frames.to(device), mask.to(device)
-
-
-def head_vectors(head: RetrievalHead, frames: Tensor, mask: Tensor) -> Tensor:
-    """Return the videos' vectors (V, D) at length 1, see ``RetrievalHead.video_vectors``."""
-    device = head.logit_scale.device
-    return F.normalize(head.video_vectors(frames.to(device), mask.to(device)), dim=-1).cpu()
-
-
-def gallery_vectors(
-    gallery: Gallery,
-    head: RetrievalHead,
-    folder: Path,
-    *,
-    head_id: str,
-) -> npt.NDArray[np.float16]:
-    """Return the vectors of a gallery (N, D), memory-mapped, and compute those that are missing.
-
-    They are kept in a file for each pair of cache and head. A row of a cache never changes, so a
-    vector holds as long as its row is in the gallery; others are dropped.
-
-    Args:
-        gallery: the videos.
-        head: what makes a vector of a video's frames.
-        folder: where the files of all pairs lie.
-        head_id: identity of the head's weights and settings.
-
-    Returns:
-        float16 vectors of length 1, in the order of the gallery's videos.
-    """
-    wanted: list[int] = gallery.videos.rows.tolist()
-    place = vectors_folder(gallery, folder, head_id)
-    kept = _kept(place, gallery.cache.layout.dim)
-    if kept is None or kept[0] != wanted:
-        _write(place, wanted, _computed(gallery, head, kept))
-    vectors: npt.NDArray[np.float16] = np.load(place / _VECTORS, mmap_mode="r")
-    return vectors
-
-
-def vectors_folder(gallery: Gallery, folder: Path, head_id: str) -> Path:
-    """Return the folder of the vectors of a cache and a head."""
-    cache = gallery.cache
-    return folder / canonical_digest([cache.extraction_id, cache.folder.name, head_id])[:16]
-
-
-def _kept(place: Path, dim: int) -> tuple[list[int], npt.NDArray[np.float16]] | None:
-    """Return the rows and vectors of an earlier gallery; None if there are none that fit."""
-    if not (place / _ROWS).is_file() or not (place / _VECTORS).is_file():
-        return None
-    rows: list[int] = read_json(place / _ROWS)["rows"]
-    try:
-        vectors: npt.NDArray[np.float16] = np.load(place / _VECTORS, mmap_mode="r")
-    except ValueError:  # cut short: they are computed again
-        return None
-    return (rows, vectors) if vectors.shape == (len(rows), dim) else None
-
-
-def _computed(
-    gallery: Gallery,
-    head: RetrievalHead,
-    kept: tuple[list[int], npt.NDArray[np.float16]] | None,
-) -> npt.NDArray[np.float16]:
-    vectors = np.empty((len(gallery.videos), gallery.cache.layout.dim), np.float16)
-    known = {} if kept is None else {row: place for place, row in enumerate(kept[0])}
-    rows: list[int] = gallery.videos.rows.tolist()
-    new = [place for place, row in enumerate(rows) if row not in known]
-    if kept is not None:
-        old = [place for place, row in enumerate(rows) if row in known]
-        vectors[old] = kept[1][[known[rows[place]] for place in old]]
-    with progress("vectors of the videos", len(new)) as advance:
-        for part in blocks(len(new), _VIDEOS_AT_A_TIME):
-            frames, mask = gallery.frames(new[part], head.settings["max_frames"])
-            vectors[new[part]] = head_vectors(head, frames, mask).half().numpy()
-            advance(len(new[part]))
-    return vectors
-
-
-def _write(place: Path, rows: Sequence[int], vectors: npt.NDArray[np.float16]) -> None:
-    # The rows are written last: without them the vectors count for nothing.
-    (place / _ROWS).unlink(missing_ok=True)
-    with replacing(place / _VECTORS) as partial, partial.open("wb") as file:
-        np.save(file, vectors)
-    write_record(place / _ROWS, {"rows": list(rows)})
 
 
 def _resolved(path: Path, folders: dict[Path, Path]) -> Path:

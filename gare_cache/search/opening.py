@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from gare_cache.cache.loading import captions_without_features, expected_items
@@ -24,7 +22,8 @@ from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
 from gare_cache.search.calibration import Calibration, calibrate, sample_of
 from gare_cache.search.choice import StoreChoice
-from gare_cache.search.gallery import Gallery, gallery_vectors, open_gallery, vectors_folder
+from gare_cache.search.encoded import EncodedGallery, open_encoded
+from gare_cache.search.gallery import open_gallery
 from gare_cache.search.kept_text import KeptText, encoder_stamp
 from gare_cache.search.searcher import WHOLE, Searcher
 from gare_cache.search.store import VectorStore
@@ -71,18 +70,16 @@ def open_searcher(
         ).to(device)
         head_id = canonical_digest(head.settings)
     root = _root(workspace)
-    vectors = gallery_vectors(gallery, head, root, head_id=head_id)
-    place = vectors_folder(gallery, root, head_id)
-    opened = store.open(vectors, gallery, place, workspace.owner.id)
+    videos = open_encoded(gallery, head, root, head_id=head_id)
+    opened = store.open(videos.vectors, gallery, videos.place, workspace.owner.id)
     whole = functools.cache(encoder or (lambda: _encoder(workspace, manifest, cache, device)))
     return Searcher(
-        gallery,
-        head,
+        videos,
         opened,
         whole,
         lambda: _sentence_encoder(_kept_text(workspace, cache, device), whole),
         workspace.params.extract,
-        calibration=_calibration(place, gallery, head, vectors, opened, manifest),
+        calibration=_calibration(videos, opened, manifest),
     )
 
 
@@ -134,16 +131,9 @@ def _root(workspace: Workspace) -> Path:
     return workspace.original / ".gare" / "search"
 
 
-def _calibration(
-    place: Path,
-    gallery: Gallery,
-    head: RetrievalHead,
-    vectors: npt.NDArray[np.float16],
-    store: VectorStore,
-    manifest: Manifest,
-) -> Calibration:
+def _calibration(videos: EncodedGallery, store: VectorStore, manifest: Manifest) -> Calibration:
     """Return the calibration of these videos and captions, measured once."""
-    cache = gallery.cache
+    gallery, cache = videos.gallery, videos.gallery.cache
     key = canonical_digest(
         [
             *(cache.content_digest, manifest.digest(), gallery.videos.rows.tolist()),
@@ -151,19 +141,17 @@ def _calibration(
         ]
     )
     name = store.identity.partition(" ")[0]
-    file = place / _CALIBRATION.format(name)
+    file = videos.place / _CALIBRATION.format(name)
     kept = read_json(file) if file.is_file() else {}
     if kept.get("key") == key:
-        return Calibration(**kept["found"], sample=sample_of(vectors))
+        return Calibration(**kept["found"], sample=sample_of(videos.vectors))
     failed = captions_without_features(cache)
     rows = [
         row for row in expected_items(cache, manifest, "text") if row["caption_id"] not in failed
     ]
     validation = [row for row in rows if row["split"] == "val"]
     found = calibrate(
-        gallery,
-        head,
-        vectors,
+        videos,
         store,
         {row["caption_id"]: row["video_id"] for row in validation or rows},
         whole=len(gallery.videos) <= WHOLE,

@@ -7,7 +7,7 @@ scores the shortlisted pairs exactly, and its scores give the order.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,9 @@ from gare_cache.encoders.settings import ExtractSettings
 from gare_cache.errors import CacheError, ConfigError, GareCacheError, counted, unknown_name
 from gare_cache.evaluation.metrics import check_finite
 from gare_cache.extraction.sentences import encode_sentences
-from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.search.calibration import Calibration, is_chance
+from gare_cache.search.encoded import MOST_FRAME_BYTES, EncodedGallery, unit_vectors
 from gare_cache.search.examples import image_features, video_features
-from gare_cache.search.gallery import Gallery, head_vectors, scored_frames
 from gare_cache.search.hits import SearchHit, SearchResult
 from gare_cache.search.moments import check_seconds, find_moment
 from gare_cache.search.query import Query, QueryPart, make_query
@@ -35,6 +34,10 @@ from gare_cache.search.store import Mask, VectorStore
 
 # A gallery of at most this size is scored exactly as a whole.
 WHOLE = 2048
+# Videos whose frames are held at once for several queries.
+_VIDEOS_AT_ONCE = 4096
+
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,59 @@ class _Encoded:
     notes: Sequence[str]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A query, and which videos it searches.
+
+    Attributes:
+        encoded: the query.
+        wanted: what is returned.
+        allowed: (N,) which videos.
+        searched: their number.
+    """
+
+    encoded: _Encoded
+    wanted: Wanted
+    allowed: Mask
+    searched: int
+
+
+@dataclass(frozen=True)
+class _Shortlisted:
+    """A query with the videos that are scored.
+
+    Attributes:
+        asked: the query.
+        places: of the videos, (K,), ascending where they are all.
+        nearest: cosine of the query and the nearest video's vector.
+    """
+
+    asked: _Asked
+    places: Places
+    nearest: float
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A shortlist as the head scores it.
+
+    Attributes:
+        frames: (K, F, D) encoded.
+        mask: (K, F).
+        similarity: (T, K) of the query's sentences.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    similarity: Tensor
+
+
 class Searcher:
     """Searches one gallery with one head."""
 
     def __init__(
         self,
-        gallery: Gallery,
-        head: RetrievalHead,
+        videos: EncodedGallery,
         store: VectorStore,
         encoder: Callable[[], Encoder],
         sentences: Callable[[], SentenceEncoder],
@@ -101,8 +150,7 @@ class Searcher:
         """Prepare a search.
 
         Args:
-            gallery: the videos.
-            head: scores pairs.
+            videos: the gallery as the head sees it.
             store: the gallery's vectors, in its order.
             encoder: returns the encoder; it is called once, when an example needs it.
             sentences: returns what encodes sentences; it is called once, when a query needs it.
@@ -110,8 +158,9 @@ class Searcher:
             calibration: how many videos are scored exactly in a gallery of more than ``WHOLE``,
                 and which scores are those of a match.
         """
-        self.gallery = gallery
-        self.head = head
+        self.gallery = videos.gallery
+        self.head = videos.head
+        self._videos = videos
         self._store = store
         self._encoder = functools.cache(encoder)
         self.sentence_encoder = functools.cache(sentences)
@@ -143,7 +192,11 @@ class Searcher:
     def search_many(
         self, queries: Sequence[tuple[str | Query, Wanted]]
     ) -> list[SearchResult | GareCacheError]:
-        """Search for each of several queries, whose sentences are encoded at once.
+        """Search for each of several queries at once.
+
+        Their sentences are encoded together, equal filters share a look into the store, and the
+        frames of all shortlists are read once. The head scores all sentences against the union of
+        the shortlists where that is less work than each against its own.
 
         Args:
             queries: each with the videos that it wants.
@@ -155,19 +208,33 @@ class Searcher:
         asked = [query if isinstance(query, Query) else make_query(query) for query, _ in queries]
         sentences = [part.value for of in asked for part in of.parts if part.kind == "text"]
         text, words = self._sentences(sentences)
-        found: list[SearchResult | GareCacheError] = []
+        prepared: list[_Asked | GareCacheError] = []
         first = 0
         for of, (_, wanted) in zip(asked, queries, strict=True):
             own = slice(first, first + sum(part.kind == "text" for part in of.parts))
             first = own.stop
             tokens = None if words is None or own.start == own.stop else _of(words, own)
             try:
-                found.append(self._search(self._encoded(of, text[own], tokens), wanted))
+                prepared.append(self._asked(self._encoded(of, text[own], tokens), wanted))
             except GareCacheError as err:
-                found.append(err)
-        return found
+                prepared.append(err)
+        found = iter(self._answers([one for one in prepared if isinstance(one, _Asked)]))
+        return [next(found) if isinstance(one, _Asked) else one for one in prepared]
 
-    def _search(self, encoded: _Encoded, wanted: Wanted) -> SearchResult:
+    def _answers(self, asked: Sequence[_Asked]) -> list[SearchResult | GareCacheError]:
+        try:
+            shortlists = self._shortlists(asked)
+            return [
+                self._result(of, scored)
+                for part in _parts(shortlists)
+                for of, scored in zip(part, self._scored(part), strict=True)
+            ]
+        except GareCacheError as err:  # of which query?
+            if len(asked) == 1:
+                return [err]
+            return [found for one in asked for found in self._answers([one])]
+
+    def _asked(self, encoded: _Encoded, wanted: Wanted) -> _Asked:
         allowed = self._allowed(wanted)
         allowed[list(encoded.own)] = False
         searched = int(allowed.sum())
@@ -176,13 +243,16 @@ class Searcher:
                 "no video is left to search: the filters, or the example itself, leave out all; "
                 "search more videos"
             )
-        places, nearest = self._shortlist(encoded, allowed, searched, wanted.top)
-        scores = self._scores(encoded, places)
-        order = np.lexsort((places, -scores))
-        hits = self._hits(encoded, places[order], scores[order], searched, wanted)
+        return _Asked(encoded, wanted, allowed, searched)
+
+    def _result(self, of: _Shortlisted, scored: _Scored) -> SearchResult:
+        encoded, searched = of.asked.encoded, of.asked.searched
+        scores = self._scores(encoded, scored)
+        order = np.lexsort((of.places, -scores))
+        hits = self._hits(of, scored, scores, order[: of.asked.wanted.top])
         best = float(scores[order[0]])
-        notes = [*encoded.notes, *self._no_match(encoded, best, nearest), *self._notes()]
-        return SearchResult(hits, searched, len(places), notes)
+        notes = [*encoded.notes, *self._no_match(encoded, best, of.nearest), *self._notes()]
+        return SearchResult(hits, searched, len(of.places), notes)
 
     def shortlist_note(self) -> str | None:
         """Say how many videos are scored exactly, and what was measured of it; None for all."""
@@ -196,6 +266,22 @@ class Searcher:
             f"{line}: the first ten are those of full scoring for {100 * found.agreement:.1f} % of "
             f"{counted(found.queries, 'caption')}"
         )
+
+    def disk_note(self) -> str | None:
+        """Say what the head's encoded frames take on disk; None where it leaves them as they are.
+
+        ``.gare/search`` keeps them for each head that the project was searched with.
+        """
+        size = self._videos.frame_bytes
+        if not size:
+            return None
+        if self._videos.kept_frames is None:
+            return (
+                f"the frames as the head encodes them would take {size / 2**30:.1f} GiB, more than "
+                f"{MOST_FRAME_BYTES / 2**30:.0f}: those of a shortlist are computed for every query"
+            )
+        folder = self._videos.place.parent
+        return f"the frames as the head encodes them take {_size(size)} in {folder}"
 
     def _no_match(self, encoded: _Encoded, best: float, nearest: float) -> list[str]:
         if len(encoded.text) != 1 or len(encoded.examples):
@@ -249,29 +335,59 @@ class Searcher:
             )
         return self.gallery.place_of[id_]
 
-    def _shortlist(
-        self, encoded: _Encoded, allowed: Mask, searched: int, top: int
-    ) -> tuple[npt.NDArray[np.int64], float]:
-        """Return the places to score, and the cosine of the nearest vector."""
-        whole = searched <= WHOLE
-        count = 1 if whole else max(self._calibration.rerank, top)
-        found = self._store.nearest(self._vector(encoded)[None].numpy(), count, allowed)
-        nearest = float(found.scores[0, 0])
-        if whole:
-            return np.flatnonzero(allowed), nearest
-        places: npt.NDArray[np.int64] = found.rows[0]
-        kept: npt.NDArray[np.int64] = places[places >= 0]
-        return kept, nearest
+    def _shortlists(self, asked: Sequence[_Asked]) -> list[_Shortlisted]:
+        """Return each query with the places to score; equal filters ask the store once."""
+        groups: dict[tuple[bytes, int], list[int]] = {}
+        for number, one in enumerate(asked):
+            few = one.searched <= WHOLE
+            count = 1 if few else max(self._calibration.rerank, one.wanted.top)
+            groups.setdefault((one.allowed.tobytes(), count), []).append(number)
+        found: dict[int, _Shortlisted] = {}
+        for (_, count), numbers in groups.items():
+            allowed = asked[numbers[0]].allowed
+            vectors = torch.stack([self._vector(asked[number].encoded) for number in numbers])
+            nearest = self._store.nearest(vectors.numpy(), count, allowed)
+            everything = np.flatnonzero(allowed)
+            for number, rows, scores in zip(numbers, nearest.rows, nearest.scores, strict=True):
+                places = everything if len(everything) <= WHOLE else rows[rows >= 0]
+                found[number] = _Shortlisted(asked[number], places, float(scores[0]))
+        return [found[number] for number in range(len(asked))]
 
-    def _scores(self, encoded: _Encoded, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def _scored(self, shortlists: Sequence[_Shortlisted]) -> Iterator[_Scored]:
+        """Read the frames of all shortlists once, and score the sentences of each query."""
+        union = np.unique(np.concatenate([of.places for of in shortlists]))  # (U,)
+        frames, mask = self._videos.frames(union.tolist())
+        index = [_index(union, of.places, frames.device) for of in shortlists]
+        asked = [of.asked.encoded for of in shortlists]
+        counts = [len(one.text) for one in asked]
+        pairs = sum(count * len(of.places) for count, of in zip(counts, shortlists, strict=True))
+        texts = min(sum(counts), self.head.texts_per_video(frames.shape[1]))
+        at_once: Sequence[Tensor | None] = [None] * len(asked)
+        if len(asked) > 1 and pairs and texts * len(union) <= pairs:
+            text = torch.cat([one.text for one in asked])
+            words = _joined([one.words for one in asked])
+            at_once = torch.split(self._similarity(text, words, frames, mask), counts)
+        for one, places, of_union in zip(asked, index, at_once, strict=True):
+            own, real = frames[places], mask[places]
+            if of_union is None:
+                yield _Scored(own, real, self._similarity(one.text, one.words, own, real))
+            else:
+                yield _Scored(own, real, of_union[:, places])
+
+    def _similarity(
+        self, text: Tensor, words: Words | None, frames: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Return the scores (T, V); T may be 0."""
+        if not len(text):
+            return torch.empty(0, len(frames), device=frames.device)
+        return self.head.similarity(text, frames, mask, words, encoded=True)
+
+    def _scores(self, encoded: _Encoded, scored: _Scored) -> npt.NDArray[np.float64]:
         """Return the exact scores (K,) of the shortlisted videos."""
-        frames, mask = scored_frames(self.gallery, self.head, places.tolist())
-        parts = []
-        if len(encoded.text):
-            scores_of_text = self.head.similarity(encoded.text, frames, mask, encoded.words)
-            parts.append(scores_of_text.cpu())
+        parts = [scored.similarity.cpu()]
         if len(encoded.examples):
-            parts.append(encoded.examples @ head_vectors(self.head, frames, mask).T)
+            vectors = unit_vectors(self.head, scored.frames, scored.mask)
+            parts.append(encoded.examples @ vectors.T)
         scores: npt.NDArray[np.float64] = (
             (encoded.weights @ torch.cat(parts)).double().numpy()  # (K,)
         )
@@ -280,22 +396,24 @@ class Searcher:
 
     def _hits(
         self,
-        encoded: _Encoded,
-        places: npt.NDArray[np.int64],
+        of: _Shortlisted,
+        scored: _Scored,
         scores: npt.NDArray[np.float64],
-        searched: int,
-        wanted: Wanted,
+        order: Places,
     ) -> list[SearchHit]:
-        shown = places[: wanted.top].tolist()
-        most = self.head.settings["max_frames"]
-        (frames, mask), times = self.gallery.frames(shown, most), self.gallery.times(shown, most)
-        matches = self._frame_scores(encoded, frames, mask)
+        """Return the hits: places of the shortlist, the best first, with their moments."""
+        searched, wanted = of.asked.searched, of.asked.wanted
+        shown = of.places[order].tolist()
+        times = self.gallery.times(shown, self.head.settings["max_frames"])
+        first = torch.from_numpy(order).to(scored.frames.device)
+        mask = scored.mask[first].cpu()
+        matches = F.normalize(scored.frames[first], dim=-1).cpu() @ self._vector(of.asked.encoded)
         hits = []
-        for rank, (place, score) in enumerate(zip(shown, scores, strict=False), 1):
-            video, real = self.gallery.videos[place], mask[rank - 1]
+        for number, (place, score) in enumerate(zip(shown, scores[order], strict=True)):
+            video, real = self.gallery.videos[place], mask[number]
             span = find_moment(
-                matches[rank - 1][real].numpy(),
-                times[rank - 1][real].numpy(),
+                matches[number][real].numpy(),
+                times[number][real[: times.shape[1]]].numpy(),
                 bounds=(video.start, video.end),
                 least=wanted.least_seconds,
                 most=wanted.most_seconds,
@@ -304,8 +422,8 @@ class Searcher:
                 SearchHit(
                     video.video_id,
                     float(score),
-                    rank=rank,
-                    percentile=100.0 * (searched - rank) / searched,
+                    rank=number + 1,
+                    percentile=100.0 * (searched - number - 1) / searched,
                     path=video.path,
                     best_time=None if span is None else span.best,
                     start=None if span is None else span.start,
@@ -313,14 +431,6 @@ class Searcher:
                 )
             )
         return hits
-
-    @torch.no_grad()
-    def _frame_scores(self, encoded: _Encoded, frames: Tensor, mask: Tensor) -> Tensor:
-        """Return (V, F) weighted cosines of the query's parts and the head's aggregated frames."""
-        device = self.head.logit_scale.device
-        self.head.eval()
-        aggregated = self.head.encode_frames(frames.to(device), mask.to(device))
-        return F.normalize(aggregated, dim=-1).cpu() @ self._vector(encoded)
 
     @torch.no_grad()
     def _vector(self, encoded: _Encoded) -> Tensor:
@@ -369,8 +479,7 @@ class Searcher:
         if part.kind == "video" and part.value in self.gallery.place_of:
             place = self.gallery.place_of[part.value]
             own.append(place)
-            frames, mask = self.gallery.frames([place], most)
-            return head_vectors(self.head, frames, mask)[0]
+            return unit_vectors(self.head, *self._videos.frames([place]))[0]
         path = Path(part.value)
         if part.kind == "image":
             pixels = self._settings.max_frame_pixels
@@ -383,7 +492,39 @@ class Searcher:
             )
         kept = np.linspace(0, len(features) - 1, min(len(features), most)).astype(int)
         frames = features[kept].half().float()[None]  # (1, F, D)
-        return head_vectors(self.head, frames, torch.ones(frames.shape[:2], dtype=torch.bool))[0]
+        mask = torch.ones(frames.shape[:2], dtype=torch.bool)
+        return unit_vectors(self.head, *self._videos.encode(frames, mask))[0]
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
+
+
+def _parts(shortlists: Sequence[_Shortlisted]) -> Iterator[Sequence[_Shortlisted]]:
+    """Cut queries into groups whose shortlists have at most so many videos together."""
+    first, union = 0, np.empty(0, np.int64)
+    for number, of in enumerate(shortlists):
+        union = np.union1d(union, of.places)
+        if len(union) > _VIDEOS_AT_ONCE and number > first:
+            yield shortlists[first:number]
+            first, union = number, of.places
+    if first < len(shortlists):
+        yield shortlists[first:]
+
+
+def _index(union: Places, places: Places, device: torch.device) -> Tensor | slice:
+    """Return where places stand in their union; all of it is taken as it is."""
+    if np.array_equal(union, places):
+        return slice(None)
+    return torch.from_numpy(np.searchsorted(union, places)).to(device)
+
+
+def _joined(words: Sequence[Words | None]) -> Words | None:
+    known = [of for of in words if of is not None]
+    if not known:
+        return None
+    tokens, masks = zip(*known, strict=True)
+    return torch.cat(tokens), torch.cat(masks)
 
 
 def _of(words: Words, sentences: slice) -> Words:

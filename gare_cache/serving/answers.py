@@ -15,9 +15,8 @@ from gare_cache.search.gallery import Gallery
 from gare_cache.search.hits import SearchHit, SearchResult
 from gare_cache.search.query import Query, make_query
 from gare_cache.search.searcher import Wanted
-from gare_cache.serving.catalogue import Catalogue
 from gare_cache.serving.refusals import Refusal
-from gare_cache.serving.runs import Opened, ServedRun
+from gare_cache.serving.runs import NO_ENCODER, Opened, ServedRun
 from gare_cache.serving.schema import Hit, Results, SearchRequest
 
 _A_PATH = re.compile(r"(?<![\w.])[/~\\]\S|\b[A-Za-z]:[/\\]")
@@ -63,7 +62,7 @@ def _answer(
 ) -> Sequence[Results | Exception]:
     try:
         opened = run.current()
-        meant = [_meant(one, opened.catalogue) for one in asked]
+        meant = [_meant(one, opened) for one in asked]
         good = [one for one in meant if not isinstance(one, Refusal)]
         found = iter(opened.searcher.search_many(good) if good else [])
     except Refusal as refusal:
@@ -82,8 +81,11 @@ def _answer(
     return answers
 
 
-def _meant(asked: Asked, catalogue: Catalogue) -> tuple[Query, Wanted] | Refusal:
-    request = asked.request
+def _meant(asked: Asked, opened: Opened) -> tuple[Query, Wanted] | Refusal:
+    request, catalogue = asked.request, opened.catalogue
+    sentences = [request.query, *request.also, *request.without]
+    if not opened.encodes and (asked.images or any(text.strip() for text in sentences)):
+        return Refusal(422, NO_ENCODER)
     unknown = [key for key in request.like if key not in catalogue.entries]
     if unknown:
         return Refusal(404, "the example video is not in this gallery any more")
@@ -128,7 +130,7 @@ def _results(run: str, opened: Opened, result: SearchResult, fold_above: float) 
         run=run,
         hits=[
             Hit(
-                video=opened.catalogue.by_id[hit.video_id].shown(),
+                video=opened.catalogue.by_id[hit.video_id].shown(hit.best_time),
                 rank=hit.rank,
                 score=hit.score,
                 percentile=hit.percentile,

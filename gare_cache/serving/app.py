@@ -28,11 +28,12 @@ from gare_cache.serving.images import ExampleImages
 from gare_cache.serving.limits import ClientRate, read_body
 from gare_cache.serving.openapi import Endpoint, openapi
 from gare_cache.serving.refusals import Refusal, of_status
-from gare_cache.serving.runs import ServedRun
+from gare_cache.serving.runs import NO_ENCODER, ServedRun
 from gare_cache.serving.schema import (
     IMAGE_BYTES,
     MOST_CHARACTERS,
     MOST_FOLDERS,
+    MOST_SECONDS,
     MOST_TOP,
     SEARCH_BYTES,
     Example,
@@ -42,6 +43,7 @@ from gare_cache.serving.schema import (
     SearchRequest,
     Video,
 )
+from gare_cache.serving.thumbnails import MomentThumbnails
 
 _PAGES = Path(__file__).parent / "pages"
 _FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js", "/icon.svg": "icon.svg"}
@@ -81,6 +83,7 @@ class _Desk:
     serving: Serving
     batcher: Batcher[Asked, Results]
     images: ExampleImages
+    thumbnails: MomentThumbnails
     rate: ClientRate
     uploads: set[int] = field(default_factory=set)
 
@@ -99,6 +102,9 @@ class _Desk:
             splits=list(first.catalogue.splits),
             folders=list(first.catalogue.folders[:MOST_FOLDERS]),
             suggestions=list(first.catalogue.suggestions()),
+            encodes=first.encodes,
+            encoder_note="" if first.encodes else f"{NO_ENCODER.capitalize()}.",
+            examples=[] if first.encodes else first.catalogue.examples(),
             fold_above=self.serving.fold_above,
             image_bytes=IMAGE_BYTES,
             query_characters=MOST_CHARACTERS,
@@ -135,7 +141,13 @@ class _Desk:
         return JSONResponse(shown.model_dump(), headers=_FRESH)
 
     async def thumbnail(self, request: Request) -> Response:
-        return _file(self._entry(request).thumbnail, "the video has no picture", "image/jpeg")
+        entry, at = self._entry(request), request.query_params.get("at")
+        if at is not None:
+            picture = await self.thumbnails.picture(entry.video, _seconds(at))
+            if picture is not None:
+                return Response(picture, media_type="image/jpeg", headers=_KEPT)
+        headers = _KEPT if at is None else _FRESH
+        return _file(entry.thumbnail, "the video has no picture", "image/jpeg", headers)
 
     async def file(self, request: Request) -> Response:
         entry = self._entry(request)
@@ -176,7 +188,8 @@ ENDPOINTS = (
     Endpoint("get", "/api/videos/{key}", "video", "A video.", Video, faults=(404,)),
     Endpoint(
         *("get", "/api/videos/{key}/thumbnail", "thumbnail", "Its picture.", "image/jpeg"),
-        faults=(404,),
+        query={"at": "seconds in the file that it shows, in steps of 0.1; else its middle"},
+        faults=(404, 422),
     ),
     Endpoint(
         *("get", "/api/videos/{key}/file", "file", "Its file, or ranges of it.", "video/*"),
@@ -205,7 +218,8 @@ def make_app(project: str, runs: Sequence[ServedRun], serving: Serving | None = 
         seconds=serving.search_seconds,
     )
     images = ExampleImages(searcher.most_pixels)
-    desk = _Desk(project, named, serving, batcher, images, ClientRate(serving.rate))
+    thumbnails = MomentThumbnails(searcher.most_pixels)
+    desk = _Desk(project, named, serving, batcher, images, thumbnails, ClientRate(serving.rate))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -216,6 +230,7 @@ def make_app(project: str, runs: Sequence[ServedRun], serving: Serving | None = 
             answering.cancel()
             batcher.close()
             images.close()
+            thumbnails.close()
 
     routes = [
         Route(of.path, _refusing(getattr(desk, of.name)), methods=[of.method.upper()])
@@ -268,11 +283,26 @@ def _search_request(body: bytes) -> SearchRequest:
         raise Refusal(422, f"{place or 'the body'}: {first['msg'][:200]}") from err
 
 
-def _file(path: Path, gone: str, media_type: str | None = None) -> Response:
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MOST_SECONDS:  # nor NaN
+        raise Refusal(422, f"at: give the seconds in the file, from 0 to {MOST_SECONDS:,.0f}")
+    return seconds
+
+
+def _file(
+    path: Path,
+    gone: str,
+    media_type: str | None = None,
+    headers: Mapping[str, str] = _KEPT,
+) -> Response:
     try:
         stat = path.stat()
     except OSError as err:
         raise Refusal(404, gone) from err
     if not path.is_file():
         raise Refusal(404, gone)
-    return FileResponse(path, media_type=media_type, stat_result=stat, headers=_KEPT)
+    return FileResponse(path, media_type=media_type, stat_result=stat, headers=headers)

@@ -38,8 +38,12 @@ class Entry:
     captions: Sequence[str]
     thumbnail: Path
 
-    def shown(self) -> Video:
-        """Return the video as JSON; whether its files are there is looked up now."""
+    def shown(self, at: float | None = None) -> Video:
+        """Return the video as JSON; whether its files are there is looked up now.
+
+        Args:
+            at: seconds in its file that the picture shows; None is the middle frame.
+        """
         place, path = f"/api/videos/{self.key}", self.video.path
         there = path is not None and path.is_file()
         missing = None if there else "its features were imported without the video"
@@ -54,10 +58,15 @@ class Entry:
             clip_start=self.video.start,
             clip_end=self.video.end,
             captions=list(self.captions),
-            thumbnail=f"{place}/thumbnail" if self.thumbnail.is_file() else None,
+            thumbnail=self._picture(f"{place}/thumbnail", at if there else None),
             file=f"{place}/file" if there else None,
             missing=missing,
         )
+
+    def _picture(self, url: str, at: float | None) -> str | None:
+        if at is not None:
+            return f"{url}?at={at:.1f}"
+        return url if self.thumbnail.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,12 @@ class Catalogue:
         short = [caption for caption in described if len(caption) <= _SUGGESTED_CHARACTERS]
         step = max(1, len(short) // _SUGGESTIONS)
         return list(dict.fromkeys(short[step // 2 :: step]))[:_SUGGESTIONS]
+
+    def examples(self) -> list[Video]:
+        """Return some videos, evenly spaced."""
+        entries = list(self.entries.values())
+        step = max(1, len(entries) // _SUGGESTIONS)
+        return [entry.shown() for entry in entries[step // 2 :: step][:_SUGGESTIONS]]
 
     def below(self, folder: str) -> list[str]:
         """Return the ids of the videos in a folder and those below it."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from gare_cache.errors import ConfigError, counted
 from gare_cache.project.paths import Workspace, open_workspace
+from gare_cache.search.choice import StoreChoice
 
 try:
     from gare_cache.serving.access import check_access
@@ -34,9 +38,13 @@ def serve_project(
     token: str | None,
     fold_above: float,
     rate: float,
+    store: StoreChoice,
     on_ready: Callable[[str, str], None],
 ) -> None:
     """Serve the search of a project until Ctrl-C.
+
+    Queries are computed on half of the processors: the others answer clients and decode pictures,
+    and threads that wait for a busy processor are slower than fewer threads.
 
     Args:
         params: settings of the project.
@@ -49,6 +57,7 @@ def serve_project(
         token: that clients must give; None on loopback.
         fold_above: cosine above which two results are shown as one.
         rate: searches a second of one client; 0 is no limit.
+        store: what finds the shortlist.
         on_ready: called with the address of the page and a line that says what is served.
 
     Raises:
@@ -63,8 +72,9 @@ def serve_project(
     elif compare is not None:
         compared = open_workspace(params, Path(compare), borrow=True)
     opened = listen(host, port)
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // 2)))
     try:
-        runs = open_runs(workspace, compared, zero_shot=zero_shot, device=device)
+        runs = open_runs(workspace, compared, zero_shot=zero_shot, device=device, store=store)
         for served in runs:
             served.warm_up()
         project = workspace.params.dataset.name

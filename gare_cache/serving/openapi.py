@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -30,6 +30,7 @@ class Endpoint:
         body: model of the JSON, or the media type, that is posted; None is none.
         faults: statuses of answers with a ``Fault``.
         ranges: whether parts of the file can be asked for.
+        query: optional numbers after the path, with what they mean.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Endpoint:
     body: type[BaseModel] | str | None = None
     faults: tuple[int, ...] = ()
     ranges: bool = False
+    query: Mapping[str, str] = field(default_factory=dict)
 
 
 def openapi(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
@@ -88,12 +90,16 @@ def _operation(of: Endpoint) -> dict[str, Any]:
             },
         },
     }
-    names = re.findall(r"{(\w+)}", of.path)
-    if names:
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in names
-        ]
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", of.path)
+    ]
+    parameters += [
+        {"name": name, "in": "query", "description": meaning, "schema": {"type": "number"}}
+        for name, meaning in of.query.items()
+    ]
+    if parameters:
+        operation["parameters"] = parameters
     if of.ranges:
         operation["responses"]["206"] = _content("Partial Content", of.answer)
         for status in (400, 416):  # of the header Range, without a body of JSON

@@ -11,11 +11,16 @@ from gare_cache.errors import ConfigError, GareCacheError
 from gare_cache.manifest.tables import MANIFEST_FILES, read_manifest
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
+from gare_cache.search.choice import StoreChoice
 from gare_cache.search.searcher import Searcher
 from gare_cache.serving.catalogue import Catalogue, make_catalogue
 from gare_cache.serving.refusals import Refusal
 from gare_cache.stages.search import project_searcher
 
+NO_ENCODER = (
+    "sentences and images need an encoder, and encoder is not set in params.yaml: set it to the "
+    "one that made the features"
+)
 ZERO_SHOT: Literal["zero-shot"] = "zero-shot"
 
 _Signature = tuple[tuple[int, int] | None, ...]
@@ -29,17 +34,27 @@ class Opened:
         searcher: searches its gallery.
         catalogue: names the videos.
         head: what scores the pairs, for people.
+        encodes: whether the project names an encoder, for sentences and images.
     """
 
     searcher: Searcher
     catalogue: Catalogue
     head: str
+    encodes: bool
 
 
 class ServedRun:
     """A run of a project, or CLIP alone."""
 
-    def __init__(self, name: str, workspace: Workspace, *, zero_shot: bool, device: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        workspace: Workspace,
+        *,
+        zero_shot: bool,
+        device: str,
+        store: StoreChoice = StoreChoice(),  # noqa: B008
+    ) -> None:
         """Open a run.
 
         Args:
@@ -47,6 +62,7 @@ class ServedRun:
             workspace: project and outputs.
             zero_shot: whether CLIP alone ranks, even if a head is trained.
             device: where queries are encoded and scored.
+            store: what finds the shortlist.
 
         Raises:
             ConfigError, CacheError, FingerprintMismatch: as ``project_searcher``.
@@ -55,6 +71,7 @@ class ServedRun:
         self._workspace = workspace
         self._zero_shot = zero_shot
         self._device = device
+        self._store = store
         self._head = workspace.run / "head.safetensors"
         self._seen = self._signature()
         self._fault: str | None = None
@@ -86,15 +103,20 @@ class ServedRun:
         return self.opened
 
     def warm_up(self) -> None:
-        """Load the encoder, so that the first client need not wait.
+        """Load the encoder, so that the first client need not wait; say so if there is none.
 
         Raises:
             ConfigError, EncoderError, FingerprintMismatch: it is not there, or another one.
         """
+        if not self.opened.encodes:
+            say(f"warning: {self.name}: {NO_ENCODER}; until then only videos resemble videos")
+            return
         self.opened.searcher.search("a video")
 
     def _open(self) -> Opened:
-        searcher = project_searcher(self._workspace, zero_shot=self._zero_shot, device=self._device)
+        searcher = project_searcher(
+            self._workspace, zero_shot=self._zero_shot, device=self._device, store=self._store
+        )
         trained = not self._zero_shot and self._head.is_file()
         return Opened(
             searcher,
@@ -102,6 +124,7 @@ class ServedRun:
             f"trained head, {searcher.head.settings['aggregator']['name']} aggregator"
             if trained
             else "CLIP alone, mean of the frames",
+            encodes=self._workspace.params.encoder is not None,
         )
 
     def _signature(self) -> _Signature:
@@ -124,6 +147,7 @@ def open_runs(
     *,
     zero_shot: bool = False,
     device: str,
+    store: StoreChoice = StoreChoice(),  # noqa: B008
 ) -> Sequence[ServedRun]:
     """Open what is served: a run, and one that it is compared with.
 
@@ -132,6 +156,7 @@ def open_runs(
         compared: the other run; ``zero-shot`` is CLIP alone, None is none.
         zero_shot: whether CLIP alone ranks instead of the run's head.
         device: where queries are encoded and scored.
+        store: what finds the shortlists of both.
 
     Raises:
         ConfigError: a run would be compared with itself, or the other one has no trained head.
@@ -152,8 +177,10 @@ def open_runs(
             raise ConfigError(f"{compared.outputs} would be compared with itself; give another run")
         second = folder.name if folder.name != name else f"{folder.parent.name}/{folder.name}"
         other = {"name": second, "workspace": compared, "zero_shot": False}
-    first = ServedRun(name, workspace, zero_shot=zero_shot, device=device)
-    return [first] if compared is None else [first, ServedRun(**other, device=device)]
+    first = ServedRun(name, workspace, zero_shot=zero_shot, device=device, store=store)
+    if compared is None:
+        return [first]
+    return [first, ServedRun(**other, device=device, store=store)]
 
 
 def _trained(workspace: Workspace) -> bool:

@@ -11,10 +11,11 @@ MOST_TOP = 200
 MOST_FOLDERS = 500  # that are listed
 IMAGE_BYTES = 10 * 2**20
 SEARCH_BYTES = 64 * 2**10
+MOST_SECONDS = 1e6
 
 Sentence = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 Key = Annotated[str, Field(pattern="^[0-9a-f]{20}$", description="key that an answer gave")]
-Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
@@ -97,6 +98,9 @@ class Info(_Model):
     splits: list[str]
     folders: list[str] = Field(description=f"the topmost {MOST_FOLDERS}; others can be searched")
     suggestions: list[str] = Field(description="captions to try")
+    encodes: bool = Field(description="whether sentences and images can be searched for")
+    encoder_note: str = Field(description="what to set for that; empty if they can")
+    examples: list[Video] = Field(description="videos to begin with where they cannot")
     fold_above: float = Field(description="cosine of mean frames above which hits are the same")
     image_bytes: int = Field(description="largest example image")
     query_characters: int = Field(description="longest sentence")

@@ -116,8 +116,8 @@ def index(
     ]
     gallery = searcher.gallery
     lines = [f"{counted(len(gallery.videos), 'video')} can be searched ({', '.join(parts)})"]
-    if (shortlist := searcher.shortlist_note()) is not None:
-        lines.append(shortlist)
+    notes = (searcher.shortlist_note(), searcher.disk_note())
+    lines += [note for note in notes if note is not None]
     if gallery.failed:
         lines.append(
             f"warning: {counted(gallery.failed, 'video', 'have')} no features and cannot be found; "

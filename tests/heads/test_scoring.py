@@ -6,6 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gare_cache.errors import ConfigError
+from gare_cache.heads import pooled
 from gare_cache.heads.exact import text_basis, video_basis
 from gare_cache.heads.increment_basis import exact_increment
 from gare_cache.heads.pooling import build_pooling
@@ -64,7 +65,7 @@ def test_exact_score_matches_the_reference(case, reference, reference_head):
 @pytest.mark.parametrize(("pooling", "gap", "reference_padding"), ARCHITECTURES)
 def test_exact_equals_dense_in_float64(inputs, pooling, gap, reference_padding):
     for seed, num_frames in product(range(3), (1, 2, 7)):
-        text, frames, mask = inputs(6, 5, num_frames, 32, seed=seed)
+        text, frames, mask = inputs(8, 5, num_frames, 32, seed=seed)
         head = _head(32, pooling, gap, reference_padding, seed=seed)
         dense = head(text, frames, mask).similarity
         exact = head.similarity(text, frames, mask)
@@ -84,8 +85,8 @@ def test_every_side_and_context_is_exact_in_float64(
 ):
     gap = {"side": side, "context": context, **query}
     for seed, (num_tokens, heads) in enumerate([(1, 1), (2, 4), (7, 2)]):
-        text, frames, mask = inputs(6, 5, num_tokens, 32, seed=seed)
-        words = random_words(6, num_tokens, 32, seed=seed)
+        text, frames, mask = inputs(8, 5, num_tokens, 32, seed=seed)
+        words = random_words(8, num_tokens, 32, seed=seed)
         without_length = side == "text" or pooling["name"] == "cross_attention"
         idle = context == "words" and "query" in query and without_length
         head = _head(32, pooling, {**gap, "heads": heads}, reference_padding and not idle)
@@ -274,6 +275,45 @@ def test_pair_cosine_orientation():
     videos = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     scores = pair_cosine(text[:, None], videos[None])
     assert scores.tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize(("pooling", "gap", "reference_padding"), ARCHITECTURES)
+def test_few_texts_are_scored_as_many(inputs, pooling, gap, reference_padding):
+    for heads, num_texts in product((1, 4), (1, 3)):
+        text, frames, mask = inputs(9, 5, 7, 32, seed=heads)
+        of_heads = None if gap is None else {**gap, "heads": heads}
+        head = _head(32, pooling, of_heads, reference_padding, seed=heads)
+        many = head.similarity(text, frames, mask)
+        few = head.similarity(text[:num_texts], frames, mask)
+        assert (few - many[:num_texts]).abs().max() < 1e-9
+
+
+def test_few_texts_need_no_projection_of_the_frames(inputs, monkeypatch):
+    text, frames, mask = inputs(20, 30, 5, 16)
+    head = _head(16, {}, {"context": "frames"})
+    seen = []
+    layer = head.interaction.gap.layers[0]
+    layer.key_proj.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    prepared = []
+    monkeypatch.setattr(
+        pooled, "video_basis", lambda *of: (prepared.append(1), video_basis(*of))[1]
+    )
+    head.similarity(text[:4], frames, mask)
+    assert not seen
+    assert not prepared
+    head.similarity(text[:5], frames, mask)
+    assert prepared
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "lstm", "transformer"])
+def test_encoded_frames_are_scored_as_they_are(inputs, aggregator):
+    text, frames, mask = inputs(9, 5, 7, 32)
+    head = plain_head(dim=32, max_frames=7, aggregator={"name": aggregator}).double().eval()
+    assert head.encodes_frames == (aggregator != "mean")
+    expected = head.similarity(text, frames, mask)
+    with torch.no_grad():
+        encoded = head.encode_frames(frames, mask)
+    assert torch.equal(head.similarity(text, encoded, mask, encoded=True), expected)
 
 
 @pytest.mark.parametrize("context", CONTEXTS)

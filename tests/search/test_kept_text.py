@@ -157,8 +157,7 @@ def by_encoder(project: Path, sentence: str) -> list[SearchHit]:
     """Search with the whole encoder."""
     searcher = load_index(project, device="cpu")
     whole = Searcher(
-        searcher.gallery,
-        searcher.head,
+        searcher._videos,
         searcher._store,
         searcher._encoder,
         searcher._encoder,

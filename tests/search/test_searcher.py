@@ -13,9 +13,11 @@ from PIL import Image
 
 from gare_cache.api import load_index, load_run
 from gare_cache.errors import CacheError, ConfigError, DecodeError, FingerprintMismatch
-from gare_cache.search import calibration, choice, opening, qdrant_store, searcher
+from gare_cache.search import calibration, choice, encoded, opening, qdrant_store, searcher
 from gare_cache.search.choice import StoreChoice
+from gare_cache.search.encoded import EncodedGallery
 from gare_cache.search.gallery import GalleryVideos
+from gare_cache.search.hits import SearchResult
 from gare_cache.search.query import make_query
 from gare_cache.search.searcher import Searcher, Wanted
 from gare_cache.stages.evaluate import evaluate
@@ -127,6 +129,20 @@ def test_every_store_finds_what_full_scoring_finds(
     assert "of full scoring for 100.0 % of" in note
 
 
+def test_programs_choose_the_store(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    run, faiss = load_run(project / "outputs", device="cpu"), StoreChoice("faiss", nprobe=1)
+    full = run.search(SENTENCE)
+    monkeypatch.setattr(searcher, "WHOLE", 4)
+    monkeypatch.setattr(opening, "WHOLE", 4)
+    assert run.search(SENTENCE, store=faiss) == full
+    assert run.open_searcher(faiss) is run.open_searcher(StoreChoice("faiss", nprobe=1))
+    assert run.searcher is run.open_searcher() is not run.open_searcher(faiss)
+    index = load_index(project, device="cpu", store=faiss)
+    assert index._store.identity != load_index(project, device="cpu")._store.identity == "exact"
+    assert "faiss" in index._store.identity
+
+
 def test_projects_that_share_a_cache_have_collections_of_their_own(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +218,56 @@ def test_only_new_videos_get_vectors(project: Path, capsys: pytest.CaptureFixtur
     extract(workspace(project))
     capsys.readouterr()
     open_(project)
+
+
+def with_transformer(project: Path, **settings: Any) -> None:
+    change_params(project, head__aggregator={"name": "transformer"}, **settings)
+    train(workspace(project))
+
+
+@pytest.mark.parametrize("reference_padding", [False, True])
+def test_encoded_frames_are_kept_and_change_no_score(
+    project: Path, reference_padding: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("test0", "train1"):
+        write_video(project / f"videos/{name[:-1]}/{name}.mp4", seed=7, num_frames=2)
+    for stage in (prepare, extract):
+        stage(workspace(project))
+    with_transformer(project, head__reference_padding=reference_padding)
+    run = load_run(project / "outputs", device="cpu")
+    expected = dict(zip(run.video_ids(), run.score([SENTENCE], None)[0].tolist(), strict=True))
+    open_(project)
+    opened = open_(project)
+    passed: list[int] = []
+    opened.head.aggregator.register_forward_hook(lambda *seen: passed.append(1))
+    for wanted in (Wanted(top=99), Wanted(ids=["test0", "train1"])):
+        for hit in opened.search(SENTENCE, wanted).hits:
+            assert hit.score == pytest.approx(expected[hit.video_id], abs=1e-6)
+    moments = {hit.video_id: hit.best_time for hit in opened.search(SENTENCE).hits}
+    assert not passed
+    monkeypatch.setattr(encoded, "MOST_FRAME_BYTES", 10)
+    computed = open_(project)
+    computed.head.aggregator.register_forward_hook(lambda *seen: passed.append(1))
+    again = computed.search(SENTENCE)
+    assert passed
+    assert {hit.video_id: hit.best_time for hit in again.hits} == moments
+    assert [hit.score for hit in again.hits] == pytest.approx(
+        [expected[hit.video_id] for hit in again.hits], abs=1e-6
+    )
+
+
+def test_what_the_frames_take_is_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_(project, zero_shot=True).disk_note() is None
+    with_transformer(project)
+    slots = open_(project)._videos.frame_bytes / (13 * 64 * 4)
+    assert slots == int(slots) > 1
+    note = open_(project).disk_note()
+    assert note is not None
+    assert note.startswith("the frames as the head encodes them take ")
+    monkeypatch.setattr(encoded, "MOST_FRAME_BYTES", 10)
+    note = open_(project).disk_note()
+    assert note is not None
+    assert "are computed for every query" in note
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "other size"])
@@ -365,6 +431,60 @@ def test_many_queries_at_once_are_each_answered_as_alone(project: Path) -> None:
         assert [hit.score for hit in found.hits] == pytest.approx(
             [hit.score for hit in alone.hits], abs=1e-5
         )
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("aggregator", ["mean", "transformer"])
+@pytest.mark.parametrize("gap", [True, False])
+def test_clients_at_once_share_frames_and_store(
+    project: Path, whole: bool, aggregator: str, gap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = ("ib", "eps", "dir")
+    off = {f"train__loss__{term}__weight": 0.0 for term in terms}
+    without = {} if gap else {"head__gap": None, **off}
+    change_params(project, head__aggregator={"name": aggregator}, **without)
+    train(workspace(project))
+    if not whole:
+        monkeypatch.setattr(searcher, "WHOLE", 4)
+        monkeypatch.setattr(opening, "WHOLE", 4)
+    opened = open_(project)
+    opened._calibration = dataclasses.replace(opened._calibration, rerank=5)
+    asked = [
+        *((make_query(f"{letter} blocks"), Wanted(top=4)) for letter in "abcdefgh"),
+        (make_query(SENTENCE, without=["c"]), Wanted(top=3, split="train")),
+        (make_query(like=["test1"]), Wanted(top=2)),
+    ]
+    alone = [opened.search(*one) for one in asked]
+    store, frames = opened._store.nearest, EncodedGallery.frames
+    looked: list[int] = []
+    read: list[int] = []
+    monkeypatch.setattr(
+        opened._store,
+        "nearest",
+        lambda queries, *more: (looked.append(len(queries)), store(queries, *more))[1],
+    )
+    monkeypatch.setattr(
+        EncodedGallery,
+        "frames",
+        lambda of, places: (read.append(len(places)), frames(of, places))[1],
+    )
+    together = opened.search_many(asked)
+    assert looked == [8, 1, 1]
+    assert len(read) == 2  # the example, and the union
+    for found, expected in zip(together, alone, strict=True):
+        assert isinstance(found, SearchResult)
+        assert dataclasses.replace(found, hits=()) == dataclasses.replace(expected, hits=())
+        for hit, of in zip(found.hits, expected.hits, strict=True):
+            assert dataclasses.replace(hit, score=0) == dataclasses.replace(of, score=0)
+            assert hit.score == pytest.approx(of.score, abs=1e-6)
+
+
+def test_many_videos_are_read_in_parts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_(project)
+    asked = [(make_query(text), Wanted(split=split)) for text in "ab" for split in ("train", "val")]
+    expected = opened.search_many(asked)
+    monkeypatch.setattr(searcher, "_VIDEOS_AT_ONCE", 3)
+    assert opened.search_many(asked) == expected
 
 
 def test_a_faulty_query_leaves_the_others_alone(project: Path) -> None:

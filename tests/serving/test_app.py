@@ -1,15 +1,18 @@
 """The routes of the server: search, files by key, what is refused, what is described."""
 
+import asyncio
 import dataclasses
 import io
 import json
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -19,6 +22,7 @@ from gare_cache.api import load_run
 from gare_cache.errors import ConfigError
 from gare_cache.manifest.tables import Manifest
 from gare_cache.search.gallery import Gallery, GalleryVideo, GalleryVideos
+from gare_cache.serving import thumbnails
 from gare_cache.serving.access import HEADERS
 from gare_cache.serving.app import ENDPOINTS
 from gare_cache.serving.catalogue import make_catalogue, video_key
@@ -26,6 +30,7 @@ from gare_cache.serving.images import ExampleImages
 from gare_cache.serving.refusals import Refusal
 from gare_cache.serving.runs import open_runs
 from gare_cache.serving.schema import Fault
+from gare_cache.serving.thumbnails import MomentThumbnails
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from tests.serving.conftest import INJECTED, INJECTED_NAME, client_of
@@ -82,6 +87,7 @@ def test_what_is_served(client: TestClient) -> None:
     assert info["splits"] == ["train", "val", "test"]
     assert info["folders"] == ["test", "train", "val"]
     assert info["suggestions"]
+    assert (info["encodes"], info["encoder_note"], info["examples"]) == (True, "", [])
 
 
 def test_folders_are_named_below_the_one_that_holds_all() -> None:
@@ -252,6 +258,90 @@ def test_thumbnails(client: TestClient, served_project: Path) -> None:
         response = client.get(hit["video"]["thumbnail"])
         assert response.headers["content-type"] == "image/jpeg"
         assert Image.open(io.BytesIO(response.content)).format == "JPEG"
+
+
+def block(content: bytes) -> float:
+    """Where the middle of the red block stands, from 0 to 1."""
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    red = pixels[..., 0] > pixels[..., 1] + 80
+    return float(np.flatnonzero(red.any(axis=0)).mean() / pixels.shape[1])
+
+
+def test_a_thumbnail_shows_the_moment(client: TestClient) -> None:
+    """It was the middle frame of the video, whatever the moment."""
+    key = video_key(PLAYED)
+    for hit in found(client, query="a", top=13)["hits"]:
+        url = hit["video"]["thumbnail"]
+        assert url == f"/api/videos/{hit['video']['key']}/thumbnail?at={hit['best_time']:.1f}"
+    assert client.get(f"/api/videos/{key}").json()["thumbnail"] == f"/api/videos/{key}/thumbnail"
+    for at, x in [("0", 8), ("1.04", 28), ("1.0", 28), ("3.9", 86)]:
+        response = client.get(f"/api/videos/{key}/thumbnail?at={at}")
+        assert response.headers["content-type"] == "image/jpeg"
+        assert response.headers["cache-control"] == "private, max-age=300"
+        assert block(response.content) == pytest.approx(x / 96, abs=0.03)
+    middle = client.get(f"/api/videos/{key}/thumbnail").content
+    late = client.get(f"/api/videos/{key}/thumbnail?at=100")  # the file has no such moment
+    assert late.content == middle
+    assert late.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("at", ["-1", "nan", "inf", "x", "", "1e7", "1;2"])
+def test_times_that_are_none(client: TestClient, at: str) -> None:
+    said = refused(client.get(f"/api/videos/{video_key(PLAYED)}/thumbnail?at={at}"), 422)
+    assert said == "at: give the seconds in the file, from 0 to 1,000,000"
+
+
+def test_a_thumbnail_stays_within_its_clip(served_project: Path) -> None:
+    path = served_project / "videos/test/test0.mp4"
+    clip = GalleryVideo("clip", 0, "test", path, 1.0, 2.0)
+
+    async def asked() -> list[float]:
+        pictures = MomentThumbnails(10**6)
+        found = [await pictures.picture(clip, at) for at in (0.0, 1.5, 9.0)]
+        pictures.close()
+        return [block(of) for of in found if of is not None]
+
+    assert asyncio.run(asked()) == pytest.approx([28 / 96, 38 / 96, 48 / 96], abs=0.03)
+
+
+def test_few_pictures_are_decoded_at_a_time_and_few_are_kept(
+    served_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = GalleryVideo(
+        "a", 0, "test", served_project / "videos/test/test0.mp4", start=0.0, end=None
+    )
+    going, most, decoded = 0, 0, []
+    free, lock = threading.Event(), threading.Lock()
+
+    def decode(path: Path, tenths: int, most_pixels: int) -> bytes:
+        nonlocal going, most
+        with lock:
+            going, most = going + 1, max(most, going + 1)
+        free.wait(10)
+        with lock:
+            going -= 1
+            decoded.append(tenths)
+        return b"jpeg"
+
+    monkeypatch.setattr(thumbnails, "_decoded", decode)
+    monkeypatch.setattr(thumbnails, "_SECONDS", 0.2)
+    monkeypatch.setattr(thumbnails, "_MOST_WAITING", 5)
+    monkeypatch.setattr(thumbnails, "_MOST_KEPT", 3)
+
+    async def asked() -> None:
+        pictures = MomentThumbnails(10**6)
+        many = [pictures.picture(video, number / 10) for number in [*range(20), 0, 0]]
+        assert set(await asyncio.gather(*many)) == {None}  # too many, or too slow
+        free.set()
+        while len(decoded) < 5:
+            await asyncio.sleep(0.01)
+        assert (most, sorted(decoded)) == (2, [0, 1, 2, 3, 4])
+        assert await pictures.picture(video, 0.4) == b"jpeg"
+        assert len(decoded) == 5
+        assert len(pictures._kept) == 3
+        pictures.close()
+
+    asyncio.run(asked())
 
 
 @pytest.mark.parametrize(
@@ -435,6 +525,28 @@ def test_runs_that_can_be_compared(own_project: Path) -> None:
     assert names == ["zero-shot", "outputs"]
     with pytest.raises(ConfigError, match="outputs would be compared with itself"):
         open_runs(space, space, device="cpu")
+
+
+def test_without_an_encoder_videos_resemble_videos(
+    own_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`serve` did not start: it warmed up with a sentence."""
+    change_params(own_project, encoder=None)
+    (run,) = open_runs(workspace(own_project), device="cpu")
+    run.warm_up()
+    assert "sentences and images need an encoder" in capsys.readouterr().err
+    with client_of(own_project) as client:
+        info = client.get("/api/info").json()
+        assert not info["encodes"]
+        assert info["encoder_note"].startswith("Sentences and images need an encoder")
+        assert len(info["examples"]) == 5
+        key = info["examples"][0]["key"]
+        answer = found(client, like=[key], top=3)
+        assert len(answer["hits"]) == 3
+        image = client.post("/api/examples", content=jpeg()).json()["key"]
+        for asked in ({"query": "a"}, {"like": [key], "without": ["b"]}, {"images": [image]}):
+            said = refused(client.post("/api/search", json=asked), 422)
+            assert said.endswith("set it to the one that made the features")
 
 
 def test_two_servers_on_one_project(own_project: Path) -> None:

@@ -19,7 +19,7 @@ from gare_cache.serving.catalogue import video_key
 from gare_cache.serving.runs import open_runs
 from gare_cache.serving.server import listen
 from tests.serving.conftest import INJECTED, INJECTED_NAME
-from tests.tiny import workspace
+from tests.tiny import change_params, workspace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -113,6 +113,16 @@ def names(page: Any) -> list[str]:
 
 def shot_of(page: Any, name: str) -> Any:
     return page.locator(".card", has=page.locator(".name", has_text=name)).locator(".shot")
+
+
+def test_without_an_encoder_the_page_begins_with_videos(browser: Any, own_project: Path) -> None:
+    change_params(own_project, encoder=None)
+    with serving(own_project) as url, tab(browser, url) as page:
+        assert page.is_disabled("#query")
+        assert "Sentences and images need an encoder" in page.inner_text("#how")
+        page.locator("#suggestions button").first.click()
+        page.wait_for_selector(".card")
+        assert page.inner_text("#status").startswith("The best 12 of 12 videos")
 
 
 def test_typing_finds_and_filters_bound(page: Any) -> None:

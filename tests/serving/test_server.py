@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,10 +19,13 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from gare_cache import cli
+from gare_cache.serving.runs import ServedRun
 from gare_cache.serving.server import listen, run, url_of
+from tests.tiny import write_video
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS = 60
@@ -215,6 +219,8 @@ def test_ctrl_c_ends_it_cleanly(server: Server) -> None:
         (["--compare", "nowhere"], "has no trained head"),
         (["--zero-shot", "--compare", "zero-shot"], "CLIP alone would be compared with itself"),
         (["-p", "nowhere/params.yaml"], "nowhere/params.yaml"),
+        (["--nprobe", "2"], "--nprobe is a setting of --index faiss"),
+        (["--index", "qdrant"], "--index qdrant and --qdrant URL belong together"),
     ],
 )
 def test_what_cannot_be_served(served_project: Path, arguments: list[str], said: str) -> None:
@@ -222,6 +228,62 @@ def test_what_cannot_be_served(served_project: Path, arguments: list[str], said:
     result = CliRunner().invoke(cli.app, ["serve", *own, *arguments])
     assert result.exit_code == 2, result.output
     assert said in result.stderr.splitlines()[-1]
+
+
+def test_the_store_of_the_shortlist_is_chosen(
+    served_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    served: list[ServedRun] = []
+    threads: list[int] = []
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1000)
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    monkeypatch.setattr(
+        "gare_cache.serving.command.make_app", lambda name, runs, serving: served.extend(runs)
+    )
+    monkeypatch.setattr("gare_cache.serving.command.run", lambda app, opened: None)
+    own = ["-p", str(served_project / "params.yaml"), "--port", "0", "--device", "cpu"]
+    own += ["--compare", "zero-shot", "--index", "faiss", "--nprobe", "1"]
+    result = CliRunner().invoke(cli.app, ["serve", *own])
+    assert result.exit_code == 0, result.output
+    assert threads == [max(1, (os.cpu_count() or 1) // 2)]
+    stores = [run.opened.searcher._store.identity for run in served]
+    assert len(stores) == 2
+    assert all(store.startswith("faiss") and store.endswith("nprobe 1") for store in stores)
+
+
+def test_the_five_commands_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a folder of videos to an answer, as docs/search.md begins."""
+    text = (REPOSITORY / "docs/search.md").read_text(encoding="utf-8")
+    block = text.partition("```bash\n")[2].partition("```")[0]
+    install, *commands, ask = [shlex.split(line) for line in block.splitlines()]
+    assert install == ["pip", "install", "gare-cache[serve]"]
+    assert [command[:2] for command in commands] == [
+        ["gare-cache", name] for name in ("index", "search", "serve")
+    ]
+    (tmp_path / "Videos").mkdir()
+    for number in range(3):
+        write_video(tmp_path / f"Videos/{number}.mp4", seed=number)
+    monkeypatch.chdir(tmp_path)
+    answers: list[Any] = []
+
+    def answer(app: Any, opened: Any) -> None:
+        assert opened.getsockname()[1] > 0
+        with TestClient(app, base_url="http://127.0.0.1:8765") as client:
+            address, body = ask[1], ask[-1]
+            headers = dict([ask[ask.index("-H") + 1].split(": ")])
+            answers.append(client.post(address, content=body, headers=headers).json())
+
+    monkeypatch.setattr("gare_cache.serving.command.run", answer)
+    monkeypatch.setattr("typer.launch", answers.append)
+    for _, name, *arguments in commands:
+        of_test = {"index": ["--encoder", "demo"], "serve": ["--port", "0"]}.get(name, [])
+        own = [one.replace("~", str(tmp_path)) for one in arguments]
+        result = CliRunner().invoke(cli.app, [name, *own, *of_test])
+        assert result.exit_code == 0, result.output
+    page, answered = answers
+    assert page.startswith("http://127.0.0.1:")
+    assert len(answered["hits"]) == 3
 
 
 @pytest.mark.parametrize("opens", [False, True])

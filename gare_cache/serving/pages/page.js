@@ -544,11 +544,21 @@ function showInfo(info) {
   }
   $("compare-label").hidden = info.runs.length < 2;
   $("fold-label").title = `Videos whose mean frames have a cosine above ${info.fold_above}`;
+  const tries = info.suggestions.map((text) => [text, () => ($("query").value = text)]);
+  if (!info.encodes) {
+    // Without an encoder only the gallery's own videos can be searched for.
+    $("query").disabled = true;
+    $("query").placeholder = "More like a video: sentences and images need an encoder";
+    $("without").disabled = true;
+    $("image").disabled = true;
+    $("how").textContent = `${info.encoder_note} Begin with a video, and go on with “More like this”:`;
+    tries.splice(0, tries.length, ...info.examples.map((of) => [of.name, () => addVideo(of)]));
+  }
   $("suggestions").replaceChildren(
-    ...info.suggestions.map((text) => {
+    ...tries.map(([text, choose]) => {
       const button = element("button", { type: "button", textContent: text });
       button.addEventListener("click", () => {
-        $("query").value = text;
+        choose();
         $("query").focus();
         search();
       });
