@@ -1,11 +1,12 @@
 # On a machine with Python 3.11, make and git: `make demo`, `make test` and `make docs`.
 PYTHON ?= python3
 VENV ?= .venv
+BENCH ?= .cache/bench
 BIN := $(abspath $(VENV))/bin
 # Every tool of the environment is found first, also by the commands that DVC starts.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test docs audit format clean
+.PHONY: demo test bench docs audit format clean
 
 demo: $(VENV)/.installed
 	gare-cache demo data/demo
@@ -20,6 +21,15 @@ test: $(VENV)/.installed
 	mypy
 	lint-imports
 	OMP_NUM_THREADS=1 pytest --numprocesses logical --dist loadfile
+
+# Tables on the terminal and in benchmarks/results, on the machine as it is: quiet, or the ratios alone count.
+bench: $(VENV)/.installed
+	python benchmarks/training_step.py --rounds 5
+	python benchmarks/exact_scoring.py --rounds 1
+	python benchmarks/cache_reading.py $(BENCH) --rounds 3 --open 10000 100000
+	OMP_NUM_THREADS=2 python benchmarks/extraction.py --videos 32 --rounds 2
+	OMP_NUM_THREADS=1 python benchmarks/search.py $(BENCH) --sizes 10000 --rounds 3
+	python benchmarks/growth.py $(BENCH) --rounds 1
 
 # Needs no network: fonts, scripts and styles are part of the site.
 docs: $(VENV)/.installed

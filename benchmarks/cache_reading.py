@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,20 +109,24 @@ def _forms(folder: Path, videos: int) -> dict[str, Callable[[], Any]]:
         np.save(folder / f"{name}-text.npy", cache.captions(ids[name][1]))
     kept = open_cache(place)
 
-    def read(cache: FeatureCache, name: str) -> None:
+    def read(cache: FeatureCache | None, name: str) -> None:
+        cache = cache or open_cache(place)
         cache.videos(ids[name][0])
         cache.captions(ids[name][1])
 
+    def load(name: str) -> None:
+        for part in ("frames", "text"):
+            np.load(folder / f"{name}-{part}.npy")
+
+    def load_first(name: str) -> None:
+        load_split(open_cache(place), manifest, name, device=torch.device("cpu"))
+
     forms: dict[str, Callable[[], Any]] = {}
     for name in ("train", "test"):
-        forms[f"{name}: numpy.load"] = lambda name=name: [
-            np.load(folder / f"{name}-{part}.npy") for part in ("frames", "text")
-        ]
-        forms[f"{name}: open and read, first"] = lambda name=name: read(open_cache(place), name)
-        forms[f"{name}: read again"] = lambda name=name: read(kept, name)
-        forms[f"{name}: load_split, first"] = lambda name=name: load_split(
-            open_cache(place), manifest, name, device=torch.device("cpu")
-        )
+        forms[f"{name}: numpy.load"] = partial(load, name)
+        forms[f"{name}: open and read, first"] = partial(read, None, name)
+        forms[f"{name}: read again"] = partial(read, kept, name)
+        forms[f"{name}: load_split, first"] = partial(load_first, name)
     return forms
 
 

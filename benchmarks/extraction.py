@@ -19,8 +19,9 @@ from typing import Any
 
 import av
 import numpy as np
+from measure import print_table, write_results
 
-MODEL = {
+MODEL: dict[str, Any] = {
     "embed_dim": 512,
     "vision_cfg": {"image_size": 224, "layers": 6, "width": 384, "patch_size": 32},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 384, "heads": 6, "layers": 1},
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=12, help="frames encoded of a video")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=0, help="0: as gare-cache extract")
+    parser.add_argument("--size", type=int, default=224, help="pixels of the model's images")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its own choice")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--preprocess", default="exact", choices=["exact", "device"])
@@ -62,15 +64,21 @@ def _report(options: argparse.Namespace, bench: Any) -> None:
         shared = 1 / (1 / decode + 1 / encode)
         bounds.append(shared if options.device == "cpu" else min(decode, encode))
         of_bound.append(100 * pipeline / bounds[-1])
-    print("| | videos/s, median | lowest to highest |")
-    print("|---|---|---|")
     bound_name = "1 / (1/decode + 1/encode)" if options.device == "cpu" else "the slower side"
-    for name, values in {**rates, bound_name: bounds}.items():
-        print(
-            f"| {name} | {statistics.median(values):.1f} | {min(values):.1f} to {max(values):.1f} |"
-        )
-    print(f"\npipeline / bound, median of {options.rounds} rounds: ", end="")
+    rows = [
+        {
+            "form": name,
+            "videos/s": statistics.median(values),
+            "lowest": min(values),
+            "highest": max(values),
+        }
+        for name, values in {**rates, bound_name: bounds}.items()
+    ]
+    print_table(rows)
+    print(f"pipeline / bound, median of {options.rounds} rounds: ", end="")
     print(f"{statistics.median(of_bound):.0f} % ({min(of_bound):.0f} to {max(of_bound):.0f})")
+    what = f"{options.workers} decoders, {options.size} px, {options.preprocess}"
+    write_results(f"extraction_{options.workers}_{options.size}_{options.preprocess}", {what: rows})
 
 
 class _Bench:
@@ -93,7 +101,10 @@ class _Bench:
             for number in range(options.videos)
         ]
         self._encoder = _make_encoder(
-            folder / "encoder", resolve_device(options.device), options.preprocess
+            folder / "encoder",
+            resolve_device(options.device),
+            preprocess=options.preprocess,
+            size=options.size,
         )
         with self._decoded() as decoded:
             self._frames = list(decoded)
@@ -103,7 +114,7 @@ class _Bench:
 
         from gare_cache.extraction.decode import decode_video
 
-        decode = partial(decode_video, **self._sampling())
+        decode: Callable[..., Any] = partial(decode_video, **self._sampling())
         with self._writer() as (writer, units):
             for unit in units:
                 videos = [decode(self._sources[row]) for row in unit.rows]
@@ -168,6 +179,7 @@ class _Bench:
     def _writer(self) -> Any:
         from contextlib import contextmanager
 
+        from gare_cache.cache.identity import Owner
         from gare_cache.cache.writer import open_writer
 
         @contextmanager
@@ -179,6 +191,7 @@ class _Bench:
                 identity={"encoder": self._encoder.identity},
                 layout=self._layout,
                 head_start={},
+                owner=Owner("0" * 32, str(self._folder)),
             ) as writer:
                 rows = writer.allocate("video", self._sources)
                 yield writer, writer.pending("video", rows)
@@ -210,7 +223,7 @@ def _write_video(path: Path, seed: int, num_frames: int) -> dict[str, Any]:
     }
 
 
-def _make_encoder(folder: Path, device: Any, preprocess: str) -> Any:
+def _make_encoder(folder: Path, device: Any, *, preprocess: str, size: int) -> Any:
     import json
 
     import torch
@@ -222,9 +235,10 @@ def _make_encoder(folder: Path, device: Any, preprocess: str) -> Any:
 
     folder.mkdir()
     torch.manual_seed(0)
-    model = import_open_clip().CLIP(**json.loads(json.dumps(MODEL)))
+    config = {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "image_size": size}}
+    model = import_open_clip().CLIP(**json.loads(json.dumps(config)))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    content = {"model_cfg": MODEL, "preprocess_cfg": {}}
+    content = {"model_cfg": config, "preprocess_cfg": {}}
     (folder / "open_clip_config.json").write_text(json.dumps(content))
     source = ModelSource(f"local-dir:{folder}")
     return load_encoder(source, device=device, preprocess=preprocess)

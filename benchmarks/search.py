@@ -2,7 +2,7 @@
 
 Prints Markdown tables of one run: seconds from the start of `gare-cache search` to its result with
 10,000 videos; the milliseconds of a query's steps in a warm process for 10,000 and 100,000 videos,
-zero shot and, for the smallest, with a GARE head of random weights; those of a query where eight
+zero shot and with a GARE head of random weights; those of a query where eight
 clients ask at once, each again as soon as it is answered; and the memory that searching takes.
 Videos have 12 frames of the encoder's width about one of 2,000 scenes; the encoders are that of the
 demo and one of the size of CLIP ViT-B/32 with random weights. `--plot` instead times the shortlist
@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from measure import print_table, write_results
 from safetensors.torch import save_file
 
 from gare_cache.annotations.record import SPLITS
@@ -43,7 +45,7 @@ from gare_cache.extraction.project_encoder import (
     project_layout,
 )
 from gare_cache.heads.retrieval import build_head
-from gare_cache.manifest.tables import CAPTION_SCHEMA, VIDEO_SCHEMA, Manifest, pa
+from gare_cache.manifest.tables import CAPTION_SCHEMA, VIDEO_SCHEMA, Manifest
 from gare_cache.project.features import cache_folder, write_features
 from gare_cache.project.paths import open_workspace
 from gare_cache.project.progress import quiet
@@ -64,7 +66,7 @@ STEPS = {
     "moments": "_hits",
 }
 CLIENTS = 8
-CLIP_SIZE = {
+CLIP_SIZE: dict[str, Any] = {
     "embed_dim": 512,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32},
@@ -86,11 +88,12 @@ def main() -> None:
     if arguments.plot:
         draw(arguments.folder, Path(__file__).parents[1] / "docs/images/search-speed.svg")
         return
-    start_table(arguments.folder, arguments.sizes[0], arguments.rounds)
-    query_table(arguments.folder, arguments.sizes, arguments.queries)
+    started = start_table(arguments.folder, arguments.sizes[0], arguments.rounds)
+    asked = query_table(arguments.folder, arguments.sizes, arguments.queries)
+    write_results("search", {"start to result": started, "query, ms": asked})
 
 
-def start_table(folder: Path, size: int, rounds: int) -> None:
+def start_table(folder: Path, size: int, rounds: int) -> list[dict[str, Any]]:
     """Seconds from the start of the process; bare torch beside it, in the same rounds."""
     bare = [sys.executable, "-c", "import torch"]
     command = [sys.executable, "-m", "gare_cache.cli", "search", QUERY, "-p"]
@@ -103,10 +106,12 @@ def start_table(folder: Path, size: int, rounds: int) -> None:
     for _ in range(rounds):
         for name, line in commands.items():
             found[name].append(run(line))
-    print(f"| start to result, {size:,} videos | s | processor s |\n|---|---:|---:|")
+    rows = []
     for name, seconds in found.items():
         wall, cpu = (statistics.median(values) for values in zip(*seconds, strict=True))
-        print(f"| {name} | {wall:.2f} | {cpu:.2f} |", flush=True)
+        rows.append({f"start to result, {size:,} videos": name, "s": wall, "processor s": cpu})
+    print_table(rows)
+    return rows
 
 
 def run(command: list[str]) -> tuple[float, float]:
@@ -117,11 +122,11 @@ def run(command: list[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def query_table(folder: Path, sizes: list[int], queries: int) -> None:
+def query_table(folder: Path, sizes: list[int], queries: int) -> list[dict[str, Any]]:
+    """Milliseconds of a query's steps, and memory, zero shot and with a GARE head."""
     names = [*STEPS, "all", f"{CLIENTS} clients"]
-    print(f"\n| ms, median (p95) | {' | '.join(names)} | memory, MB | vectors, MB |")
-    print("|---|" + "---:|" * (len(names) + 2))
-    for size, head in [*((size, "zero shot") for size in sizes), (sizes[0], "GARE")]:
+    rows = []
+    for size, head in [(size, head) for size in sizes for head in ("zero shot", "GARE")]:
         # Each in a process of its own, so that its memory is its own.
         params = project(folder, "clip", size)
         run([sys.executable, "-m", "gare_cache.cli", "search", QUERY, "-p", str(params)])
@@ -129,12 +134,11 @@ def query_table(folder: Path, sizes: list[int], queries: int) -> None:
         environment = {**os.environ, "SEARCH_QUERIES": str(queries)}
         output = subprocess.run(command, check=True, capture_output=True, env=environment).stdout
         found = json.loads(output)
-        cells = [f"{median:.0f} ({p95:.0f})" for median, p95 in (found[name] for name in names)]
-        print(
-            f"| {size:,} videos, {head} | {' | '.join(cells)} | {found['memory']:.0f} | "
-            f"{found['vectors']:.0f} |",
-            flush=True,
-        )
+        cells = {name: "{:.0f} ({:.0f})".format(*found[name]) for name in names}
+        sizes_of = {f"{name}, MB": round(found[name]) for name in ("memory", "vectors")}
+        rows.append({"ms, median (p95)": f"{size:,} videos, {head}", **cells, **sizes_of})
+    print_table(rows)
+    return rows
 
 
 def time_queries(params: Path, head: str, queries: int) -> None:
@@ -239,7 +243,7 @@ def project(folder: Path, encoder: str, size: int) -> Path:
         rows = writer.allocate("video", videos)
         for unit in writer.pending("video", rows):
             count = len(unit.rows)
-            values = {
+            values: dict[str, Any] = {
                 "video/frames": _frames(count, layout.dim, unit.unit).astype(np.float16),
                 "video/times": np.tile(np.arange(FRAMES, dtype=np.float32), (count, 1)),
                 "video/num_frames": np.full(count, FRAMES, np.int32),
@@ -284,7 +288,8 @@ def _manifest(folder: Path, size: int) -> Manifest:
 def _frames(count: int, dim: int, seed: int) -> np.ndarray[Any, Any]:
     """Return frames (count, 12, D) about scenes that all units share."""
     noise = np.random.default_rng(seed).standard_normal((count, FRAMES, dim), np.float32)
-    return _scenes(count, dim, seed)[:, None] + 0.3 * noise
+    frames: np.ndarray[Any, Any] = _scenes(count, dim, seed)[:, None] + 0.3 * noise
+    return frames
 
 
 def _scenes(count: int, dim: int, seed: int) -> np.ndarray[Any, Any]:
@@ -302,8 +307,7 @@ def draw(folder: Path, target: Path) -> None:
 
     rcParams["svg.hashsalt"] = "search"
     sizes, found = [1_000, 10_000, 30_000, 100_000, 300_000, 1_000_000], defaultdict(list)
-    print("| videos | exact, ms | faiss, ms | index built, s | first ten of exact among 256 |")
-    print("|---|---:|---:|---:|---:|")
+    rows = []
     for size in sizes:
         place = folder / f"vectors-{size}"
         place.mkdir(parents=True, exist_ok=True)
@@ -322,8 +326,17 @@ def draw(folder: Path, target: Path) -> None:
             set(few.tolist()) <= set(many.tolist())
             for few, many in zip(first, index.nearest(queries, 256).rows, strict=True)
         ]
-        times = f"{found['exact'][-1]:.1f} | {found['faiss'][-1]:.1f} | {built:.0f}"
-        print(f"| {size:,} | {times} | {sum(kept)} of {len(kept)} |", flush=True)
+        rows.append(
+            {
+                "videos": size,
+                "exact, ms": found["exact"][-1],
+                "faiss, ms": found["faiss"][-1],
+                "index built, s": built,
+                "first ten of exact among 256": f"{sum(kept)} of {len(kept)}",
+            }
+        )
+    print_table(rows)
+    write_results("search_stores", {"shortlist": rows})
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for name, style in (("exact", "o-"), ("faiss", "s--")):

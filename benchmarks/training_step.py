@@ -23,7 +23,7 @@ from measure import median, peak_memory, print_table, ratio, take_turns, write_r
 from gare_cache.heads.retrieval import build_head
 from gare_cache.losses.objective import Objective
 
-OFF = {name: {"weight": 0.0} for name in ("ib", "eps", "dir")}
+OFF: dict[str, Any] = {name: {"weight": 0.0} for name in ("ib", "eps", "dir")}
 TEXT = {"name": "text_conditioned"}
 FORMS: dict[str, tuple[dict[str, Any] | None, dict[str, Any], bool]] = {
     "no gap module": (None, TEXT, True),
