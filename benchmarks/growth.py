@@ -174,15 +174,19 @@ def draw(
 
     rcParams["svg.hashsalt"] = "growth"
     panels = {"items": ("T = V", "batch", "V"), "frames F": ("F",), "width D": ("D",)}
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, (label, names) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for (what, axis), (sizes, seconds) in found.items():
             if axis in names:
-                slope = exponent(sizes, seconds)
-                axes.loglog(sizes, seconds, "o-", label=f"{what}: {axis}$^{{{slope:.1f}}}$")
+                label_of = f"{what}: ({axis})$^{{{exponent(sizes, seconds):.1f}}}$"
+                axes.loglog(sizes, seconds, "o-", label=label_of)
         axes.set(xlabel=label, ylabel="s")
+        if label != "items":
+            ticks = FRAMES if label.startswith("frames") else WIDTHS
+            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     figure.savefig(target, metadata={"Date": None})
 
 
