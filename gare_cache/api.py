@@ -280,7 +280,8 @@ class Run:
                 does not answer.
         """
         if store not in self._searchers:
-            searcher = open_searcher(
+            _ = self.cache  # refuses features of another encoder before anything is kept of them
+            self._searchers[store] = open_searcher(
                 self._workspace,
                 self.head,
                 head_id=file_digest(self.outputs / "run" / "head.safetensors"),
@@ -288,9 +289,6 @@ class Run:
                 encoder=lambda: self.encoder,
                 store=store,
             )
-            cache = searcher.gallery.cache
-            require_encoder(self._checkpoint, cache.encoder_id, where=cache.folder)
-            self._searchers[store] = searcher
         return self._searchers[store]
 
     @property

@@ -271,19 +271,6 @@ def dropped_outputs(
         yield part, layer.norm3(attended + layer.dropout(linear))
 
 
-def exact_increment(basis: IncrementBasis, text: Tensor, mean: Tensor) -> Tensor:
-    """Rebuild Delta (T, V, D) from its basis, for diagnostics of a few pairs.
-
-    Args:
-        basis: of the videos or of the texts.
-        text: (T, D).
-        mean: c(vbar_j) (V, D), or one row of zeros without a gap.
-    """
-    letter = CONTEXT_LETTERS[basis.attention.context_side]
-    weights = increment_weights(basis, text, mean)
-    return torch.einsum(f"tvk,{letter}kd->tvd", weights, basis.vectors)
-
-
 def centre(vectors: Tensor) -> Tensor:
     """Subtract the mean over D from (..., D)."""
     return vectors - vectors.mean(dim=-1, keepdim=True)

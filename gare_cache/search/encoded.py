@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gare_cache import __version__
+from gare_cache.errors import EnvironmentFailure
 from gare_cache.files import canonical_digest
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.scoring import evaluating
+from gare_cache.project.progress import say
 from gare_cache.search.gallery import Gallery
 from gare_cache.search.kept import KeptArray, Spec, keep
 
 # Encoded frames that would take more than this on disk are computed for every query instead.
 MOST_FRAME_BYTES = 16 * 2**30
+_FORMAT = 2  # of the files
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +82,9 @@ def open_encoded(
 ) -> EncodedGallery:
     """Open what a head makes of a gallery, and compute what is missing.
 
-    It is kept in files for each pair of cache and head. A row of a cache never changes, so what was
-    made of it holds as long as it is in the gallery; the rest is dropped.
+    It is kept in files for each pair of extraction and head. What was made of a video holds as long
+    as its features are the same (see ``_keys``) and it is in the gallery; the rest is dropped.
+    Where the frames do not fit on the disk they are encoded for every query, which is said.
 
     Args:
         gallery: the videos.
@@ -86,24 +93,49 @@ def open_encoded(
         head_id: identity of the head's weights and settings.
 
     Raises:
-        EnvironmentFailure: the files cannot be written.
+        EnvironmentFailure: the vectors cannot be written.
     """
     cache = gallery.cache
-    key = canonical_digest([cache.extraction_id, cache.folder.name, head_id])
+    made_by = [_FORMAT, __version__, torch.__version__]
+    key = canonical_digest([cache.extraction_id, cache.folder.name, head_id, *made_by])
     place = folder / key[:16]
-    rows = gallery.videos.rows.tolist()
     specs = {"vectors": Spec((cache.layout.dim,), np.float16, whole=True)}
     if 0 < _frame_bytes(gallery, head) <= MOST_FRAME_BYTES:
         slots = _slots(gallery, head)
         specs["frames"] = Spec((slots, cache.layout.dim), np.float32, whole=False)
-    kept = keep(
+    keep_all = functools.partial(
+        keep,
         place,
-        rows,
-        specs,
-        lambda places: _computed(gallery, head, places),
+        _keys(gallery),
+        compute=lambda places: _computed(gallery, head, places),
         label="vectors of the videos",
     )
+    try:
+        kept = keep_all(specs)
+    except EnvironmentFailure as err:
+        if "frames" not in specs:
+            raise
+        kept = keep_all({"vectors": specs["vectors"]})
+        say(f"note: the encoded frames cannot be kept and are computed anew by every query: {err}")
     return EncodedGallery(gallery, head, place, kept["vectors"].values, kept.get("frames"))
+
+
+def _keys(gallery: Gallery) -> list[int]:
+    """Return a key for each video that stays the same as long as its features do.
+
+    It is the row of the cache, and the CRC-32 of the clip and of its file's digest, or for imported
+    features of the checksum of the row's chunk: rows count from 0 again in a cache that was made
+    anew.
+    """
+    table = gallery.cache.tables["video"]
+    keys = []
+    for video in gallery.videos:
+        digest = table.outcomes[video.row].digest
+        if digest is None:
+            digest = table.checksums[video.row // table.unit_rows]["video/frames"]
+        content = f"{video.video_id}\0{video.start}\0{video.end}\0{digest}"
+        keys.append(video.row << 32 | zlib.crc32(content.encode()))
+    return keys
 
 
 @torch.no_grad()

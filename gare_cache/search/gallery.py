@@ -97,7 +97,9 @@ class GalleryVideos(Sequence[GalleryVideo]):
     def ids(self, places: Sequence[int] | None = None) -> list[str]:
         """Return the ids of the videos at some places; None is all."""
         column = self._table["video_id"]
-        ids: list[str] = (column if places is None else column.take(list(places))).to_pylist()
+        ids: list[str] = (
+            column if places is None else column.take(pa.array(places, pa.int64()))
+        ).to_pylist()
         return ids
 
     def splits(self) -> npt.NDArray[np.str_]:

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from gare_cache.errors import CacheError, UnreadableFile
 from gare_cache.files import read_json, replacing, write_record
 from gare_cache.heads.scoring import blocks
+from gare_cache.limits import read_npy_header
+from gare_cache.locks import lock_within, opened
 from gare_cache.project.progress import progress
 
 _ROWS_AT_A_TIME = 512
@@ -44,13 +46,13 @@ class KeptArray:
 
     Attributes:
         path: its file.
-        rows: of the cache, one a row of the array.
+        keys: of the videos, one a row of the array.
         checksums: CRC-32 of each row, or of each 512 rows of an array that is read as a whole.
         values: (N, ...).
     """
 
     path: Path
-    rows: Sequence[int]
+    keys: Sequence[int]
     checksums: npt.NDArray[np.uint32]
     values: npt.NDArray[Any]
     _sound: npt.NDArray[np.bool_]
@@ -74,33 +76,38 @@ class KeptArray:
 
 
 def keep(
-    folder: Path, rows: Sequence[int], specs: Mapping[str, Spec], compute: Compute, *, label: str
+    folder: Path, keys: Sequence[int], specs: Mapping[str, Spec], compute: Compute, *, label: str
 ) -> dict[str, KeptArray]:
-    """Return arrays of a gallery; rows that are on disk are taken from there.
+    """Return arrays of a gallery; what is on disk of a video is taken from there.
 
     Files that are not whole count for nothing and are written again. Each array is replaced at
     once, in one pass over the videos.
 
     Args:
         folder: where ``NAME.npy`` and ``NAME.json`` of each array lie.
-        rows: of the cache, in the gallery's order; what belongs to a row never changes.
+        keys: of the videos, in the gallery's order: what was made of a video's features holds for
+            every video of the same key.
         specs: by the names of the arrays.
-        compute: returns the arrays of some videos, given by their places in ``rows``.
+        compute: returns the arrays of some videos, given by their places in ``keys``.
         label: of the progress.
 
     Raises:
-        EnvironmentFailure: they cannot be written.
-        CacheError: another process changed them meanwhile.
+        EnvironmentFailure: they cannot be written, or another process has been writing them for
+            half a minute.
+        CacheError: they are not on disk as they were written.
     """
-    found = {name: _opened(folder, name, spec) for name, spec in specs.items()}
-    stale = {name: of for name, of in found.items() if of is None or list(of.rows) != list(rows)}
-    if stale:
-        _write(folder, rows, {name: specs[name] for name in stale}, stale, compute, label)
-        found |= {name: _opened(folder, name, specs[name]) for name in stale}
-    opened = {name: of for name, of in found.items() if of is not None}
-    if len(opened) < len(found):
-        raise CacheError(f"{folder} changed while it was read; run the command again")
-    return opened
+    lock = folder.with_name(f"{folder.name}.lock")  # one process writes, the others find it done
+    with opened(lock) as descriptor:
+        lock_within(descriptor, lock)
+        found = {name: _opened(folder, name, spec) for name, spec in specs.items()}
+        stale = {n: of for n, of in found.items() if of is None or list(of.keys) != list(keys)}
+        if stale:
+            _write(folder, keys, {name: specs[name] for name in stale}, stale, compute, label)
+            found |= {name: _opened(folder, name, specs[name]) for name in stale}
+    whole = {name: of for name, of in found.items() if of is not None}
+    if len(whole) < len(found):
+        raise CacheError(f"{folder} is not as it was just written; run the command again")
+    return whole
 
 
 def _opened(folder: Path, name: str, spec: Spec) -> KeptArray | None:
@@ -110,21 +117,23 @@ def _opened(folder: Path, name: str, spec: Spec) -> KeptArray | None:
         return None
     try:
         about = read_json(record)
+        with file.open("rb") as opened_file:
+            read_npy_header(opened_file, file, file.stat().st_size)
         values = np.load(file, mmap_mode="c")
-    except (ValueError, UnreadableFile):  # cut short, or not what was written
+        keys, checksums = about["keys"], np.array(about["checksums"], np.uint32)
+    except (ValueError, KeyError, UnreadableFile):  # cut short, or not what was written
         return None
-    checksums = np.array(about["checksums"], np.uint32)
-    if values.shape != (len(about["rows"]), *spec.shape) or values.dtype != spec.dtype:
+    if values.shape != (len(keys), *spec.shape) or values.dtype != spec.dtype:
         return None
     if spec.whole and not np.array_equal(_checksums(values, _ROWS_AT_A_TIME), checksums):
         return None
     sound = np.full(len(values), spec.whole)
-    return KeptArray(file, about["rows"], checksums, np.asarray(values), sound)
+    return KeptArray(file, keys, checksums, np.asarray(values), sound)
 
 
 def _write(
     folder: Path,
-    rows: Sequence[int],
+    keys: Sequence[int],
     specs: Mapping[str, Spec],
     old: Mapping[str, KeptArray | None],
     compute: Compute,
@@ -132,7 +141,7 @@ def _write(
 ) -> None:
     known = {name: _places(of) for name, of in old.items()}
     checksums: dict[str, list[npt.NDArray[np.uint32]]] = {name: [] for name in specs}
-    new = [row for row in rows if any(row not in of for of in known.values())]
+    new = [key for key in keys if any(key not in of for of in known.values())]
     with progress(label, len(new)) as advance, ExitStack() as stack:
         files: dict[str, BinaryIO] = {}
         for name, spec in specs.items():
@@ -140,10 +149,10 @@ def _write(
             files[name] = stack.enter_context(partial.open("wb"))
             header = {
                 "descr": np.lib.format.dtype_to_descr(np.dtype(spec.dtype)),
-                **{"fortran_order": False, "shape": (len(rows), *spec.shape)},
+                **{"fortran_order": False, "shape": (len(keys), *spec.shape)},
             }
             np.lib.format.write_array_header_1_0(files[name], header)
-        for block in _blocks(rows, specs, old, known, compute, advance):
+        for block in _blocks(keys, specs, old, known, compute, advance):
             for name, values in block.items():
                 files[name].write(values.data)
                 step = _ROWS_AT_A_TIME if specs[name].whole else 1
@@ -153,11 +162,11 @@ def _write(
             (folder / f"{name}.json").unlink(missing_ok=True)
     for name, parts in checksums.items():
         of_all = np.concatenate([np.empty(0, np.uint32), *parts]).tolist()
-        write_record(folder / f"{name}.json", {"rows": list(rows), "checksums": of_all})
+        write_record(folder / f"{name}.json", {"keys": list(keys), "checksums": of_all})
 
 
 def _blocks(
-    rows: Sequence[int],
+    keys: Sequence[int],
     specs: Mapping[str, Spec],
     old: Mapping[str, KeptArray | None],
     known: Mapping[str, Mapping[int, int]],
@@ -165,17 +174,17 @@ def _blocks(
     advance: Callable[[int], None],
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """Yield the arrays of some videos after the other."""
-    for part in blocks(len(rows), _ROWS_AT_A_TIME):
+    for part in blocks(len(keys), _ROWS_AT_A_TIME):
         places = range(part.start, part.stop)
-        new = [place for place in places if any(rows[place] not in of for of in known.values())]
+        new = [place for place in places if any(keys[place] not in of for of in known.values())]
         computed = compute(new) if new else {}
         block = {}
         for name, spec in specs.items():
             values = np.empty((len(places), *spec.shape), spec.dtype)
             of, where = old[name], known[name]
-            kept = [place for place in places if rows[place] in where]
+            kept = [place for place in places if keys[place] in where]
             if of is not None and kept:
-                values[np.array(kept) - part.start] = of.take([where[rows[at]] for at in kept])
+                values[np.array(kept) - part.start] = of.take([where[keys[at]] for at in kept])
             if new:
                 values[np.array(new) - part.start] = computed[name]
             block[name] = values
@@ -184,7 +193,7 @@ def _blocks(
 
 
 def _places(of: KeptArray | None) -> dict[int, int]:
-    return {} if of is None else {row: place for place, row in enumerate(of.rows)}
+    return {} if of is None else {key: place for place, key in enumerate(of.keys)}
 
 
 def _checksums(values: npt.NDArray[Any], step: int) -> npt.NDArray[np.uint32]:

@@ -204,6 +204,9 @@ class Searcher:
         Returns:
             Its result, or the error that ``search`` raises for it; a score may differ from that of
             ``search`` in the last bits.
+
+        Raises:
+            ConfigError: a sentence is no query, see ``make_query``.
         """
         asked = [query if isinstance(query, Query) else make_query(query) for query, _ in queries]
         sentences = [part.value for of in asked for part in of.parts if part.kind == "text"]

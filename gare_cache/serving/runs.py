@@ -85,14 +85,14 @@ class ServedRun:
         """
         signature = self._signature()
         if signature != self._seen:
-            self._seen = signature
             try:
                 self.opened = self._open()
-                self._fault = None
+                self._seen, self._fault = signature, None
                 say(f"{self.name}: the project has changed and was read again")
-            except (GareCacheError, OSError) as err:
+            except (GareCacheError, OSError) as err:  # the next search tries again
+                if str(err) != self._fault:
+                    say(f"{self.name}: the project has changed and cannot be searched: {err}")
                 self._fault = str(err)
-                say(f"{self.name}: the project has changed and cannot be searched: {err}")
         if self._fault is not None:
             raise Refusal(
                 503,

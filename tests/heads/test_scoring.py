@@ -8,7 +8,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gare_cache.errors import ConfigError
 from gare_cache.heads import pooled
 from gare_cache.heads.exact import text_basis, video_basis
-from gare_cache.heads.increment_basis import exact_increment
 from gare_cache.heads.pooling import build_pooling
 from gare_cache.heads.scoring import Footprint, block_shape, pair_cosine
 from gare_cache.heads.settings import CONTEXTS, SIDES, MeanPoolingSettings
@@ -150,21 +149,6 @@ def test_the_score_of_either_side_matches_the_loop(
         expected = slow.cosine(text[i] + shift[0], pooled + shift[1])
         assert dense[i, j].item() == pytest.approx(expected, abs=1e-10)
         assert exact[i, j].item() == pytest.approx(expected, abs=1e-10)
-
-
-@pytest.mark.parametrize("query", QUERIES, ids=["gap", "negated", "text"])
-@pytest.mark.parametrize("context", CONTEXTS)
-@pytest.mark.parametrize("heads", [1, 4])
-def test_exact_increment_rebuilds_delta(inputs, random_words, heads, context, query):
-    text, frames, mask = inputs(dim=32)
-    words = random_words(dim=32)
-    head = _head(32, {}, {"heads": heads, "context": context, **query})
-    gap = head.interaction.gap
-    videos = video_basis(frames, mask, head.interaction.pooling, gap)
-    basis = videos.increment or text_basis(text, words, gap).increment
-    found = exact_increment(basis, text, videos.mean).expand(5, 4, 32)
-    delta = head(text, frames, mask, words).delta
-    torch.testing.assert_close(found, delta, rtol=1e-9, atol=1e-9)
 
 
 def test_the_exact_score_never_leaves_the_increment_out_for_want_of_words(inputs):

@@ -1,15 +1,23 @@
 """Arrays of a gallery on disk: nothing is computed twice, and no damage is taken for a value."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from gare_cache.errors import CacheError
-from gare_cache.search import kept
+from gare_cache.cache.journal import RowOutcome
+from gare_cache.cache.reader import open_cache
+from gare_cache.errors import CacheError, EnvironmentFailure
+from gare_cache.heads.retrieval import build_head
+from gare_cache.search import encoded, kept
+from gare_cache.search.encoded import open_encoded
+from gare_cache.search.gallery import Gallery, GalleryVideo, GalleryVideos
 from gare_cache.search.kept import KeptArray, Spec, keep
+from tests.cache import made
 
 SPECS = {
     "vectors": Spec((4,), np.float16, whole=True),
@@ -66,7 +74,9 @@ def test_one_array_that_is_gone_leaves_the_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("damage", ["cut", "record", "record gone", "other dtype"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "header", "record", "record gone", "other dtype"]
+)
 def test_files_that_are_not_whole_are_computed_again(
     tmp_path: Path, name: str, damage: str
 ) -> None:
@@ -74,6 +84,12 @@ def test_files_that_are_not_whole_are_computed_again(
     file, record = tmp_path / f"{name}.npy", tmp_path / f"{name}.json"
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-5])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "header":
+        content = bytearray(file.read_bytes())
+        content[10] ^= 1
+        file.write_bytes(content)
     elif damage == "record":
         record.write_text(record.read_text().replace("2", "4", 1))
     elif damage == "record gone":
@@ -112,3 +128,55 @@ def test_damaged_rows_are_not_copied_into_a_new_file(tmp_path: Path) -> None:
         kept_arrays(tmp_path, [3, 4])
     (tmp_path / "frames.npy").unlink()
     assert kept_arrays(tmp_path, [3, 4])[1] == [3, 4]
+
+
+@pytest.mark.parametrize("digested", [True, False])
+def test_a_cache_that_was_made_anew_is_encoded_anew(tmp_path: Path, digested: bool) -> None:
+    """Its rows count from 0 again, so that the same rows are other videos."""
+    torch.manual_seed(0)
+    head = build_head(dim=made.LAYOUT.dim, max_frames=made.LAYOUT.max_frames, projection="linear")
+    torch.nn.init.normal_(head.frame_projection.linear.weight)
+    for numbers in ([1, 2, 3], [0, 1, 2, 3]):
+        cache = tmp_path / made.NAME
+        shutil.rmtree(cache, ignore_errors=True)
+        with made.writer(cache) as writer:
+            rows = writer.allocate("video", [made.source(number) for number in numbers])
+            for unit in writer.pending("video", rows):
+                of = [numbers[row] for row in unit.rows]
+                digests = [f"{number:064x}" if digested else None for number in of]
+                outcomes = [
+                    RowOutcome(row, digest=digest)
+                    for row, digest in zip(unit.rows, digests, strict=True)
+                ]
+                writer.commit(unit, made.features(of), outcomes, thumbnails={}, seconds={})
+        videos = [
+            GalleryVideo(f"v{n}", row, "test", None, 0.0, None) for row, n in enumerate(numbers)
+        ]
+        gallery = Gallery(open_cache(cache), GalleryVideos.of(videos), 0)
+        found = open_encoded(gallery, head, tmp_path / "kept", head_id="one")
+        assert found.kept_frames is not None
+        frames, mask = found.frames(range(len(numbers)))
+        expected = head.encode_frames(*gallery.frames(range(len(numbers)), 3))
+        assert torch.equal(frames[mask], expected.detach()[mask])
+
+
+def test_frames_that_do_not_fit_on_the_disk_are_encoded_for_every_query(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with made.writer(tmp_path / made.NAME) as writer:
+        made.fill(writer, [1, 2])
+    head = build_head(dim=made.LAYOUT.dim, max_frames=made.LAYOUT.max_frames, projection="linear")
+    videos = [GalleryVideo(f"v{row + 1}", row, "test", None, 0.0, None) for row in range(2)]
+    gallery = Gallery(open_cache(tmp_path / made.NAME), GalleryVideos.of(videos), 0)
+    whole = encoded.keep
+
+    def full(folder: Path, keys: list[int], specs: Any, **options: Any) -> Any:
+        if "frames" in specs:
+            raise EnvironmentFailure("no space left on the device")
+        return whole(folder, keys, specs, **options)
+
+    monkeypatch.setattr(encoded, "keep", full)
+    found = open_encoded(gallery, head, tmp_path / "kept", head_id="one")
+    assert found.kept_frames is None
+    assert found.frames([0, 1])[0].shape == (2, 2, made.LAYOUT.dim)
+    assert "cannot be kept" in capsys.readouterr().err
