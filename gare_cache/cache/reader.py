@@ -207,14 +207,15 @@ class FeatureCache:
         table = self.tables[kind]
         if kind not in self._latest:
             self._latest[kind] = table.latest()
-        latest = self._latest[kind]
-        absent = [id_ for id_ in ids if table.status(latest.get(id_, -1)) == "pending"]
+        latest, outcomes = self._latest[kind], table.outcomes
+        rows = [latest.get(id_, -1) for id_ in ids]
+        absent = [id_ for id_, row in zip(ids, rows, strict=True) if row not in outcomes]
         if absent:
             raise CacheError(
                 f"{len(absent)} of {len(ids):,} {kind} rows are not in {self.folder} "
                 f"(first: {absent[0]!r}); run `gare-cache extract` (or `import-features`) again"
             )
-        return [latest[id_] for id_ in ids]
+        return rows
 
     def _mapped(self, name: str, ids: Sequence[str]) -> list[npt.NDArray[np.float16]]:
         unit_rows = self.tables["video"].unit_rows
@@ -242,7 +243,7 @@ class FeatureCache:
             if len(places):
                 chunk = self._chunk(kind, name, int(units[places[0]]))
                 kept = chunk if most is None else chunk[:, :most]
-                values[places] = kept[rows[places] % unit_rows]
+                values[_run(places)] = kept[_run(rows[places] % unit_rows)]
         return values
 
     def _spec(self, kind: Kind, name: str) -> ArraySpec:
@@ -271,6 +272,13 @@ class FeatureCache:
                 f"{path} is damaged: it does not have the checksum of the journal; run "
                 f"`{DROP_COMMAND}`, then `gare-cache extract` to write its unit again"
             )
+
+
+def _run(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | slice:
+    """Return places that follow one another as a slice, which is copied as one piece."""
+    if len(places) > 1 and bool((np.diff(places) == 1).all()):
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places
 
 
 def open_cache(folder: Path) -> FeatureCache:
