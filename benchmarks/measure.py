@@ -66,7 +66,9 @@ def write_results(name: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) 
         tables: rows by table.
     """
     RESULTS.mkdir(exist_ok=True)
-    record = {"command": ["python", *sys.argv], "machine": machine(), "tables": tables}
+    options = ["FOLDER" if os.path.isdir(argument) else argument for argument in sys.argv[1:]]
+    command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *options]
+    record = {"command": command, "machine": machine(), "tables": tables}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
