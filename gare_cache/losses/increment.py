@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gare_cache.errors import ConfigError
-from gare_cache.losses.increments import Mixture, as_increments, cosines
+from gare_cache.losses.increments import Mixture, as_increments, cosines, potentials
 from gare_cache.settings import Side
 
 _STD_OFFSET = 1e-6
@@ -116,9 +116,7 @@ def direction_diversity(delta: Tensor | Mixture, *, alpha: float, side: Side = "
     Returns:
         Scalar, at most log(1 + 1e-8).
     """
-    between = cosines(as_increments(delta), side)  # (anchors, n, n)
-    potentials = torch.exp(-alpha * (1.0 - between)).mean(dim=(1, 2))
-    return (potentials + _LOG_OFFSET).log().mean()
+    return (potentials(as_increments(delta), side, alpha) + _LOG_OFFSET).log().mean()
 
 
 def orthogonality(delta: Tensor | Mixture, *, side: Side = "text") -> Tensor:

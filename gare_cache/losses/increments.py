@@ -157,6 +157,12 @@ def cosines(increments: Increments, anchor: str) -> Tensor:
     return products * scale[:, :, None] * scale[:, None, :]
 
 
+def potentials(increments: Increments, anchor: str, alpha: float) -> Tensor:
+    """Return mean_jk exp(-alpha (1 - c_jk)) of each anchor's ``cosines`` c, (anchors,)."""
+    means: Tensor = _Potentials.apply(increments.products(anchor), alpha)  # type: ignore[no-untyped-call]
+    return means
+
+
 def gram(vectors: Tensor) -> Tensor:
     """Return the products (N, K, K) of all rows of (N, K, D); the gradient takes one product."""
     products: Tensor = _Gram.apply(vectors)  # type: ignore[no-untyped-call]
@@ -177,6 +183,36 @@ class _Gram(torch.autograd.Function):
         (gradient,) = gradients
         of_vectors: Tensor = (gradient + gradient.transpose(1, 2)) @ vectors
         return of_vectors
+
+
+class _Potentials(torch.autograd.Function):
+    """Mean potential of rows with the symmetric products G, in few passes over (N, K, K).
+
+    With s_j = G_jj^-1/2, c_jk = G_jk s_j s_k and e_jk = exp(-alpha (1 - c_jk)), the gradient of
+    mean e is alpha / K^2 (e_jk s_j s_k - [j = k] s_j^2 sum_l e_jl c_jl); where a length is below
+    1e-8 it counts as a constant.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, products: Tensor, alpha: float) -> Tensor:
+        squares = products.diagonal(dim1=1, dim2=2)  # (N, K)
+        scale = squares.clamp_min(_MIN_NORM**2).rsqrt()
+        energies = (products * scale[:, :, None]).mul_(scale[:, None, :])
+        energies.sub_(1.0).mul_(alpha).exp_()
+        ctx.save_for_backward(products, scale, energies)
+        ctx.alpha = alpha
+        return energies.mean(dim=(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        products, scale, energies = ctx.saved_tensors
+        factor = gradients[0][:, None] * (ctx.alpha / products.shape[1] ** 2)
+        of_products = (energies * (factor * scale)[:, :, None]).mul_(scale[:, None, :])
+        own = torch.linalg.vecdot(of_products, products)  # (N, K)
+        constant = products.diagonal(dim1=1, dim2=2) < _MIN_NORM**2
+        own = (own * scale.square()).masked_fill(constant, 0.0)
+        of_products.diagonal(dim1=1, dim2=2).sub_(own)
+        return of_products, None
 
 
 class _Moments(torch.autograd.Function):

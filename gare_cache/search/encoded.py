@@ -6,6 +6,7 @@ import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gare_cache import __version__
 from gare_cache.errors import EnvironmentFailure
 from gare_cache.files import canonical_digest
 from gare_cache.heads.retrieval import RetrievalHead
@@ -96,7 +96,7 @@ def open_encoded(
         EnvironmentFailure: the vectors cannot be written.
     """
     cache = gallery.cache
-    made_by = [_FORMAT, __version__, torch.__version__]
+    made_by = [_FORMAT, version("gare-cache"), version("torch")]
     key = canonical_digest([cache.extraction_id, cache.folder.name, head_id, *made_by])
     place = folder / key[:16]
     specs = {"vectors": Spec((cache.layout.dim,), np.float16, whole=True)}

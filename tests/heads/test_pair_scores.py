@@ -10,7 +10,7 @@ from torch import nn
 from gare_cache.heads import increment_basis
 from gare_cache.heads.dropout import PairDropout
 from gare_cache.heads.settings import CONTEXTS, SIDES
-from gare_cache.losses.increments import as_increments
+from gare_cache.losses.increments import as_increments, cosines, potentials
 from gare_cache.losses.objective import Objective
 from tests.plain_head import plain_head
 
@@ -267,3 +267,24 @@ def test_inner_products_of_each_anchor(anchor):
     expected = torch.einsum("njd,nkd->njk", vectors, vectors)
     assert torch.allclose(as_increments(delta).products(anchor), expected)
     assert torch.autograd.gradcheck(lambda given: as_increments(given).products(anchor), delta)
+
+
+@pytest.mark.parametrize("anchor", SIDES)
+@pytest.mark.parametrize("alpha", [0.5, 2.0, 5.0])
+def test_potentials_and_their_gradient(anchor, alpha):
+    def plain(delta):
+        between = cosines(as_increments(delta), anchor)
+        return torch.exp(-alpha * (1.0 - between)).mean(dim=(1, 2))
+
+    def fused(delta):
+        return potentials(as_increments(delta), anchor, alpha)
+
+    with_a_zero = _delta().detach().clone()
+    with_a_zero[1, 2] = 0.0
+    for delta in (_delta(), with_a_zero.requires_grad_()):
+        assert torch.allclose(fused(delta), plain(delta))
+        weights = torch.arange(1.0, 1.0 + len(fused(delta)), dtype=torch.float64)
+        (expected,) = torch.autograd.grad((weights * plain(delta)).sum(), delta)
+        (found,) = torch.autograd.grad((weights * fused(delta)).sum(), delta)
+        assert torch.allclose(found, expected)
+    assert torch.autograd.gradcheck(fused, _delta())
