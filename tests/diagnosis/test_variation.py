@@ -42,8 +42,12 @@ def test_the_stream_equals_the_whole_tensor(
     text, video, delta = vectors.text[:, None], vectors.video, vectors.delta
     expected = moments_of(delta)
     for name, value in vars(expected).items():
+        # One text at a time is projected on its own side, which rounds otherwise in float32.
         torch.testing.assert_close(
-            torch.as_tensor(getattr(found.moments, name)), torch.as_tensor(value)
+            torch.as_tensor(getattr(found.moments, name)),
+            torch.as_tensor(value),
+            rtol=1e-5,
+            atol=1e-6,
         )
 
     def cosine(increment: torch.Tensor | float) -> np.ndarray:
