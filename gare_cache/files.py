@@ -42,11 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
         EnvironmentFailure: the disk fails, as in ``disk_errors``.
     """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
-            _remove_if_left(left)
-        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        partial = new.with_name(f"{new.name}{PARTIAL_SUFFIX}")
+        new, partial = _names_beside(path)
         descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -70,11 +66,7 @@ def creating_folder(path: Path) -> Iterator[Path]:
         EnvironmentFailure: the disk fails, as in ``disk_errors``, or ``path`` exists at the end.
     """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
-            _remove_if_left(left)
-        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        partial = new.with_name(f"{new.name}{PARTIAL_SUFFIX}")
+        new, partial = _names_beside(path)
         new.mkdir()
         descriptor = os.open(new, os.O_RDONLY)
         try:
@@ -101,6 +93,15 @@ def _rename_folder(partial: Path, path: Path) -> None:
         raise EnvironmentFailure(
             f"{path} appeared while it was being written; remove it, or give another name"
         ) from err
+
+
+def _names_beside(path: Path) -> tuple[Path, Path]:
+    """Return a new name beside a path, and its partial one; those of the dead are removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
+        _remove_if_left(left)
+    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    return new, new.with_name(f"{new.name}{PARTIAL_SUFFIX}")
 
 
 def _remove_if_left(partial: Path) -> None:

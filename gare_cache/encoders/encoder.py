@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ from gare_cache.encoders.text_tower import (
     text_tower,
 )
 from gare_cache.encoders.tokenizers import (
-    count_cut,
+    Tokenizing,
     is_plain,
     load_tokenizer,
     tokenize,
@@ -40,7 +39,7 @@ _PROBE_CAPTIONS = ("a dog", "two people talk while a red car drives past them in
 
 
 @dataclass(frozen=True)
-class Encoder:
+class Encoder(Tokenizing):
     """A frozen CLIP with its own preprocessing, tokenizer and identity.
 
     Attributes:
@@ -136,16 +135,6 @@ class Encoder:
         images = torch.randn((2, 3, *self.preprocessing.size), generator=generator)
         images = images.to(self._device, self._dtype)
         return count_patches(self._model, images, name=self.name, dtype=self._dtype)
-
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Return (B, context_length) token ids; longer captions are cut."""
-        return tokenize(
-            self._tokenizer, captions, context_length=self.context_length, name=self.name
-        )
-
-    def count_cut(self, captions: Sequence[str]) -> int | None:
-        """Count captions longer than the context; None if the tokenizer cannot tell."""
-        return count_cut(self._tokenizer, captions, self.context_length)
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: Tensor) -> Tensor:

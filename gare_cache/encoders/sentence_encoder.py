@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gare_cache.encoders.clip_text import ClipText
 from gare_cache.encoders.text_tower import encode_cut, encode_words_cut
-from gare_cache.encoders.tokenizers import count_cut, tokenize
+from gare_cache.encoders.tokenizers import Tokenizing
 
 
 class SentenceEncoder(Protocol):
@@ -43,7 +43,7 @@ class SentenceEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class TextEncoder:
+class TextEncoder(Tokenizing):
     """The text tower of an encoder with its tokenizer; methods as those of ``Encoder``.
 
     Attributes:
@@ -60,16 +60,6 @@ class TextEncoder:
     _tower: ClipText
     _tokenizer: Any
     _device: torch.device
-
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Return (B, context_length) token ids; longer captions are cut."""
-        return tokenize(
-            self._tokenizer, captions, context_length=self.context_length, name=self.name
-        )
-
-    def count_cut(self, captions: Sequence[str]) -> int | None:
-        """Count captions longer than the context."""
-        return count_cut(self._tokenizer, captions, self.context_length)
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: Tensor) -> Tensor:

@@ -170,3 +170,21 @@ def _is_of_hugging_face(config: dict[str, Any], model: str) -> bool:
         return True
     # open_clip gives these names a tokenizer of their own.
     return "siglip" in model.lower() and not model.startswith((LOCAL_DIR, HF_HUB))
+
+
+class Tokenizing:
+    """What an encoder of sentences does before it encodes."""
+
+    name: str
+    context_length: int
+    _tokenizer: Any
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Return (B, context_length) token ids; longer captions are cut."""
+        return tokenize(
+            self._tokenizer, captions, context_length=self.context_length, name=self.name
+        )
+
+    def count_cut(self, captions: Sequence[str]) -> int | None:
+        """Count captions longer than the context; None if the tokenizer cannot tell."""
+        return count_cut(self._tokenizer, captions, self.context_length)

@@ -131,7 +131,7 @@ def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> Text
 
 
 def slot_weights(
-    videos: VideoBasis, text: Tensor, pooling: Pooling | CrossAttentionPooling
+    videos: VideoBasis, text: Tensor, pooling: Pooling | CrossAttentionPooling, products: Tensor
 ) -> Tensor:
     """Return the weights (T, V, P) of the slots in the pooled videos.
 
@@ -139,12 +139,16 @@ def slot_weights(
         videos: the videos.
         text: (T, D).
         pooling: the head's pooling.
+        products: of the texts with the slots, (T, V, P).
     """
-    if videos.pooling is not None:
-        return increment_weights(videos.pooling, text, text.new_zeros(1, text.shape[-1]))
-    assert not isinstance(pooling, CrossAttentionPooling)
-    products = torch.einsum("td,vpd->tvp", text, videos.slots)
+    if isinstance(pooling, CrossAttentionPooling):
+        return _learned_weights(videos, text)
     return pooling.weights(products, videos.slot_mask).expand(products.shape)
+
+
+def _learned_weights(videos: VideoBasis, text: Tensor) -> Tensor:
+    assert videos.pooling is not None
+    return increment_weights(videos.pooling, text, text.new_zeros(1, text.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -248,7 +252,7 @@ def _video_terms(
     count = videos.slots.shape[1]
     of_slots = products[:, :count]
     if isinstance(pooling, CrossAttentionPooling):
-        weights = slot_weights(videos, text, pooling).permute(1, 2, 0)
+        weights = _learned_weights(videos, text).permute(1, 2, 0)
     else:
         weights = pooling.weights(of_slots, videos.slot_mask[..., None], dim=1)
     weights = weights.expand(of_slots.shape)  # (V, P, T)
@@ -279,7 +283,7 @@ def _text_terms(
     """Return the terms where the increment is a mixture of vectors of the texts."""
     assert videos.mean is not None
     products = torch.einsum("td,vpd->tvp", texts.text, videos.slots)  # (T, V, P)
-    weights = slot_weights(videos, texts.text, pooling)
+    weights = slot_weights(videos, texts.text, pooling, products)
     mixture = increment_weights(basis, texts.text, videos.mean)
     mixture = mixture.expand(*products.shape[:2], -1)  # (T, V, K + 2)
     pooled = torch.einsum("tvp,vpd->tvd", weights, videos.slots)  # (T, V, D)

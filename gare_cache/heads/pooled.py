@@ -105,7 +105,8 @@ class PooledInteraction(nn.Module):
         context = gap.attended_words(words) if of_text else gap.attended_frames(frames, mask)
         basis = gap_attention(gap, *context, gap_part=text if of_text else mean)
         pooled = video_basis(frames, mask, self.pooling, None)
-        weights = slot_weights(pooled, text, self.pooling)  # (T, V, P)
+        products = torch.einsum("td,vpd->tvp", text, pooled.slots)
+        weights = slot_weights(pooled, text, self.pooling, products)  # (T, V, P)
         every = slice(None)
         parts, increments = [], []
         for part, block in dropped_outputs(gap.only_layer(), basis, text, mean):
@@ -179,7 +180,7 @@ class ExactScorer:
         """
         if self.gap is not None and self.gap.context_side == "text":
             return 1
-        learned = isinstance(self.interaction.pooling, CrossAttentionPooling)
+        learned = isinstance(self.pooling, CrossAttentionPooling)
         return num_frames if learned or self.gap is not None else 1
 
     def footprint(self, num_frames: int, num_words: int, dim: int) -> Footprint:

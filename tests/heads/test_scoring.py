@@ -220,7 +220,16 @@ def test_no_pair_tensor_is_made(inputs, gap):
     assert dense.numel >= 60 * 50 * 128
 
 
-@pytest.mark.parametrize("settings", [{"gap": {"context": "words"}}, *DENSE.values()], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gap": {"context": "words"}},
+        {"pooling": {"name": "cross_attention", "heads": 2}},
+        {"pooling": {"name": "cross_attention"}, "gap": {"context": "words"}},
+        *DENSE.values(),
+    ],
+    ids=str,
+)
 def test_the_largest_tensor_follows_the_memory(inputs, random_words, settings):
     text, frames, mask = inputs(60, 50, 3, 64, torch.float32)
     words = random_words(60, 6, 64, torch.float32)
