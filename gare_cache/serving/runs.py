@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 from gare_cache.errors import ConfigError, GareCacheError
@@ -17,6 +18,7 @@ from gare_cache.serving.catalogue import Catalogue, make_catalogue
 from gare_cache.serving.refusals import Refusal
 from gare_cache.stages.search import project_searcher
 
+_RETRY_SECONDS = 10
 NO_ENCODER = (
     "sentences and images need an encoder, and encoder is not set in params.yaml: set it to the "
     "one that made the features"
@@ -75,6 +77,8 @@ class ServedRun:
         self._head = workspace.run / "head.safetensors"
         self._seen = self._signature()
         self._fault: str | None = None
+        self._failed: _Signature | None = None  # signature of what could not be opened
+        self._again = 0.0  # when it is tried again
         self.opened = self._open()
 
     def current(self) -> Opened:
@@ -84,12 +88,14 @@ class ServedRun:
             Refusal: they changed to something that cannot be searched.
         """
         signature = self._signature()
-        if signature != self._seen:
+        waiting = signature == self._failed and monotonic() < self._again
+        if (signature != self._seen or self._fault is not None) and not waiting:
             try:
                 self.opened = self._open()
                 self._seen, self._fault = signature, None
                 say(f"{self.name}: the project has changed and was read again")
-            except (GareCacheError, OSError) as err:  # the next search tries again
+            except (GareCacheError, OSError) as err:  # a later search tries again
+                self._failed, self._again = signature, monotonic() + _RETRY_SECONDS
                 if str(err) != self._fault:
                     say(f"{self.name}: the project has changed and cannot be searched: {err}")
                 self._fault = str(err)
@@ -98,7 +104,7 @@ class ServedRun:
                 503,
                 "the project has changed and cannot be searched now; the server's terminal says "
                 "why",
-                retry_after=10,
+                retry_after=_RETRY_SECONDS,
             )
         return self.opened
 

@@ -19,16 +19,16 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from gare_cache.api import load_run
-from gare_cache.errors import ConfigError
+from gare_cache.errors import CacheError, ConfigError
 from gare_cache.manifest.tables import Manifest
 from gare_cache.search.gallery import Gallery, GalleryVideo, GalleryVideos
-from gare_cache.serving import thumbnails
+from gare_cache.serving import runs, thumbnails
 from gare_cache.serving.access import HEADERS
 from gare_cache.serving.app import ENDPOINTS
 from gare_cache.serving.catalogue import make_catalogue, video_key
 from gare_cache.serving.images import ExampleImages
 from gare_cache.serving.refusals import Refusal
-from gare_cache.serving.runs import open_runs
+from gare_cache.serving.runs import ServedRun, open_runs
 from gare_cache.serving.schema import Fault
 from gare_cache.serving.thumbnails import MomentThumbnails
 from gare_cache.stages.extract import extract
@@ -473,6 +473,35 @@ def test_openapi_describes_every_route_and_answer(client: TestClient) -> None:
     assert {"413", "422", "429", "503"} <= set(search["responses"])
     file = described["paths"]["/api/videos/{key}/file"]["get"]
     assert {"200", "206", "400", "404", "416"} <= set(file["responses"])
+
+
+def test_a_fault_that_passes_is_tried_again_later(
+    own_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, tried, now = ServedRun._open, [], [0.0]
+
+    def busy(run: ServedRun) -> Any:
+        tried.append(now[0])
+        if now[0] == 0:
+            raise CacheError("another process writes")
+        return opened(run)
+
+    with client_of(own_project) as client:
+        monkeypatch.setattr(ServedRun, "_open", busy)
+        monkeypatch.setattr(runs, "monotonic", lambda: now[0])
+        features = own_project / "outputs/features.json"
+        os.utime(features)
+        for _ in range(3):
+            refused(client.post("/api/search", json={"query": "a"}), 503)
+        assert tried == [0.0]
+        now[0] = 11.0
+        assert found(client, query="a")["searched"] == 13
+        now[0] = 0.0
+        away = features.rename(features.with_suffix(".away"))
+        refused(client.post("/api/search", json={"query": "a"}), 503)
+        away.rename(features)  # with the time that it had
+        now[0] = 1.0
+        assert found(client, query="a")["searched"] == 13
 
 
 def test_a_changed_project_is_read_again(
