@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -200,10 +199,8 @@ def test_a_port_in_use_is_one_line_with_the_remedy(served_project: Path, server:
 
 
 def test_ctrl_c_ends_it_cleanly(server: Server) -> None:
-    begun = time.monotonic()
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(SECONDS) == 0
-    assert time.monotonic() - begun < 10
     assert server.process.stdout is not None
     assert server.process.stdout.read() == "stopped\n"
     assert "Traceback" not in server.log.read_text()
