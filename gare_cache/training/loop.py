@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,11 @@ from gare_cache.errors import ConfigError
 from gare_cache.evaluation.increment import increment_figures
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
 from gare_cache.evaluation.similarity import score_split
+from gare_cache.heads.pairs import PairScores
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.losses.objective import LossTerms, Objective
 from gare_cache.training.compilation import LossOf, compiled
-from gare_cache.training.distributed import Processes
+from gare_cache.training.distributed import Processes, encoding_parameters
 from gare_cache.training.optimizers import set_learning_rate, warmup_cosine
 from gare_cache.training.settings import TrainSettings
 from gare_cache.training.state_file import read_state, write_state
@@ -29,7 +30,10 @@ from gare_cache.training.state_file import read_state, write_state
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Head, loss, optimiser and splits of a training, all on one device.
+    """Head, loss, optimiser and splits of a training on cached features, all on one device.
+
+    A training of more than the head is a subclass, which has more ``modules``, and computes losses
+    and validation features in its own way.
 
     Attributes:
         head: the head to train.
@@ -46,6 +50,74 @@ class TrainingSetup:
     train_split: FeatureSplit
     val_split: FeatureSplit
     frame_choice: FrameChoice
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything that trains, by the name under which its state is kept."""
+        return {"head": self.head, "objective": self.objective}
+
+    @property
+    def encoding(self) -> list[nn.Parameter]:
+        """The parameters that make the encoded features."""
+        return encoding_parameters(self.head)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters that train."""
+        return [p for module in self.modules.values() for p in module.parameters()]
+
+    def losses(self, draw: Draw, settings: TrainSettings) -> Iterator[LossTerms]:
+        """Yield the loss of each batch of an epoch, with its gradient left on the parameters.
+
+        Args:
+            draw: the batches, and what else an epoch draws from.
+            settings: ``compile``.
+        """
+        loss_of: LossOf = partial(_loss, self, draw)
+        if settings.compile:
+            loss_of = compiled(loss_of, num_processes=draw.processes.count)
+        split = self.train_split
+        for batch in draw.batches.to(split.text.device):
+            videos = split.video_of_text[batch]
+            frames = training_frames(split, videos, self.frame_choice, draw.generator)
+            loss = loss_of(batch, *frames)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            yield loss
+
+    def update(self, *, max_grad_norm: float, processes: Processes) -> None:
+        """Follow the gradient that ``losses`` left, clipped to a norm."""
+        processes.sum_gradients(
+            self.parameters,
+            replicated=[self.head.logit_scale, *self.objective.parameters()],
+            encoding=self.encoding,
+        )
+        nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
+        self.optimizer.step()
+
+    def validation_split(self, processes: Processes) -> FeatureSplit:
+        """Return the validation split's features as they are now."""
+        return self.val_split
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What an epoch is drawn from.
+
+    Attributes:
+        batches: (N, B) caption rows of the epoch's batches that are left, on the CPU.
+        epoch: counted from 1.
+        begin: number of the first of them, from 0.
+        positives: which pairs match; None where pairs off the diagonal count as negatives.
+        generator: draws frames.
+        processes: that train together.
+    """
+
+    batches: Tensor
+    epoch: int
+    begin: int
+    positives: Positives | None
+    generator: torch.Generator
+    processes: Processes
 
 
 @dataclass(frozen=True)
@@ -73,15 +145,38 @@ class EpochRecord:
     increment: Mapping[str, float] | None = None
 
 
+@dataclass(frozen=True)
+class PartOfEpoch:
+    """An epoch that was stopped between two batches.
+
+    Attributes:
+        batches: (N, B) caption rows of all its batches.
+        done: how many of them are done.
+        sums: of the loss and of its terms over these.
+        num_finite: batches before the first whose loss was not finite.
+    """
+
+    batches: Tensor
+    done: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    num_finite: Tensor | int = 0
+
+
 @dataclass
 class TrainingState:
-    """State of a training after an epoch; saved and restored as a whole."""
+    """State of a training behind a batch or an epoch; saved and restored as a whole."""
 
     epoch: int = 0
     best_epoch: int = 0
     best_score: float = -1.0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     history: list[EpochRecord] = field(default_factory=list)
+    part: PartOfEpoch | None = None
+
+
+def never() -> bool:
+    """Return False: a training that nobody asks to stop."""
+    return False
 
 
 def train_head(
@@ -92,23 +187,26 @@ def train_head(
     on_batch: Callable[[], None],
     on_epoch: Callable[[TrainingState], None],
     processes: Processes = Processes(),  # noqa: B008 - frozen
+    stop: Callable[[], bool] = never,
 ) -> TrainingState:
-    """Train a head; the weights of the best epoch end in it.
+    """Train a head, and whatever else the setup trains; the best epoch's weights end in it.
 
-    A run that was stopped continues behind its last whole epoch, with the same result as if it
-    had not been stopped. Best is the highest mean of t2v and v2t R@1 on the validation split with
-    one caption a video; of equal epochs the first.
+    A run that was stopped continues behind its last whole epoch, or behind the batch at which
+    ``stop`` ended it, with the same result as if it had not been stopped. Best is the highest mean
+    of t2v and v2t R@1 on the validation split with one caption a video; of equal epochs the first.
 
     Args:
-        setup: head, objective and optimiser are changed in place.
+        setup: its modules and optimiser are changed in place.
         settings: ``epochs``, ``batch_size``, ``warmup``, ``max_grad_norm``, ``seed`` (of the order
-            of the pairs) and ``loss.false_negatives``: ``mask`` leaves pairs off the diagonal whose
-            text describes the video out of the contrastive loss (``Positives.among``); ``keep``
-            counts them as negatives. The others are what ``setup`` was made with.
+            of the pairs), ``compile`` and ``loss.false_negatives``: ``mask`` leaves pairs off the
+            diagonal whose text describes the video out of the contrastive loss
+            (``Positives.among``); ``keep`` counts them as negatives. The others are what ``setup``
+            was made with.
         state_file: where the state is kept between epochs; the first process writes it.
-        on_batch: called after every update, also for those of a resumed run's past epochs.
+        on_batch: called after every update, also for those that a resumed run has behind it.
         on_epoch: called after every epoch of this call.
-        processes: those that train this head together, all with the same other arguments.
+        processes: those that train together, all with the same other arguments.
+        stop: asked behind every batch whether to keep the state and end.
 
     Returns:
         The final state.
@@ -116,40 +214,34 @@ def train_head(
     Raises:
         ConfigError: the split is smaller than a batch, the processes cannot share one, or the loss
             is no longer finite.
+        KeyboardInterrupt: ``stop`` ended the training.
     """
-    head, objective = setup.head, setup.objective
     processes.require_shares(settings.batch_size)
-    processes.start(head, objective, seed=settings.seed)
+    processes.start(setup.modules.values(), encoding=setup.encoding, seed=settings.seed)
     mask = settings.loss.false_negatives == "mask"
     positives = positives_of(setup.train_split) if mask else None
     generator = torch.Generator().manual_seed(settings.seed)
-    num_texts = len(setup.train_split.text)
+    num_texts = len(setup.train_split.captions)
     steps = num_batches(num_texts, settings.batch_size)
-    total = settings.epochs * steps
     state = _restore(state_file, setup, generator, processes) or TrainingState()
-    for _ in range(state.epoch * steps):
+    for _ in range(state.epoch * steps + (state.part.done if state.part else 0)):
         on_batch()
-    one_caption = setup.val_split.one_caption_per_video()
-    loss_of: LossOf = partial(_loss, setup, positives, processes)
-    if settings.compile:
-        loss_of = compiled(loss_of, num_processes=processes.count)
     while state.epoch < settings.epochs:
-        done = state.epoch * steps
-        losses = _train_epoch(
-            setup,
-            loss_of=loss_of,
-            batches=epoch_batches(num_texts, settings.batch_size, generator),
-            factors=[warmup_cosine(done + i, total, warmup=settings.warmup) for i in range(steps)],
-            max_grad_norm=settings.max_grad_norm,
-            generator=generator,
-            processes=processes,
-            on_batch=on_batch,
+        part = state.part or PartOfEpoch(epoch_batches(num_texts, settings.batch_size, generator))
+        draw = Draw(
+            part.batches[part.done :], state.epoch + 1, part.done, positives, generator, processes
         )
+        state.part = _train_epoch(setup, settings, draw, part, on_batch=on_batch, stop=stop)
+        if state.part.done < steps:
+            _save(state_file, state, setup, generator, processes)
+            raise KeyboardInterrupt
         state.epoch += 1
-        _record_epoch(state, setup, losses, one_caption)
+        _record_epoch(state, setup, _mean_losses(state), processes)
+        state.part = None
         _save(state_file, state, setup, generator, processes)
         on_epoch(state)
-    head.load_state_dict(state.best_weights)
+    for name, weights in state.best_weights.items():
+        setup.modules[name].load_state_dict(weights)
     return state
 
 
@@ -164,12 +256,10 @@ def validation_scores(head: RetrievalHead, split: FeatureSplit) -> dict[str, flo
 
 
 def _record_epoch(
-    state: TrainingState,
-    setup: TrainingSetup,
-    losses: Mapping[str, float],
-    one_caption: FeatureSplit,
+    state: TrainingState, setup: TrainingSetup, losses: Mapping[str, float], processes: Processes
 ) -> None:
     head = setup.head
+    one_caption = setup.validation_split(processes).one_caption_per_video()
     scores = validation_scores(head, one_caption)
     state.history.append(
         EpochRecord(
@@ -184,76 +274,90 @@ def _record_epoch(
     )
     if scores["score"] > state.best_score:
         state.best_epoch, state.best_score = state.epoch, scores["score"]
-        state.best_weights = {k: v.detach().clone() for k, v in head.state_dict().items()}
+        state.best_weights = {
+            name: {k: v.detach().clone() for k, v in module.state_dict().items()}
+            for name, module in setup.modules.items()
+            if name != "objective"
+        }
 
 
 def _train_epoch(
     setup: TrainingSetup,
+    settings: TrainSettings,
+    draw: Draw,
+    part: PartOfEpoch,
     *,
-    loss_of: LossOf,
-    batches: Tensor,
-    factors: list[float],
-    max_grad_norm: float,
-    generator: torch.Generator,
-    processes: Processes,
     on_batch: Callable[[], None],
-) -> dict[str, float]:
-    """Update once for every batch; nothing in the loop makes a GPU wait for the host."""
-    head, split = setup.head, setup.train_split
-    head.train()
-    sums: dict[str, Tensor] = {}
-    finite = torch.ones((), dtype=torch.bool, device=split.text.device)
-    num_finite = torch.zeros((), dtype=torch.int64, device=split.text.device)
-    for batch, factor in zip(batches.to(split.text.device), factors, strict=True):
-        set_learning_rate(setup.optimizer, factor)
-        frames = training_frames(split, split.video_of_text[batch], setup.frame_choice, generator)
-        loss = loss_of(batch, *frames)
-        _update(setup, loss.total, max_grad_norm=max_grad_norm, processes=processes)
+    stop: Callable[[], bool],
+) -> PartOfEpoch:
+    """Update once for every batch that is left; nothing here makes a GPU wait for the host."""
+    for module in setup.modules.values():
+        module.train()
+    steps = len(part.batches)
+    total, before = settings.epochs * steps, (draw.epoch - 1) * steps
+    sums, num_finite, done = dict(part.sums), part.num_finite, part.done
+    setup.optimizer.zero_grad(set_to_none=True)
+    for loss in setup.losses(draw, settings):
+        set_learning_rate(
+            setup.optimizer, warmup_cosine(before + done, total, warmup=settings.warmup)
+        )
+        setup.update(max_grad_norm=settings.max_grad_norm, processes=draw.processes)
+        setup.optimizer.zero_grad(set_to_none=True)
+        setup.head.limit_scale()
         terms = {"total": loss.total.detach(), **loss.terms}
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value
-        finite &= terms["total"].isfinite()
-        num_finite += finite
+        num_finite = num_finite + (terms["total"].isfinite() & (num_finite == done))
+        done += 1
         on_batch()
-    head.eval()
-    if num_finite < len(batches):
+        if done < steps and stop():
+            break
+    for module in setup.modules.values():
+        module.eval()
+    return PartOfEpoch(part.batches, done, sums, num_finite)
+
+
+def _mean_losses(state: TrainingState) -> dict[str, float]:
+    assert state.part is not None
+    steps, num_finite = len(state.part.batches), int(state.part.num_finite)
+    if num_finite < steps:
         raise ConfigError(
-            f"the loss is no longer finite: NaN or infinite in batch {int(num_finite) + 1} of "
-            f"{len(batches)}; lower train.learning_rate, or check the features"
+            f"the loss is no longer finite: NaN or infinite in batch {num_finite + 1} of {steps} "
+            f"of epoch {state.epoch}; lower train.learning_rate, or check the features"
         )
-    return {name: float(value) / len(batches) for name, value in sums.items()}
+    return {name: float(value) / steps for name, value in state.part.sums.items()}
 
 
 def _loss(
-    setup: TrainingSetup,
-    positives: Positives | None,
-    processes: Processes,
-    batch: Tensor,
-    frames: Tensor,
-    mask: Tensor,
+    setup: TrainingSetup, draw: Draw, batch: Tensor, frames: Tensor, mask: Tensor
 ) -> LossTerms:
     head, split = setup.head, setup.train_split
-    share = processes.own(batch)
-    scores = processes.gather(
-        head.pair_scores(split.text[share], frames, mask, split.words_of(share))
-    )
-    known = None if positives is None else positives.among(batch)
+    share = draw.processes.own(batch)
+    scores = head.pair_scores(split.text[share], frames, mask, split.words_of(share))
+    return loss_of_scores(setup, draw, batch, scores)
+
+
+def loss_of_scores(
+    setup: TrainingSetup, draw: Draw, batch: Tensor, scores: PairScores
+) -> LossTerms:
+    """Return the loss of the whole batch.
+
+    Args:
+        setup: its objective and head.
+        draw: its positives and processes.
+        batch: (B,) caption rows.
+        scores: (B/W, B) of this process's captions.
+    """
+    gathered = draw.processes.gather(scores)
+    known = None if draw.positives is None else draw.positives.among(batch)
     loss: LossTerms = setup.objective(
-        scores.similarity, scores.delta, head.scale, positives=known, side=head.side
+        gathered.similarity,
+        gathered.delta,
+        setup.head.scale,
+        positives=known,
+        side=setup.head.side,
     )
     return loss
-
-
-def _update(
-    setup: TrainingSetup, loss: Tensor, *, max_grad_norm: float, processes: Processes
-) -> None:
-    head, objective = setup.head, setup.objective
-    setup.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    processes.sum_gradients(head, objective)
-    nn.utils.clip_grad_norm_([*head.parameters(), *objective.parameters()], max_grad_norm)
-    setup.optimizer.step()
-    head.limit_scale()
 
 
 def _save(
@@ -267,9 +371,12 @@ def _save(
     if processes.rank > 0:
         return
     saved = {
-        "state": {**vars(state), "history": [vars(record) for record in state.history]},
-        "head": setup.head.state_dict(),
-        "objective": setup.objective.state_dict(),
+        "state": {
+            **vars(state),
+            "history": [vars(record) for record in state.history],
+            "part": None if state.part is None else vars(state.part),
+        },
+        "modules": {name: module.state_dict() for name, module in setup.modules.items()},
         "optimizer": setup.optimizer.state_dict(),
         "order": generator.get_state(),
         "random": random_states,
@@ -283,8 +390,8 @@ def _restore(
     if not path.exists():
         return None
     saved = read_state(path)
-    setup.head.load_state_dict(saved["head"])
-    setup.objective.load_state_dict(saved["objective"])
+    for name, weights in saved["modules"].items():
+        setup.modules[name].load_state_dict(weights)
     setup.optimizer.load_state_dict(saved["optimizer"])
     generator.set_state(saved["order"])
     random_state = saved["random"][processes.rank]
@@ -292,7 +399,12 @@ def _restore(
     if random_state["cuda"] is not None:
         torch.cuda.set_rng_state(random_state["cuda"], setup.head.logit_scale.device)
     history = [EpochRecord(**record) for record in saved["state"].pop("history")]
-    return TrainingState(history=history, **saved["state"])
+    part = saved["state"].pop("part")
+    return TrainingState(
+        history=history,
+        part=None if part is None else PartOfEpoch(**part),
+        **saved["state"],
+    )
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor | None]:
