@@ -25,5 +25,4 @@ def coverage(cache: FeatureCache, manifest: Manifest) -> Iterator[tuple[Kind, st
         for split in SPLITS:
             ids = of_split(tables[kind], split)[ID[kind]].to_pylist()
             found = np.array([latest.get(id_, -1) for id_ in ids], np.int64)
-            encoded = rows.outcomes.has(found) & ~rows.outcomes.failed(found)
-            yield kind, split, int(encoded.sum()), len(ids)
+            yield kind, split, int(rows.outcomes.ok(found).sum()), len(ids)

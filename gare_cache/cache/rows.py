@@ -141,11 +141,19 @@ class Outcomes(Mapping[int, journal.RowOutcome]):
         known[known] = self._write[rows[known]] >= 0
         return known
 
+    def has_failed(self, row: int) -> bool:
+        """Return whether the outcome of a row, which has one, is the reason for a failure."""
+        return bool(self._failed[row])
+
     def failed(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Return whether the outcome of each row is the reason for a failure."""
         failed = self.has(rows)
         failed[failed] = self._failed[rows[failed]]
         return failed
+
+    def ok(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return whether each row has features."""
+        return self.has(rows) & ~self.failed(rows)
 
     def add(self, record: journal.UnitRecord) -> None:
         """Replace the outcomes of the rows of a write."""
@@ -265,7 +273,7 @@ class RowTable:
         """Return ``ok``, ``failed`` or ``pending``."""
         if row not in self.outcomes:
             return "pending"
-        return "failed" if self.outcomes.failed(np.array([row]))[0] else "ok"
+        return "failed" if self.outcomes.has_failed(row) else "ok"
 
     def digest(self, num_rows: int | None = None) -> str:
         """Return the SHA-256 of ids, their states and the checksums of the chunks.
