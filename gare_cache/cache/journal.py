@@ -59,8 +59,6 @@ class RowOutcome(NamedTuple):
 
 
 _values = itemgetter(*RowOutcome._fields)
-
-
 _Columns = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
 
 
@@ -278,7 +276,7 @@ def _parse(line: bytes, outcomes: WrittenOutcomes | None) -> tuple[UnitRecord, s
     numbers = [record.sequence, record.unit, *(outcome.row for outcome in listed)]
     if record.kind not in KINDS or not all(type(number) is int for number in numbers):
         raise ValueError(f"kind {record.kind!r}, unit {record.unit!r}")
-    if min(numbers) < 0 or not isinstance(record.checksums, dict):
+    if min(numbers) < 0 or max(numbers) >= 2**63 or not isinstance(record.checksums, dict):
         raise ValueError(f"unit {record.unit!r}, checksums {record.checksums!r}")
     return record, after
 

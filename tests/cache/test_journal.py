@@ -190,6 +190,7 @@ def test_outcomes_of_another_form_are_read(tmp_path: Path, outcomes: list[dict[s
         {"outcomes": [{"row": True, "reason": None}]},
         {"outcomes": [{"row": -1, "reason": None}]},
         {"outcomes": [{"row": 1.5, "reason": None}]},
+        {"outcomes": [{"row": 10**30, "reason": None}]},
         {"outcomes": [{"reason": None}]},
         {"outcomes": [{"row": 0, "reason": None, "colour": None}], "checksums": []},
         {"outcomes": None},
