@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ from gare_cache.evaluation.increment import increment_figures
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
 from gare_cache.evaluation.similarity import score_split
 from gare_cache.heads.retrieval import RetrievalHead
-from gare_cache.losses.objective import Objective
+from gare_cache.losses.objective import LossTerms, Objective
+from gare_cache.training.compilation import LossOf, compiled
 from gare_cache.training.distributed import Processes
 from gare_cache.training.optimizers import set_learning_rate, warmup_cosine
 from gare_cache.training.settings import TrainSettings
@@ -128,13 +130,16 @@ def train_head(
     for _ in range(state.epoch * steps):
         on_batch()
     one_caption = setup.val_split.one_caption_per_video()
+    loss_of: LossOf = partial(_loss, setup, positives, processes)
+    if settings.compile:
+        loss_of = compiled(loss_of, num_processes=processes.count)
     while state.epoch < settings.epochs:
         done = state.epoch * steps
         losses = _train_epoch(
             setup,
-            batches=list(epoch_batches(num_texts, settings.batch_size, generator)),
+            loss_of=loss_of,
+            batches=epoch_batches(num_texts, settings.batch_size, generator),
             factors=[warmup_cosine(done + i, total, warmup=settings.warmup) for i in range(steps)],
-            positives=positives,
             max_grad_norm=settings.max_grad_norm,
             generator=generator,
             processes=processes,
@@ -185,40 +190,58 @@ def _record_epoch(
 def _train_epoch(
     setup: TrainingSetup,
     *,
-    batches: list[Tensor],
+    loss_of: LossOf,
+    batches: Tensor,
     factors: list[float],
-    positives: Positives | None,
     max_grad_norm: float,
     generator: torch.Generator,
     processes: Processes,
     on_batch: Callable[[], None],
 ) -> dict[str, float]:
-    head, objective, split = setup.head, setup.objective, setup.train_split
+    """Update once for every batch; nothing in the loop makes a GPU wait for the host."""
+    head, split = setup.head, setup.train_split
     head.train()
     sums: dict[str, Tensor] = {}
-    for batch, factor in zip(batches, factors, strict=True):
+    finite = torch.ones((), dtype=torch.bool, device=split.text.device)
+    num_finite = torch.zeros((), dtype=torch.int64, device=split.text.device)
+    for batch, factor in zip(batches.to(split.text.device), factors, strict=True):
         set_learning_rate(setup.optimizer, factor)
-        batch = batch.to(split.text.device)
-        videos = split.video_of_text[batch]
-        frames = training_frames(split, videos, setup.frame_choice, generator)
-        share = processes.own(batch)
-        scores = processes.gather(
-            head.pair_scores(split.text[share], *frames, split.words_of(share))
-        )
-        known = None if positives is None else positives.among(batch)
-        loss = objective(
-            scores.similarity, scores.delta, head.scale, positives=known, side=head.side
-        )
+        frames = training_frames(split, split.video_of_text[batch], setup.frame_choice, generator)
+        loss = loss_of(batch, *frames)
         _update(setup, loss.total, max_grad_norm=max_grad_norm, processes=processes)
         terms = {"total": loss.total.detach(), **loss.terms}
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        finite &= terms["total"].isfinite()
+        num_finite += finite
         on_batch()
     head.eval()
-    losses = {name: float(value) / len(batches) for name, value in sums.items()}
-    if not all(torch.isfinite(torch.tensor(value)) for value in losses.values()):
-        raise ConfigError(f"the loss is no longer finite ({losses}); lower train.learning_rate")
-    return losses
+    if num_finite < len(batches):
+        raise ConfigError(
+            f"the loss is no longer finite: NaN or infinite in batch {int(num_finite) + 1} of "
+            f"{len(batches)}; lower train.learning_rate, or check the features"
+        )
+    return {name: float(value) / len(batches) for name, value in sums.items()}
+
+
+def _loss(
+    setup: TrainingSetup,
+    positives: Positives | None,
+    processes: Processes,
+    batch: Tensor,
+    frames: Tensor,
+    mask: Tensor,
+) -> LossTerms:
+    head, split = setup.head, setup.train_split
+    share = processes.own(batch)
+    scores = processes.gather(
+        head.pair_scores(split.text[share], frames, mask, split.words_of(share))
+    )
+    known = None if positives is None else positives.among(batch)
+    loss: LossTerms = setup.objective(
+        scores.similarity, scores.delta, head.scale, positives=known, side=head.side
+    )
+    return loss
 
 
 def _update(
