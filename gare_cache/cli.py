@@ -29,6 +29,7 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "extract": pipeline.extract,
         "import-features": pipeline.import_features,
         "train": pipeline.train,
+        "finetune": pipeline.finetune,
         "evaluate": pipeline.evaluate,
         "report": pipeline.report,
     },

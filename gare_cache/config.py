@@ -14,6 +14,7 @@ from gare_cache.annotations.settings import DatasetSettings
 from gare_cache.encoders.settings import EncoderSettings, ExtractSettings
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.settings import EvaluateSettings
+from gare_cache.finetuning.settings import FinetuneSettings
 from gare_cache.heads.settings import HeadSettings
 from gare_cache.limits import read_yaml
 from gare_cache.reports.settings import ReportSettings
@@ -29,6 +30,7 @@ class Params(Settings):
     extract: ExtractSettings = ExtractSettings()
     head: HeadSettings = HeadSettings()
     train: TrainSettings = TrainSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
 

@@ -58,7 +58,7 @@ def test_no_command_shows_the_help() -> None:
         (["train", "--devic", "cpu"], "No such option: --devic (Possible options: --device)"),
         (["extract", "--retry_failed"], "--retry_failed (Possible options: --retry-failed)"),
         (["extract", "--max_failed_percent", "3"], "extract.max_failed_percent can be set: in pa"),
-        (["train", "--Batch-Size=3"], "train.batch_size can be set: in params.yaml or with --se"),
+        (["train", "--Batch-Size=3"], "train.batch_size and finetune.batch_size can be set"),
         (["report", "--report.examples", "3"], "report.examples can be set: in params.yaml"),
         (["ablate"], "Missing argument 'study'."),
         (["cache", "pakc"], "No such command 'pakc'. Did you mean 'pack', 'unpack'?"),

@@ -70,6 +70,15 @@ def extract(
             help="Instead of features, keep the resized frames, to train the encoder on.",
         ),
     ] = False,
+    encoder_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Encode with the encoder that finetune wrote into this folder of outputs, and "
+            "write features.json there.",
+            show_default="the encoder of params.yaml",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -93,8 +102,11 @@ def extract(
     """
     from gare_cache.cache.lock import parse_shard
     from gare_cache.errors import ConfigError
+    from gare_cache.project.finetuned import require_encoder_in
     from gare_cache.project.paths import open_workspace
 
+    if encoder_from is not None:
+        outputs = require_encoder_in(encoder_from, outputs)
     workspace = open_workspace(params, outputs)
     part = parse_shard(shard) if shard else None
     if frames:
@@ -331,6 +343,88 @@ def train(
     train(workspace, device=device, timeout=timeout)
     if is_first_process():
         typer.echo(f"{workspace.run}")
+
+
+def finetune(
+    params: ParamsFile = DEFAULT_PARAMS,
+    outputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--outputs",
+            "-o",
+            metavar="FOLDER",
+            help="Folder of outputs to write encoder and run to.",
+            show_default="outputs/finetune in the project",
+        ),
+    ] = None,
+    device: Device = "auto",
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Decoding processes (0: one per processor, at most 16)."
+        ),
+    ] = 0,
+    from_run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Start from this run's head, trained on the cached features (outputs/run).",
+            show_default="finetune.from_run, or a new head",
+        ),
+    ] = None,
+    settings: Changes = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Random seed.", show_default="train.seed"),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=1.0, metavar="S", help="How long one of several processes waits for another."
+        ),
+    ] = 60.0,
+) -> None:
+    """Train the encoder, too, on frames.
+
+    Off until finetune.encoder is full, last or lora. Writes a folder of outputs of its own with
+    encoder/ and run/, which the other commands take with -o; make its cache first:
+
+      gare-cache extract --encoder-from outputs/finetune
+
+      gare-cache evaluate -o outputs/finetune
+
+    Stopped by Ctrl-C or SIGTERM it keeps its state, and the same command continues. Under torchrun,
+    N processes share each batch, as in train. See docs/finetuning.md.
+
+    Example:
+        gare-cache finetune --set finetune.encoder=lora
+    """
+    from dataclasses import replace
+
+    from gare_cache.project.paths import open_workspace
+    from gare_cache.studies.setting_keys import stage_changes
+
+    changes = stage_changes("finetune", ("head", "train", "finetune"), settings or (), seed=seed)
+    workspace = open_workspace(params, changes=changes)
+    target = replace(workspace, outputs=outputs or workspace.outputs / "finetune")
+    if workspace.params.finetune.encoder is None:
+        from gare_cache.project.finetuned import write_off
+
+        write_off(target)
+        return
+    from gare_cache.stages.finetune import finetune
+    from gare_cache.training.distributed import is_first_process
+
+    finetune(
+        workspace,
+        target=target,
+        device=device,
+        workers=workers,
+        from_run=from_run,
+        timeout=timeout,
+    )
+    if is_first_process():
+        typer.echo(f"{target.outputs}")
 
 
 def evaluate(

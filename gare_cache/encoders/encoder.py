@@ -68,6 +68,11 @@ class Encoder(Tokenizing):
     _dtype: torch.dtype
 
     @property
+    def model(self) -> Any:
+        """The open_clip model, frozen and in evaluation mode."""
+        return self._model
+
+    @property
     def encoder_id(self) -> str:
         """SHA-256 (hex) of the identity."""
         return canonical_digest(self.identity)

@@ -23,6 +23,7 @@ from gare_cache.own import own_names, use_project
 from gare_cache.project.progress import say
 
 PARAMS_FILE = "params.yaml"
+ENCODER_CONFIG = "open_clip_config.json"
 # Sections of params.yaml that decide manifest and cache.
 FEATURE_SECTIONS = ("dataset", "encoder", "extract")
 
@@ -68,6 +69,11 @@ class Workspace:
     def run(self) -> Path:
         """Folder of the trained head."""
         return self.outputs / "run"
+
+    @property
+    def encoder(self) -> Path:
+        """Folder of a finetuned encoder, which stands for the encoder of the settings."""
+        return self.outputs / "encoder"
 
     @property
     def evaluation(self) -> Path:
@@ -134,7 +140,8 @@ def open_workspace(
 
     Args:
         params_file: the settings.
-        outputs: folder of the outputs.
+        outputs: folder of the outputs. An encoder in it, which ``finetune`` wrote, stands for that
+            of the settings.
         changes: dotted setting -> value in place of the file's.
         borrow: whether a folder of outputs without manifest and features reads those of the
             project's ``outputs/``, which is said; for whoever writes neither.
@@ -145,6 +152,8 @@ def open_workspace(
     """
     project = params_file.parent
     values = with_changes(read_values(params_file), changes or {})
+    if outputs is not None and (outputs / "encoder" / ENCODER_CONFIG).is_file():
+        values = with_changes(values, own_encoder(outputs / "encoder"))
     # First, because checking the settings imports the custom normalisers that they name.
     use_project(project, own_names(values), trust=trust)
     params = parse_params(values, where=str(params_file))
@@ -162,6 +171,16 @@ def open_workspace(
         )
     say(f"{workspace.outputs} has no manifest and features; those of {lender.outputs} are used")
     return Workspace(project, params, workspace.outputs, inputs=lender.outputs)
+
+
+def own_encoder(folder: Path) -> dict[str, Any]:
+    """Return the settings that name a folder's encoder, such as a finetuned one's."""
+    return {
+        "encoder.model": f"local-dir:{folder.absolute()}",
+        "encoder.pretrained": None,
+        "encoder.quick_gelu": None,
+        "encoder.trust_checkpoint": False,
+    }
 
 
 def other_features(project: Path, params: Params) -> list[str]:

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from gare_cache.data.batches import num_batches
 from gare_cache.data.split import SplitLoader, load_split
-from gare_cache.errors import counted
-from gare_cache.files import (
-    canonical_digest,
-    write_json,
-    write_json_lines,
-    write_record,
-    write_text,
-)
-from gare_cache.manifest.splits import caution_small
+from gare_cache.files import canonical_digest
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress, say
-from gare_cache.reproducibility import provenance, resolve_device
-from gare_cache.training.checkpoint import save_checkpoint
+from gare_cache.reproducibility import resolve_device
+from gare_cache.stages.training_outputs import EpochLines, outcome, run_record, write_run
 from gare_cache.training.distributed import (
     COLLECTIVE_TIMEOUT,
     Processes,
     own_device,
     process_group,
 )
-from gare_cache.training.loop import TrainingState, train_head
+from gare_cache.training.loop import ignore, train_head
 from gare_cache.training.setup import (
     listed_digests,
-    run_key,
     set_up_training,
     training_identity,
 )
@@ -49,6 +37,7 @@ def train(
     device: str = "auto",
     load: SplitLoader | None = None,
     timeout: float = COLLECTIVE_TIMEOUT,
+    say_epochs: bool = True,
 ) -> dict[str, Any]:
     """Train a head and write ``run/{head.safetensors, train_log.jsonl, record.json}``.
 
@@ -65,6 +54,7 @@ def train(
         device: where to train; with several processes, ``auto`` and ``cuda`` give each its own GPU.
         load: replaces ``load_split``, for example by one that keeps loaded splits in memory.
         timeout: seconds that one of several processes waits for the others.
+        say_epochs: whether to say a line an epoch.
 
     Returns:
         The content of ``record.json``.
@@ -81,7 +71,7 @@ def train(
     with group as processes, ExitStack() as held:
         if processes.rank == 0:
             held.enter_context(workspace.alone("train"))
-        return _train(workspace, target, processes, load or load_split, held)
+        return _train(workspace, target, processes, load or load_split, held, say_epochs)
 
 
 def _train(
@@ -90,6 +80,7 @@ def _train(
     processes: Processes,
     load: SplitLoader,
     held: ExitStack,
+    say_epochs: bool,
 ) -> dict[str, Any]:
     params = workspace.params
     settings = params.train
@@ -105,7 +96,7 @@ def _train(
         listed_digests(manifest),
         num_processes=processes.count,
     )
-    record = processes.collect(_record(identity, target))[0]
+    record = processes.collect(run_record(identity, target))[0]
     record |= {"scoring": "exact" if head.exact else "dense in blocks"}
     state_folder = workspace.state / canonical_digest(record)[:16]
     if processes.rank == 0:
@@ -115,6 +106,8 @@ def _train(
     steps = num_batches(len(train_split.text), settings.batch_size)
 
     first = processes.rank == 0
+    log = state_folder / "train_log.jsonl"
+    lines = EpochLines(log, epochs=settings.epochs, spoken=say_epochs)
     shown = progress("train", settings.epochs * steps) if first else nullcontext(lambda _: None)
     with shown as advance:
         state = train_head(
@@ -123,9 +116,8 @@ def _train(
             processes=processes,
             state_file=state_folder / "training.pt",
             on_batch=lambda: advance(1),
-            on_epoch=lambda state: (
-                _write_log(state_folder / "train_log.jsonl", state) if first else None
-            ),
+            on_epoch=lines.ended if first else ignore,
+            on_resume=lines.resumed if first else ignore,
         )
     record |= {
         "coverage": {split.name: split.coverage for split in (train_split, val_split)},
@@ -136,58 +128,7 @@ def _train(
         record["learned_radius"] = objective.learned_radius
     if not first:
         return record
-    num_val = len(val_split.video_ids)
-    _write_log(workspace.run / "train_log.jsonl", state)
-    _write_curve(workspace.run / "learning_curve.csv", state)
-    save_checkpoint(
-        workspace.run / "head.safetensors", head, encoder_id=record["encoder_id"], record=record
-    )
-    write_json(workspace.run / "selection.json", _selection(state))
-    write_record(workspace.run / "record.json", record)
-    say(
-        f"best epoch {state.best_epoch} of {settings.epochs}: selection score "
-        f"{state.best_score:.1f} (R@1 of both directions on {counted(num_val, 'video')} of "
-        "validation, one caption each)"
-    )
-    for caution in (*caution_small("val", num_val), *_tied_epochs(state)):
-        say(f"warning: {caution}")
+    write_run(workspace.run, head, state, record)
+    for line in outcome(state, num_val=len(val_split.video_ids), epochs=settings.epochs):
+        say(line)
     return record
-
-
-def _tied_epochs(state: TrainingState) -> Iterator[str]:
-    best = [
-        record.epoch for record in state.history if record.validation["score"] == state.best_score
-    ]
-    if len(best) > 1:
-        yield (
-            f"validation cannot tell {len(best)} of {counted(len(state.history), 'epoch')} "
-            f"apart (selection score {state.best_score:.1f}); the first of them, {best[0]}, is kept"
-        )
-
-
-def _selection(state: TrainingState) -> dict[str, Any]:
-    """Return what DVC shows of the kept epoch: ``selection.score``, ``selection.epoch`` ..."""
-    kept = next(record for record in state.history if record.epoch == state.best_epoch)
-    recalls = {name: kept.validation[name] for name in ("t2v R@1", "v2t R@1")}
-    return {"selection": {"score": state.best_score, **recalls, "epoch": state.best_epoch}}
-
-
-def _record(identity: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {
-        **identity,
-        "run_key": run_key(identity),
-        "device": str(device),
-        "provenance": provenance(),
-    }
-
-
-def _write_log(path: Path, state: TrainingState) -> None:
-    write_json_lines(path, map(asdict, state.history))
-
-
-def _write_curve(path: Path, state: TrainingState) -> None:
-    rows = [
-        f"{r.epoch},{r.losses['total']},{r.validation['t2v R@1']},{r.validation['v2t R@1']}"
-        for r in state.history
-    ]
-    write_text(path, "\n".join(["epoch,loss,t2v R@1,v2t R@1", *rows]) + "\n")

@@ -44,10 +44,10 @@ from gare_cache.reproducibility import resolve_device
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.train import train
 from gare_cache.studies.expansion import row_normaliser
-from gare_cache.studies.peak_memory import peak_memory_bytes, reset_peak_memory
 from gare_cache.studies.results import RANK_COLUMNS, RunResult, SplitResult
 from gare_cache.studies.study import METRIC_KEYS
 from gare_cache.training.checkpoint import load_checkpoint
+from gare_cache.training.peak_memory import peak_memory_bytes, reset_peak_memory
 
 _RECORD = "run.json"
 _FAILURE = "failure.json"
@@ -193,7 +193,7 @@ def _train(task: RunTask, load: SplitLoader) -> dict[str, Any]:
     device = resolve_device(task.device)
     reset_peak_memory(device)
     started = time.perf_counter()
-    train(space, device=task.device, load=load)
+    train(space, device=task.device, load=load, say_epochs=False)
     seconds = time.perf_counter() - started
     head = load_checkpoint(space.run / "head.safetensors").head
     shutil.rmtree(space.state)

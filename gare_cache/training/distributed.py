@@ -81,6 +81,26 @@ class Processes:
             return PairScores(similarity, None)
         return PairScores(similarity, self._gather(as_increments(scores.delta).dense))
 
+    def gather_features(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Join the features of all processes' shares to those of the batch, differentiably.
+
+        The gradient of the own share is the sum of what all processes find for it.
+
+        Args:
+            frames: (B/W, F, D).
+            mask: (B/W, F) bool.
+
+        Returns:
+            (B, F, D) and (B, F).
+        """
+        if self.count == 1:
+            return frames, mask
+        with self.meetings.before("the features of the batch"):
+            gathered: Tensor = _GatherFeatures.apply(frames, self)  # type: ignore[no-untyped-call]
+            masks = [torch.empty_like(mask) for _ in range(self.count)]
+            dist.all_gather(masks, mask.contiguous())
+        return gathered, torch.cat(masks)
+
     def sum_gradients(
         self,
         parameters: Sequence[nn.Parameter],
@@ -245,6 +265,26 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return gradients[0][ctx.own], None, None
+
+
+class _GatherFeatures(torch.autograd.Function):
+    """Concatenate the features of all processes; backward sums the gradients of all, own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, processes: Processes) -> Tensor:
+        ctx.processes = processes
+        ctx.own = slice(processes.rank * len(features), (processes.rank + 1) * len(features))
+        features = features.contiguous()
+        gathered = [torch.empty_like(features) for _ in range(processes.count)]
+        dist.all_gather(gathered, features)
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)  # others may hold it
+        with ctx.processes.meetings.before("the gradients of the features"):
+            dist.all_reduce(total)
+        return total[ctx.own], None
 
 
 def encoding_parameters(head: RetrievalHead) -> list[nn.Parameter]:

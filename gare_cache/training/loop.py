@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,7 @@ class TrainingSetup:
         """All parameters that train."""
         return [p for module in self.modules.values() for p in module.parameters()]
 
-    def losses(self, draw: Draw, settings: TrainSettings) -> Iterator[LossTerms]:
+    def losses(self, draw: Draw, settings: TrainSettings) -> Generator[LossTerms]:
         """Yield the loss of each batch of an epoch, with its gradient left on the parameters.
 
         Args:
@@ -174,6 +175,10 @@ class TrainingState:
     part: PartOfEpoch | None = None
 
 
+def ignore(state: TrainingState) -> None:
+    """Do nothing with a state."""
+
+
 def never() -> bool:
     """Return False: a training that nobody asks to stop."""
     return False
@@ -188,6 +193,7 @@ def train_head(
     on_epoch: Callable[[TrainingState], None],
     processes: Processes = Processes(),  # noqa: B008 - frozen
     stop: Callable[[], bool] = never,
+    on_resume: Callable[[TrainingState], None] = ignore,
 ) -> TrainingState:
     """Train a head, and whatever else the setup trains; the best epoch's weights end in it.
 
@@ -207,6 +213,7 @@ def train_head(
         on_epoch: called after every epoch of this call.
         processes: those that train together, all with the same other arguments.
         stop: asked behind every batch whether to keep the state and end.
+        on_resume: called with the state that an earlier call left, if there is one.
 
     Returns:
         The final state.
@@ -223,7 +230,10 @@ def train_head(
     generator = torch.Generator().manual_seed(settings.seed)
     num_texts = len(setup.train_split.captions)
     steps = num_batches(num_texts, settings.batch_size)
-    state = _restore(state_file, setup, generator, processes) or TrainingState()
+    restored = _restore(state_file, setup, generator, processes)
+    if restored is not None:
+        on_resume(restored)
+    state = restored or TrainingState()
     for _ in range(state.epoch * steps + (state.part.done if state.part else 0)):
         on_batch()
     while state.epoch < settings.epochs:
@@ -297,21 +307,22 @@ def _train_epoch(
     total, before = settings.epochs * steps, (draw.epoch - 1) * steps
     sums, num_finite, done = dict(part.sums), part.num_finite, part.done
     setup.optimizer.zero_grad(set_to_none=True)
-    for loss in setup.losses(draw, settings):
-        set_learning_rate(
-            setup.optimizer, warmup_cosine(before + done, total, warmup=settings.warmup)
-        )
-        setup.update(max_grad_norm=settings.max_grad_norm, processes=draw.processes)
-        setup.optimizer.zero_grad(set_to_none=True)
-        setup.head.limit_scale()
-        terms = {"total": loss.total.detach(), **loss.terms}
-        for name, value in terms.items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + value
-        num_finite = num_finite + (terms["total"].isfinite() & (num_finite == done))
-        done += 1
-        on_batch()
-        if done < steps and stop():
-            break
+    with closing(setup.losses(draw, settings)) as losses:
+        for loss in losses:
+            set_learning_rate(
+                setup.optimizer, warmup_cosine(before + done, total, warmup=settings.warmup)
+            )
+            setup.update(max_grad_norm=settings.max_grad_norm, processes=draw.processes)
+            setup.optimizer.zero_grad(set_to_none=True)
+            setup.head.limit_scale()
+            terms = {"total": loss.total.detach(), **loss.terms}
+            for name, value in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+            num_finite = num_finite + (terms["total"].isfinite() & (num_finite == done))
+            done += 1
+            on_batch()
+            if done < steps and stop():
+                break
     for module in setup.modules.values():
         module.eval()
     return PartOfEpoch(part.batches, done, sums, num_finite)

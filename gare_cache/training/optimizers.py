@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -81,7 +81,12 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def build_optimizer(
-    head: nn.Module, objective: nn.Module, settings: TrainSettings
+    head: nn.Module,
+    objective: nn.Module,
+    settings: TrainSettings,
+    *,
+    encoder: Sequence[tuple[str, nn.Parameter]] = (),
+    encoder_lr_scale: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Build an optimiser with a group for the logit scale and weight decay by rule.
 
@@ -92,22 +97,18 @@ def build_optimizer(
         settings: ``optimizer`` (betas .9, .98 and eps 1e-6 in both), the learning rates,
             ``weight_decay`` and ``weight_decay_on``: ``weights`` leaves out biases and LayerNorms;
             ``all_but_bias`` leaves out names with ``bias`` only, as the reference code does.
+        encoder: names and parameters of a finetuned encoder, decayed by the same rule.
+        encoder_lr_scale: their learning rate is ``learning_rate`` times this.
     """
-    decayed, plain, scale = [], [], []
-    for path, parameter in head.named_parameters():
-        if path == "logit_scale":
-            scale.append(parameter)
-        elif _is_decayed(path, parameter, settings.weight_decay_on):
-            decayed.append(parameter)
-        else:
-            plain.append(parameter)
+    of_head = [(path, p) for path, p in head.named_parameters() if path != "logit_scale"]
+    scale = [p for path, p in head.named_parameters() if path == "logit_scale"]
     of_loss = list(objective.parameters())
-    rate, decay = settings.learning_rate, settings.weight_decay
+    rate, decay, rule = settings.learning_rate, settings.weight_decay, settings.weight_decay_on
     groups = [
-        {"params": decayed, "lr": rate, "weight_decay": decay},
-        {"params": plain, "lr": rate, "weight_decay": 0.0},
+        *_by_decay(of_head, rate, decay, rule),
         {"params": scale, "lr": settings.logit_scale_learning_rate, "weight_decay": 0.0},
         {"params": of_loss, "lr": rate, "weight_decay": 0.0},
+        *_by_decay(encoder, rate * encoder_lr_scale, decay, rule),
     ]
     used = [{**group, "base_lr": group["lr"]} for group in groups if group["params"]]
     return OPTIMIZERS[settings.optimizer](used, betas=(0.9, 0.98), eps=1e-6)
@@ -134,6 +135,19 @@ def warmup_cosine(step: int, total: int, *, warmup: float) -> float:
     if x < warmup:
         return x / warmup
     return 0.5 * (1 + math.cos(math.pi * x))
+
+
+def _by_decay(
+    named: Iterable[tuple[str, nn.Parameter]], rate: float, decay: float, rule: str
+) -> list[dict[str, Any]]:
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for path, parameter in named:
+        (decayed if _is_decayed(path, parameter, rule) else plain).append(parameter)
+    return [
+        {"params": decayed, "lr": rate, "weight_decay": decay},
+        {"params": plain, "lr": rate, "weight_decay": 0.0},
+    ]
 
 
 def _is_decayed(path: str, parameter: Tensor, rule: str) -> bool:

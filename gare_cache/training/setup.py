@@ -52,7 +52,7 @@ def set_up_training(
         CacheError: the features are incomplete, or lack what the head compares.
     """
     make_deterministic(seed=settings.seed, threads=settings.threads)
-    num_frames = _num_frames(settings, cache)
+    num_frames = frames_of_training(settings, cache)
     choice = FrameChoice(num_frames, jittered=settings.frame_choice == "jittered")
     head = new_head(head_settings, cache, num_frames=num_frames).to(device)
     head.encodes_in_bfloat16 = settings.precision == "bfloat16"
@@ -132,7 +132,12 @@ def run_key(identity: Mapping[str, Any]) -> str:
     return canonical_digest(identity)[:16]
 
 
-def _num_frames(settings: TrainSettings, cache: FeatureCache) -> int:
+def frames_of_training(settings: TrainSettings, cache: FeatureCache) -> int:
+    """Return F, the frames of a video that a training sees.
+
+    Raises:
+        ConfigError: the cache holds fewer, or none to choose from.
+    """
     asked, cached = settings.num_frames, cache.layout.max_frames
     if asked > cached:
         raise ConfigError(

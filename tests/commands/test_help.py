@@ -19,7 +19,7 @@ from tests.terminal import unstyle
 
 ROOT: Any = typer.main.get_command(cli.app)
 PANELS = ["Start", "Pipeline", "Search", "Inspect", "Compare", "Cache"]
-PIPELINE = ["prepare", "extract", "import-features", "train", "evaluate", "report"]
+PIPELINE = ["prepare", "extract", "import-features", "train", "finetune", "evaluate", "report"]
 
 
 def all_commands(group: Any, *path: str) -> Iterator[tuple[str, Any]]:

@@ -157,6 +157,14 @@ ELSEWHERE = {
     "train.threads",
     "train.frame_choice",  # test_views_and_frames.py
     "train.views",
+    *(
+        f"finetune.{name}"  # tests/finetuning, stages/test_finetune.py
+        for name in (
+            *("encoder", "last_blocks", "lora", "from_run", "frames", "epochs", "batch_size"),
+            *("learning_rate", "encoder_lr_scale", "precision", "chunk", "checkpointing"),
+            *("augment.smallest_crop", "augment.flip", "augment.operations", "augment.magnitude"),
+        )
+    ),
     "train.precision",  # training/test_speed.py
     "train.compile",
     "train.reference_gather",  # needs several processes: training/test_distributed.py

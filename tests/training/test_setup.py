@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from gare_cache.data.split import load_split
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.paths import Workspace
-from gare_cache.stages import train as train_stage
+from gare_cache.stages import training_outputs
 from gare_cache.stages.evaluate import evaluate
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
@@ -38,7 +38,7 @@ def test_a_trainings_key_is_known_before_it(
 ) -> None:
     before = run_key(identity(workspace(extracted)))
     assert train(workspace(extracted))["run_key"] == before
-    monkeypatch.setattr(train_stage, "provenance", lambda: {"python": "another"})
+    monkeypatch.setattr(training_outputs, "provenance", lambda: {"python": "another"})
     assert train(workspace(extracted))["run_key"] == before
     # To the bit it goes on only where machine and versions are the same.
     assert len(list(workspace(extracted).state.iterdir())) == 2

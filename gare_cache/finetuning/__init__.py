@@ -1,0 +1,1 @@
+"""End-to-end finetuning: the encoder trains with the head, and goes back into a cache."""
