@@ -215,18 +215,24 @@ class RetrievalHead(nn.Module):
         return scores
 
     def pair_scores(
-        self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None
+        self,
+        text: Tensor,
+        frames: Tensor,
+        mask: Tensor,
+        words: Words | None = None,
+        *,
+        rescore: bool = True,
     ) -> PairScores:
         """Score all pairs as ``forward`` does, differentiably and at the least cost: for training.
 
         Where ``exact``, no (T, V, D) tensor is made at dropout 0, and the increments are mixtures;
         with dropout, only what follows it works on the pair tensor. The arguments and errors are
-        those of ``forward``.
+        those of ``forward``; ``rescore`` is that of ``PooledInteraction.pair_scores``.
         """
         frames = self.encode_frames(frames, mask)
         inputs = (self.encode_text(text), frames, mask, self.encode_words(words))
         if isinstance(self.interaction, PooledInteraction):
-            return self.interaction.pair_scores(*inputs)
+            return self.interaction.pair_scores(*inputs, rescore=rescore)
         scores: PairScores = self.interaction(*inputs)
         return scores
 
