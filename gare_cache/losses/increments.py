@@ -238,13 +238,11 @@ class _Moments(torch.autograd.Function):
         first = values.narrow(dim, 0, 1)
         differences = values - first
         offset = differences.mean(dim=dim, keepdim=True)  # exact where all are equal
-        variance = differences.sub_(offset).square_().sum(dim=dim) / (values.shape[dim] - 1)
+        variance = differences.sub_(offset).mul_(differences).sum(dim=dim) / (values.shape[dim] - 1)
         return (first + offset).squeeze(dim), variance
 
     @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]
-    ) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
         values, ctx.dim = inputs
         ctx.save_for_backward(values, output[0])
 

@@ -127,13 +127,15 @@ class Objective(nn.Module):
         terms = {"contrastive": contrastive.detach()}
         total = contrastive
         regularisers = self.settings.regularisers
-        used: Mapping[str, Tensor | float] = weights if weights is not None else self.settings.weights
+        used: Mapping[str, Tensor | float] = (
+            weights if weights is not None else self.settings.weights
+        )
         active = {name: regularisers[name] for name in regularisers if name in used}
         if active and delta is None:
-            weights = " and ".join(f"{name}.weight: 0" for name in active)
+            zeros = " and ".join(f"{name}.weight: 0" for name in active)
             raise ConfigError(
                 f"the regularisers {', '.join(active)} act on the increment of a gap module, and "
-                f"this head has none; set {weights}, or give the head a gap module (a head of your "
+                f"this head has none; set {zeros}, or give the head a gap module (a head of your "
                 "own returns gare_cache.PairScores with increments)"
             )
         for name, term in active.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 
 from gare_cache.data.batches import epoch_batches, num_batches
 from gare_cache.data.frames import FrameChoice, training_frames
-from gare_cache.data.positives import Positives, positives_of
+from gare_cache.data.positives import positives_of
 from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.increment import increment_figures
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
 from gare_cache.evaluation.similarity import score_split
+from gare_cache.heads.pairs import Words
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.losses.objective import Objective
 from gare_cache.training.distributed import Processes
@@ -82,6 +84,178 @@ class TrainingState:
     history: list[EpochRecord] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """B matching pairs; of several processes each has its share of the texts.
+
+    Attributes:
+        text: (B, D).
+        frames: (B, F, D).
+        mask: (B, F) bool.
+        words: tokens (B, W, D) and their mask (B, W); None where the split holds none.
+        positives: (B, B) bool, see ``Objective``; None where false negatives are kept.
+    """
+
+    text: Tensor
+    frames: Tensor
+    mask: Tensor
+    words: Words | None
+    positives: Tensor | None
+
+
+class HeadTraining:
+    """A training between its updates: order of the pairs, schedule, record and saved state.
+
+    Whoever computes the gradients calls ``begin_epoch``, for each of its steps ``batch`` and
+    ``update``, then ``end_epoch``.
+
+    Attributes:
+        setup: head, objective and optimiser are changed in place.
+        settings: of the training.
+        stream: draws the dropout.
+        state: after the last whole epoch.
+        steps: updates an epoch.
+    """
+
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        settings: TrainSettings,
+        *,
+        state_file: Path,
+        processes: Processes = Processes(),  # noqa: B008 - frozen
+        stream: torch.Generator = torch.default_generator,
+    ) -> None:
+        """Continue from the state file, or start; the arguments are those of ``train_head``.
+
+        Raises:
+            ConfigError: as ``train_head``.
+        """
+        processes.require_shares(settings.batch_size)
+        processes.start(setup.head, setup.objective, seed=settings.seed)
+        self.setup, self.settings, self.stream = setup, settings, stream
+        self._processes, self._state_file = processes, state_file
+        mask = settings.loss.false_negatives == "mask"
+        self._positives = positives_of(setup.train_split) if mask else None
+        self._order = torch.Generator().manual_seed(settings.seed)
+        self._num_texts = len(setup.train_split.text)
+        self.steps = num_batches(self._num_texts, settings.batch_size)
+        self._one_caption = setup.val_split.one_caption_per_video()
+        self._sums: dict[str, Tensor] = {}
+        self.state = self._restored() or TrainingState()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all epochs are done."""
+        return self.state.epoch >= self.settings.epochs
+
+    def begin_epoch(self) -> list[tuple[Tensor, float]]:
+        """Return the rows and the factor of the learning rate of each step of the next epoch."""
+        self.setup.head.train()
+        self._sums = {}
+        done, total = self.state.epoch * self.steps, self.settings.epochs * self.steps
+        batches = list(epoch_batches(self._num_texts, self.settings.batch_size, self._order))
+        warmup = self.settings.warmup
+        factors = [warmup_cosine(done + i, total, warmup=warmup) for i in range(self.steps)]
+        return list(zip(batches, factors, strict=True))
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Choose the frames of a batch and take its features; ``rows`` (B,) are texts."""
+        split, processes = self.setup.train_split, self._processes
+        rows = rows.to(split.text.device)
+        frames, mask = training_frames(
+            split, split.video_of_text[rows], self.setup.frame_choice, self._order
+        )
+        share = processes.own(rows)
+        return Batch(
+            split.text[share],
+            frames,
+            mask,
+            split.words_of(share),
+            None if self._positives is None else self._positives.among(rows),
+        )
+
+    def differentiate(self, batch: Batch) -> dict[str, Tensor]:
+        """Put the gradients of a batch's loss into the parameters; return the loss's terms."""
+        head, objective = self.setup.head, self.setup.objective
+        scores = self._processes.gather(
+            head.pair_scores(batch.text, batch.frames, batch.mask, batch.words)
+        )
+        loss = objective(
+            scores.similarity, scores.delta, head.scale, positives=batch.positives, side=head.side
+        )
+        self.setup.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        self._processes.sum_gradients(head, objective)
+        return {"total": loss.total.detach(), **loss.terms}
+
+    def update(self, factor: float, terms: Mapping[str, Tensor]) -> None:
+        """Update the weights from their gradients, and add up the loss's terms."""
+        head, objective = self.setup.head, self.setup.objective
+        set_learning_rate(self.setup.optimizer, factor)
+        parameters = [*head.parameters(), *objective.parameters()]
+        nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+        self.setup.optimizer.step()
+        head.limit_scale()
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+
+    def end_epoch(self) -> None:
+        """Validate, record and save.
+
+        Raises:
+            ConfigError: the loss is no longer finite.
+        """
+        self.setup.head.eval()
+        losses = {name: float(value) / self.steps for name, value in self._sums.items()}
+        if not all(map(math.isfinite, losses.values())):
+            raise ConfigError(f"the loss is no longer finite ({losses}); lower train.learning_rate")
+        self.state.epoch += 1
+        _record_epoch(self.state, self.setup, losses, self._one_caption)
+        self._save()
+
+    def finish(self) -> TrainingState:
+        """Put the weights of the best epoch into the head; return the final state."""
+        self.setup.head.load_state_dict(self.state.best_weights)
+        return self.state
+
+    def _save(self) -> None:
+        setup = self.setup
+        random_states = self._processes.collect(self._random_state())
+        if self._processes.rank > 0:
+            return
+        history = [vars(record) for record in self.state.history]
+        saved = {
+            "state": {**vars(self.state), "history": history},
+            "head": setup.head.state_dict(),
+            "objective": setup.objective.state_dict(),
+            "optimizer": setup.optimizer.state_dict(),
+            "order": self._order.get_state(),
+            "random": random_states,
+        }
+        write_state(self._state_file, saved)
+
+    def _restored(self) -> TrainingState | None:
+        if not self._state_file.exists():
+            return None
+        saved, setup = read_state(self._state_file), self.setup
+        setup.head.load_state_dict(saved["head"])
+        setup.objective.load_state_dict(saved["objective"])
+        setup.optimizer.load_state_dict(saved["optimizer"])
+        self._order.set_state(saved["order"])
+        random_state = saved["random"][self._processes.rank]
+        self.stream.set_state(random_state["torch"])
+        if random_state["cuda"] is not None:
+            torch.cuda.set_rng_state(random_state["cuda"], setup.head.logit_scale.device)
+        history = [EpochRecord(**record) for record in saved["state"].pop("history")]
+        return TrainingState(history=history, **saved["state"])
+
+    def _random_state(self) -> dict[str, Tensor | None]:
+        device = self.setup.head.logit_scale.device
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return {"torch": self.stream.get_state(), "cuda": cuda}
+
+
 def train_head(
     setup: TrainingSetup,
     settings: TrainSettings,
@@ -115,37 +289,16 @@ def train_head(
         ConfigError: the split is smaller than a batch, the processes cannot share one, or the loss
             is no longer finite.
     """
-    head, objective = setup.head, setup.objective
-    processes.require_shares(settings.batch_size)
-    processes.start(head, objective, seed=settings.seed)
-    mask = settings.loss.false_negatives == "mask"
-    positives = positives_of(setup.train_split) if mask else None
-    generator = torch.Generator().manual_seed(settings.seed)
-    num_texts = len(setup.train_split.text)
-    steps = num_batches(num_texts, settings.batch_size)
-    total = settings.epochs * steps
-    state = _restore(state_file, setup, generator, processes) or TrainingState()
-    for _ in range(state.epoch * steps):
+    training = HeadTraining(setup, settings, state_file=state_file, processes=processes)
+    for _ in range(training.state.epoch * training.steps):
         on_batch()
-    one_caption = setup.val_split.one_caption_per_video()
-    while state.epoch < settings.epochs:
-        done = state.epoch * steps
-        losses = _train_epoch(
-            setup,
-            batches=list(epoch_batches(num_texts, settings.batch_size, generator)),
-            factors=[warmup_cosine(done + i, total, warmup=settings.warmup) for i in range(steps)],
-            positives=positives,
-            max_grad_norm=settings.max_grad_norm,
-            generator=generator,
-            processes=processes,
-            on_batch=on_batch,
-        )
-        state.epoch += 1
-        _record_epoch(state, setup, losses, one_caption)
-        _save(state_file, state, setup, generator, processes)
-        on_epoch(state)
-    head.load_state_dict(state.best_weights)
-    return state
+    while not training.is_done:
+        for rows, factor in training.begin_epoch():
+            training.update(factor, training.differentiate(training.batch(rows)))
+            on_batch()
+        training.end_epoch()
+        on_epoch(training.state)
+    return training.finish()
 
 
 def validation_scores(head: RetrievalHead, split: FeatureSplit) -> dict[str, float]:
@@ -180,98 +333,3 @@ def _record_epoch(
     if scores["score"] > state.best_score:
         state.best_epoch, state.best_score = state.epoch, scores["score"]
         state.best_weights = {k: v.detach().clone() for k, v in head.state_dict().items()}
-
-
-def _train_epoch(
-    setup: TrainingSetup,
-    *,
-    batches: list[Tensor],
-    factors: list[float],
-    positives: Positives | None,
-    max_grad_norm: float,
-    generator: torch.Generator,
-    processes: Processes,
-    on_batch: Callable[[], None],
-) -> dict[str, float]:
-    head, objective, split = setup.head, setup.objective, setup.train_split
-    head.train()
-    sums: dict[str, Tensor] = {}
-    for batch, factor in zip(batches, factors, strict=True):
-        set_learning_rate(setup.optimizer, factor)
-        batch = batch.to(split.text.device)
-        videos = split.video_of_text[batch]
-        frames = training_frames(split, videos, setup.frame_choice, generator)
-        share = processes.own(batch)
-        scores = processes.gather(
-            head.pair_scores(split.text[share], *frames, split.words_of(share))
-        )
-        known = None if positives is None else positives.among(batch)
-        loss = objective(
-            scores.similarity, scores.delta, head.scale, positives=known, side=head.side
-        )
-        _update(setup, loss.total, max_grad_norm=max_grad_norm, processes=processes)
-        terms = {"total": loss.total.detach(), **loss.terms}
-        for name, value in terms.items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + value
-        on_batch()
-    head.eval()
-    losses = {name: float(value) / len(batches) for name, value in sums.items()}
-    if not all(torch.isfinite(torch.tensor(value)) for value in losses.values()):
-        raise ConfigError(f"the loss is no longer finite ({losses}); lower train.learning_rate")
-    return losses
-
-
-def _update(
-    setup: TrainingSetup, loss: Tensor, *, max_grad_norm: float, processes: Processes
-) -> None:
-    head, objective = setup.head, setup.objective
-    setup.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    processes.sum_gradients(head, objective)
-    nn.utils.clip_grad_norm_([*head.parameters(), *objective.parameters()], max_grad_norm)
-    setup.optimizer.step()
-    head.limit_scale()
-
-
-def _save(
-    path: Path,
-    state: TrainingState,
-    setup: TrainingSetup,
-    generator: torch.Generator,
-    processes: Processes,
-) -> None:
-    random_states = processes.collect(_random_state(setup.head.logit_scale.device))
-    if processes.rank > 0:
-        return
-    saved = {
-        "state": {**vars(state), "history": [vars(record) for record in state.history]},
-        "head": setup.head.state_dict(),
-        "objective": setup.objective.state_dict(),
-        "optimizer": setup.optimizer.state_dict(),
-        "order": generator.get_state(),
-        "random": random_states,
-    }
-    write_state(path, saved)
-
-
-def _restore(
-    path: Path, setup: TrainingSetup, generator: torch.Generator, processes: Processes
-) -> TrainingState | None:
-    if not path.exists():
-        return None
-    saved = read_state(path)
-    setup.head.load_state_dict(saved["head"])
-    setup.objective.load_state_dict(saved["objective"])
-    setup.optimizer.load_state_dict(saved["optimizer"])
-    generator.set_state(saved["order"])
-    random_state = saved["random"][processes.rank]
-    torch.set_rng_state(random_state["torch"])
-    if random_state["cuda"] is not None:
-        torch.cuda.set_rng_state(random_state["cuda"], setup.head.logit_scale.device)
-    history = [EpochRecord(**record) for record in saved["state"].pop("history")]
-    return TrainingState(history=history, **saved["state"])
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor | None]:
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"torch": torch.get_rng_state(), "cuda": cuda}
