@@ -25,6 +25,7 @@ test: $(VENV)/.installed
 # Tables on the terminal and in benchmarks/results, on the machine as it is: quiet, or the ratios alone count.
 bench: $(VENV)/.installed
 	python benchmarks/training_step.py --rounds 5
+	python benchmarks/training_run.py --forms "no gap module" GARE "GARE, bfloat16"
 	python benchmarks/exact_scoring.py --rounds 1
 	python benchmarks/cache_reading.py $(BENCH) --rounds 3 --open 10000 100000
 	OMP_NUM_THREADS=2 python benchmarks/extraction.py --videos 32 --rounds 2

@@ -110,3 +110,25 @@ def test_limits_are_raised_by_their_variable(
     monkeypatch.setenv(TABLE_VALUES.variable, "many")
     with pytest.raises(ConfigError, match="must be a whole number above 0"):
         read_parquet(path)
+
+
+def test_what_a_column_of_strings_may_take_is_told_by_its_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    ids = pa.array([f"id {number}" for number in range(5_000)])
+    long = pa.DictionaryArray.from_arrays(pa.array([0] + [1] * 4_999), ["a", "b" * 500_000])
+    mixed = pa.table({"id": ids, "long": long, "none": pa.nulls(5_000, pa.string())})
+    pq.write_table(mixed, path, compression="zstd")
+    with pytest.raises(LimitExceeded, match=r"2,4..,...,... bytes .*MAX_TABLE_BYTES"):
+        read_parquet(path)
+    # A plain page before those of a dictionary, and a row group of short values before a long one.
+    parts = [mixed.slice(0, 1), mixed.slice(1)]
+    with pq.ParquetWriter(path, mixed.schema, compression="zstd") as file:
+        for part in parts:
+            file.write_table(part)
+    with pytest.raises(LimitExceeded, match=r"2,4..,...,... bytes .*MAX_TABLE_BYTES"):
+        read_parquet(path)
+    short = mixed.select(["id", "none"])
+    pq.write_table(short, path)
+    assert read_parquet(path) == short
+    pq.write_table(short.slice(0, 0), path)
+    assert read_parquet(path) == short.slice(0, 0)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from gare_cache.annotations.record import SPLITS
+from gare_cache.cache.loading import of_split
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import ID
 from gare_cache.cache.schema import KINDS, Kind
@@ -19,8 +22,7 @@ def coverage(cache: FeatureCache, manifest: Manifest) -> Iterator[tuple[Kind, st
     for kind in KINDS:
         rows = cache.tables[kind]
         latest = rows.latest()
-        listed = tables[kind].select([ID[kind], "split"]).to_pylist()
         for split in SPLITS:
-            ids = [row[ID[kind]] for row in listed if row["split"] == split]
-            encoded = sum(rows.status(latest.get(id_, -1)) == "ok" for id_ in ids)
-            yield kind, split, encoded, len(ids)
+            ids = of_split(tables[kind], split)[ID[kind]].to_pylist()
+            found = np.array([latest.get(id_, -1) for id_ in ids], np.int64)
+            yield kind, split, int(rows.outcomes.ok(found).sum()), len(ids)

@@ -12,12 +12,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import google_crc32c
+import numpy as np
+import numpy.typing as npt
 
 from gare_cache.cache.chunks import DROP_COMMAND
 from gare_cache.cache.schema import JOURNAL, KINDS, Kind
@@ -26,7 +29,15 @@ from gare_cache.files import append_line, last_line, replacing
 from gare_cache.limits import parse_json, read_bytes
 
 UNITS_FILE = "units.jsonl"
-_CHECKSUM = re.compile(rb', "line": "([0-9a-f]{8})"\}$')
+_CHECKSUM = re.compile(rb', "line": "([0-9a-f]{8})"\}')
+_CHECKSUM_BYTES = 21
+_DROP = f"run `{DROP_COMMAND}`, then `gare-cache extract` to encode again what it recorded"
+# Around the outcomes of a line. Quotes are escaped within strings: only keys look like this.
+_BEFORE, _AFTER = b'"outcomes": [', b'], "checksums": {'
+_ROW, _REASON = b'{"row": ', b', "reason": '
+_MOST_DIGITS = 18  # of an int64
+_BYTES_AT_A_TIME = 2**20
+_PADDING = 64  # more than an outcome's row and reason take
 
 
 class RowOutcome(NamedTuple):
@@ -48,6 +59,60 @@ class RowOutcome(NamedTuple):
 
 
 _values = itemgetter(*RowOutcome._fields)
+_Columns = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
+
+
+class WrittenOutcomes(Sequence[RowOutcome]):
+    """The outcomes of a line that has its checksum, of which only rows and states are parsed.
+
+    Attributes:
+        rows: (N,) rows of the arrays.
+        failed: (N,) True where the outcome has a reason.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        line: bytes,
+        text: slice,
+        rows: npt.NDArray[np.int64],
+        failed: npt.NDArray[np.bool_],
+    ) -> None:
+        """Keep the line with the text of the outcomes, parsed when one of them is asked for."""
+        self._where, self._line, self._text = where, line, text
+        self.rows, self.failed = rows, failed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> RowOutcome: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[RowOutcome]: ...
+    def __getitem__(self, place: int | slice) -> RowOutcome | list[RowOutcome]:
+        return self._parsed[place]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._parsed == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def _parsed(self) -> list[RowOutcome]:
+        try:
+            return _outcomes(parse_json(self._where, b"[%b]" % self._line[self._text]))
+        except (ValueError, TypeError, KeyError, AttributeError) as err:
+            raise CacheError(
+                f"{self._where}: the line is not a journal record ({err}); {_DROP}"
+            ) from err
+
+
+def rows_and_failed(outcomes: Sequence[RowOutcome]) -> _Columns:
+    """Return the row of each outcome, and whether it has a reason."""
+    if isinstance(outcomes, WrittenOutcomes):
+        return outcomes.rows, outcomes.failed
+    rows = np.array([outcome.row for outcome in outcomes], np.int64)
+    return rows, np.array([outcome.reason is not None for outcome in outcomes], bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +172,7 @@ def read(folder: Path) -> list[UnitRecord]:
     records, damage = examine(folder)
     if damage:
         first = damage[0]
-        raise CacheError(
-            f"{first.path}:{first.number}: {first.problem}; run `{DROP_COMMAND}`, then "
-            "`gare-cache extract` to encode again what it recorded"
-        )
+        raise CacheError(f"{first.path}:{first.number}: {first.problem}; {_DROP}")
     return records
 
 
@@ -161,9 +223,10 @@ def _files(folder: Path) -> list[Path]:
 def _read_file(path: Path) -> Iterator[tuple[UnitRecord | None, DamagedLine | None]]:
     """Yield the record of every line, if it is whole, and what is wrong at its place."""
     before = b""
-    for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], 1):
+    lines = read_bytes(path).split(b"\n")[:-1]
+    for number, (line, outcomes) in enumerate(zip(lines, _written(path, lines), strict=True), 1):
         try:
-            record, after = _parse(line)
+            record, after = _parse(line, outcomes)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
             yield None, DamagedLine(path, number, f"the line is not a journal record ({err})")
         else:
@@ -174,34 +237,105 @@ def _read_file(path: Path) -> Iterator[tuple[UnitRecord | None, DamagedLine | No
 
 
 def _line(record: UnitRecord, *, after: bytes) -> bytes:
-    outcomes = [outcome._asdict() for outcome in record.outcomes]
-    fields = {**asdict(record), "outcomes": outcomes, "after": _checksum(after)}
-    content = json.dumps(fields, ensure_ascii=False).encode()
+    fields = {name: getattr(record, name) for name in UnitRecord.__slots__}
+    fields["checksums"], fields["seconds"] = dict(record.checksums), dict(record.seconds)
+    fields["outcomes"] = [outcome._asdict() for outcome in record.outcomes]
+    content = json.dumps({**fields, "after": _checksum(after)}, ensure_ascii=False).encode()
     return content[:-1] + f', "line": "{google_crc32c.value(content):08x}"}}'.encode()
+
+
+def _stored(line: bytes) -> str | None:
+    """Return the checksum that a line ends with; None for an older line."""
+    found = _CHECKSUM.fullmatch(line[-_CHECKSUM_BYTES:])
+    return found[1].decode() if found else None
 
 
 def _checksum(line: bytes) -> str:
     """Return the checksum that a line ends with; that of its bytes for an older line."""
-    stored = _CHECKSUM.search(line)
-    return stored[1].decode() if stored else f"{google_crc32c.value(line):08x}"
+    return _stored(line) or f"{google_crc32c.value(line):08x}"
 
 
-def _parse(line: bytes) -> tuple[UnitRecord, str | None]:
-    """Return a line's record and the checksum of the line before it; None in an older line."""
-    stored = _CHECKSUM.search(line)
-    content = line[: stored.start()] + b"}" if stored else line
-    if stored and _checksum(content) != stored[1].decode():
+def _parse(line: bytes, outcomes: WrittenOutcomes | None) -> tuple[UnitRecord, str | None]:
+    """Return a line's record and the checksum of the line before it; None in an older line.
+
+    Args:
+        line: the line.
+        outcomes: those of the line, if they have the form in which they are written.
+    """
+    stored = _stored(line)
+    content = line[:-_CHECKSUM_BYTES] + b"}" if stored else line
+    if stored and f"{google_crc32c.value(content):08x}" != stored:
         raise ValueError("it does not have its checksum")
+    if stored and outcomes is not None:
+        content = content[: content.find(_BEFORE) + len(_BEFORE)] + content[content.rfind(_AFTER) :]
     fields = parse_json("the line", content)
     after = fields.pop("after") if stored else None
-    outcomes = [
-        RowOutcome._make(_values(of)) if len(of) == len(RowOutcome._fields) else RowOutcome(**of)
-        for of in fields.pop("outcomes")
-    ]
-    record = UnitRecord(outcomes=outcomes, **fields)
-    numbers = [record.sequence, record.unit, *(outcome.row for outcome in outcomes)]
+    listed = _outcomes(fields.pop("outcomes"))
+    found: Sequence[RowOutcome] = outcomes if stored and outcomes is not None else listed
+    record = UnitRecord(outcomes=found, **fields)
+    numbers = [record.sequence, record.unit, *(outcome.row for outcome in listed)]
     if record.kind not in KINDS or not all(type(number) is int for number in numbers):
         raise ValueError(f"kind {record.kind!r}, unit {record.unit!r}")
-    if min(numbers) < 0 or not isinstance(record.checksums, dict):
+    if min(numbers) < 0 or max(numbers) >= 2**63 or not isinstance(record.checksums, dict):
         raise ValueError(f"unit {record.unit!r}, checksums {record.checksums!r}")
     return record, after
+
+
+def _outcomes(parsed: Sequence[dict[str, Any]]) -> list[RowOutcome]:
+    return [
+        RowOutcome._make(_values(of)) if len(of) == len(RowOutcome._fields) else RowOutcome(**of)
+        for of in parsed
+    ]
+
+
+def _written(path: Path, lines: Sequence[bytes]) -> Iterator[WrittenOutcomes | None]:
+    """Yield the outcomes of each line; None if they do not have the form of ``_line``."""
+    first, size = 0, 0
+    for number, line in enumerate(lines, 1):
+        size += len(line)
+        if number == len(lines) or size > _BYTES_AT_A_TIME:  # what stays in the processor's cache
+            some = lines[first:number]
+            texts = [_outcomes_text(line) for line in some]
+            columns = _columns([line[text] for line, text in zip(some, texts, strict=True)])
+            for place, found in enumerate(columns):
+                where = f"{path}:{first + place + 1}"
+                usual = (where, some[place], texts[place])
+                yield None if found is None else WrittenOutcomes(*usual, *found)
+            first, size = number, 0
+
+
+def _outcomes_text(line: bytes) -> slice:
+    """Return where the outcomes of a line stand; where they do not, the whole line."""
+    first, last = line.find(_BEFORE), line.rfind(_AFTER)
+    found = first >= 0 and first + len(_BEFORE) <= last
+    return slice(first + len(_BEFORE), last) if found else slice(None)
+
+
+def _columns(texts: Sequence[bytes]) -> Iterator[_Columns | None]:
+    """Yield the rows and states in the text of outcomes; None if it has another form."""
+    joined = b"".join([*texts, bytes(_PADDING)])
+    characters = np.frombuffer(joined, np.uint8)
+    # The eight bytes from each place on, as a number.
+    words = np.ndarray(len(joined) - 7, "<u8", joined, strides=(1,))
+    starts = np.flatnonzero(characters == ord("{"))  # also within strings, which are then parsed
+    at, rows = starts + len(_ROW), np.zeros(len(starts), np.int64)
+    for _ in range(_MOST_DIGITS):
+        digits = characters[at] - np.uint8(ord("0"))  # more than 9 for anything else
+        rows = np.where(digits < 10, 10 * rows + digits, rows)
+        at += digits < 10
+    follows = characters[at + len(_REASON)]
+    failed = follows == ord('"')
+    usual = (at > starts + len(_ROW)) & (failed | (follows == ord("n")))
+    usual &= words[starts] == _number(_ROW)
+    usual &= words[at] == _number(_REASON[:8])
+    usual &= words[at + len(_REASON) - 8] == _number(_REASON[-8:])
+    ends = np.cumsum([len(text) for text in texts])
+    bounds = np.searchsorted(starts, [0, *ends])
+    for text, first, last in zip(texts, bounds[:-1], bounds[1:], strict=True):
+        # The whole line, where it has no text of outcomes, does not start with one.
+        whole = bool(usual[first:last].all()) and text[: len(_ROW)] in (b"", _ROW)
+        yield (rows[first:last], failed[first:last]) if whole else None
+
+
+def _number(eight: bytes) -> int:
+    return int.from_bytes(eight, "little")

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.rows import ID
-from gare_cache.cache.schema import KINDS, MANIFEST, Kind
+from gare_cache.cache.schema import MANIFEST, Kind
 from gare_cache.errors import CacheError, counted, unknown_name
 from gare_cache.manifest.tables import Manifest, read_manifest
 
@@ -169,24 +171,13 @@ def load_cache(folder: Path | str, *, manifest: Path | str | None = None) -> Loa
 
 
 def _load_split(cache: FeatureCache, manifest: Manifest, name: str) -> LoadedSplit:
-    listed = [row for row in manifest.videos.to_pylist() if row["split"] == name]
-    known = cache.tables["video"].latest() if is_imported(cache) else None
-    present = [
-        row["video_id"]
-        for row in listed
-        if (row["path"] is not None if known is None else row["video_id"] in known)
-    ]
+    listed = of_split(manifest.videos, name)["video_id"].to_pylist()
+    present = of_split(expected_items(cache, manifest, "video"), name)["video_id"].to_pylist()
     features = cache.videos(present)
     kept = features.num_frames > 0
     video_ids = [id_ for id_, keep in zip(present, kept, strict=True) if keep]
-    row_of = {id_: row for row, id_ in enumerate(video_ids)}
-    without = captions_without_features(cache)
-    captions = [
-        row
-        for row in manifest.captions.to_pylist()
-        if row["video_id"] in row_of and row["caption_id"] not in without
-    ]
-    caption_ids = [row["caption_id"] for row in captions]
+    captions, video_of_text = captions_of(cache, manifest.captions, video_ids)
+    caption_ids = captions["caption_id"].to_pylist()
     failures = cache.failures()
     return LoadedSplit(
         name=name,
@@ -195,18 +186,32 @@ def _load_split(cache: FeatureCache, manifest: Manifest, name: str) -> LoadedSpl
         times=features.times[kept],
         num_frames=features.num_frames[kept],
         caption_ids=tuple(caption_ids),
-        captions=tuple(row["caption"] for row in captions),
+        captions=tuple(captions["caption"].to_pylist()),
         text=cache.captions(caption_ids),
-        video_of_text=np.array([row_of[row["video_id"]] for row in captions], dtype=np.int64),
+        video_of_text=video_of_text,
         failed={id_: failures[id_] for id_ in present if id_ in failures},
-        missing=tuple(sorted({row["video_id"] for row in listed} - set(present))),
+        missing=tuple(sorted(set(listed) - set(present))),
     )
 
 
-def captions_without_features(cache: FeatureCache) -> set[str]:
-    """Return the ids of captions whose features an import could not use."""
-    table = cache.tables["text"]
-    return {id_ for id_, row in table.latest().items() if table.status(row) == "failed"}
+def of_split(table: pa.Table, name: str) -> pa.Table:
+    """Return the rows of a split."""
+    return table.filter(pc.equal(table["split"], name))
+
+
+def captions_of(
+    cache: FeatureCache, captions: pa.Table, video_ids: Sequence[str]
+) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+    """Return the captions with features of some videos, and the place of each one's video."""
+    kept = captions_with_features(cache, captions)
+    places = pc.index_in(kept["video_id"], pa.array(video_ids, pa.string()))
+    return kept.filter(pc.is_valid(places)), places.drop_null().to_numpy().astype(np.int64)
+
+
+def captions_with_features(cache: FeatureCache, captions: pa.Table) -> pa.Table:
+    """Leave out the captions whose features an import could not use."""
+    failed = pa.array(cache.tables["text"].failed_ids(), pa.string())
+    return captions.filter(pc.invert(pc.is_in(captions["caption_id"], failed)))
 
 
 def _rows(ids_of: Mapping[str, Sequence[Any]]) -> dict[str, tuple[str, int]]:
@@ -219,13 +224,13 @@ def _find(kind: str, id_: str, rows: Mapping[str, tuple[str, int]]) -> tuple[str
     return rows[id_]
 
 
-def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> list[dict[str, Any]]:
+def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> pa.Table:
     """Return the manifest's rows that the cache must hold.
 
     These are the videos with a file and their captions; for an imported cache, the imported items.
     """
-    if is_imported(cache):
-        known = cache.tables[kind].latest()
-        rows = manifest.videos if kind == "video" else manifest.captions
-        return [row for row in rows.to_pylist() if row[ID[kind]] in known]
-    return manifest.encodable()[KINDS.index(kind)]
+    if not is_imported(cache):
+        present = manifest.with_files()
+        return present.videos if kind == "video" else present.captions
+    rows = manifest.videos if kind == "video" else manifest.captions
+    return rows.filter(pc.is_in(rows[ID[kind]], pa.array(cache.tables[kind].latest(), pa.string())))

@@ -62,7 +62,6 @@ class FeatureCache:
     layout: Layout
     tables: Mapping[Kind, RowTable]
     records: Sequence[journal.UnitRecord]
-    _latest: dict[Kind, dict[str, int]] = field(default_factory=dict)
     _checked: set[tuple[str, int]] = field(default_factory=set)  # arrays and units
     _maps: dict[tuple[str, int], npt.NDArray[Any]] = field(default_factory=dict)  # by the same
 
@@ -161,17 +160,15 @@ class FeatureCache:
     def counts(self, kind: Kind) -> dict[str, int]:
         """Count the current rows of all ids by status: ``ok``, ``failed``, ``pending``."""
         table = self.tables[kind]
-        counts = Counter(table.status(row) for row in table.latest().values())
+        states = table.states()
+        counts = Counter(states[row] for row in table.latest().values())
         return {status: counts[status] for status in ("ok", "failed", "pending")}
 
     def failures(self) -> dict[str, str]:
         """Return the reason for every failed video."""
         table = self.tables["video"]
-        return {
-            id_: table.outcomes[row].reason or ""
-            for id_, row in table.latest().items()
-            if table.status(row) == "failed"
-        }
+        latest = table.latest()
+        return {id_: table.outcomes[latest[id_]].reason or "" for id_ in table.failed_ids()}
 
     def head_start(self) -> dict[str, Tensor]:
         """Return the tensors that heads start from.
@@ -205,12 +202,11 @@ class FeatureCache:
             CacheError: an id is not in the cache, or not done.
         """
         table = self.tables[kind]
-        if kind not in self._latest:
-            self._latest[kind] = table.latest()
-        latest, outcomes = self._latest[kind], table.outcomes
+        latest = table.latest()
         rows = [latest.get(id_, -1) for id_ in ids]
-        absent = [id_ for id_, row in zip(ids, rows, strict=True) if row not in outcomes]
-        if absent:
+        done = table.outcomes.has(np.array(rows, np.int64))
+        if not done.all():
+            absent = [id_ for id_, there in zip(ids, done, strict=True) if not there]
             raise CacheError(
                 f"{len(absent)} of {len(ids):,} {kind} rows are not in {self.folder} "
                 f"(first: {absent[0]!r}); run `gare-cache extract` (or `import-features`) again"

@@ -6,13 +6,12 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from gare_cache.cache import journal
 from gare_cache.cache.schema import KINDS, TABLES, Kind
@@ -61,6 +60,8 @@ class Sources(Sequence[dict[str, Any]]):
         """Start with the rows of a table; None has none."""
         self._table = SOURCE_COLUMNS[kind].empty_table() if table is None else table
         self._added: list[dict[str, Any]] = []
+        self._id = ID[kind]
+        self._last: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._table) + len(self._added)
@@ -89,13 +90,93 @@ class Sources(Sequence[dict[str, Any]]):
     def copy(self) -> Sources:
         """Return the same sources, to which others can be added."""
         new = copy.copy(self)
-        new._added = list(self._added)
+        new._added, new._last = list(self._added), {}
         return new
 
     def column(self, name: str) -> list[Any]:
         """Return one value of each source."""
-        values: list[Any] = self._table[name].to_pylist()
+        column = self._table[name]
+        # Without nulls numpy makes the list in a third of the time; with them it makes NaN.
+        values: list[Any] = column.to_pylist() if column.null_count else column.to_numpy().tolist()
         return values + [source[name] for source in self._added]
+
+    def last_rows(self) -> Mapping[str, int]:
+        """Return the last row of every id."""
+        if len(self) and next(reversed(self._last.values()), -1) < len(self) - 1:
+            ids = self.column(self._id)
+            self._last = dict(zip(ids, range(len(ids)), strict=True))
+        return self._last
+
+
+class Outcomes(Mapping[int, journal.RowOutcome]):
+    """The outcomes of the rows of one kind, by row: the last write of each row, as columns."""
+
+    def __init__(self) -> None:
+        """Start without outcomes."""
+        self._writes: list[journal.UnitRecord] = []
+        self._write = np.empty(0, np.int32)  # by row, place in ``_writes``; -1 for none
+        self._place = np.empty(0, np.int32)  # by row, place in its outcomes
+        self._failed = np.empty(0, bool)
+
+    def __len__(self) -> int:
+        return int((self._write >= 0).sum())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.flatnonzero(self._write >= 0).tolist())
+
+    def __contains__(self, row: object) -> bool:
+        if not isinstance(row, int | np.integer) or not 0 <= int(row) < len(self._write):
+            return False
+        return bool(self._write[int(row)] >= 0)
+
+    def __getitem__(self, row: int) -> journal.RowOutcome:
+        if row not in self:
+            raise KeyError(row)
+        outcomes = self._writes[int(self._write[row])].outcomes
+        return outcomes[int(self._place[row])]
+
+    def has(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return whether each row has an outcome; -1 has none."""
+        known = (rows >= 0) & (rows < len(self._write))
+        known[known] = self._write[rows[known]] >= 0
+        return known
+
+    def has_failed(self, row: int) -> bool:
+        """Return whether the outcome of a row, which has one, is the reason for a failure."""
+        return bool(self._failed[row])
+
+    def failed(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return whether the outcome of each row is the reason for a failure."""
+        failed = self.has(rows)
+        failed[failed] = self._failed[rows[failed]]
+        return failed
+
+    def ok(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return whether each row has features."""
+        return self.has(rows) & ~self.failed(rows)
+
+    def add(self, record: journal.UnitRecord) -> None:
+        """Replace the outcomes of the rows of a write."""
+        rows, failed = journal.rows_and_failed(record.outcomes)
+        missing = int(rows.max(initial=-1)) + 1 - len(self._write)
+        if missing > 0:
+            missing = max(missing, len(self._write))
+            self._write = np.append(self._write, np.full(missing, -1, np.int32))
+            self._place = np.append(self._place, np.zeros(missing, np.int32))
+            self._failed = np.append(self._failed, np.zeros(missing, bool))
+        self._write[rows] = len(self._writes)
+        self._place[rows] = np.arange(len(rows))
+        self._failed[rows] = failed
+        self._writes.append(record)
+
+    def forget(self, first: int, last: int) -> None:
+        """Remove the outcomes of the rows from ``first`` to before ``last``."""
+        self._write[first:last] = -1
+
+    def last_write(self, rows: npt.NDArray[np.int64]) -> journal.UnitRecord:
+        """Return the last of the writes that hold for some rows, which have outcomes."""
+        places: list[int] = np.unique(self._write[rows]).tolist()
+        return max((self._writes[at] for at in places), key=lambda record: record.sequence)
 
 
 @dataclass
@@ -105,9 +186,8 @@ class RowTable:
     kind: Kind
     unit_rows: int
     sources: Sources
-    outcomes: dict[int, journal.RowOutcome] = field(default_factory=dict)
+    outcomes: Outcomes = field(default_factory=Outcomes)
     checksums: dict[int, dict[str, str]] = field(default_factory=dict)
-    _writes: dict[int, list[journal.UnitRecord]] = field(default_factory=dict)  # of each unit
 
     def allocate(self, sources: Sequence[dict[str, Any]]) -> list[int]:
         """Return the row of each source; a new or changed source gets the next free row.
@@ -140,9 +220,15 @@ class RowTable:
             id_ for id_, source in ids if id_ in latest and keys[latest[id_]] != self._key(source)
         ]
 
-    def latest(self) -> dict[str, int]:
+    def latest(self) -> Mapping[str, int]:
         """Return the last row of every id."""
-        return {id_: row for row, id_ in enumerate(self.sources.column(ID[self.kind]))}
+        return self.sources.last_rows()
+
+    def failed_ids(self) -> list[str]:
+        """Return the ids whose last row failed."""
+        latest = self.latest()
+        failed = self.outcomes.failed(np.fromiter(latest.values(), np.int64, len(latest)))
+        return [id_ for id_, of in zip(latest, failed.tolist(), strict=True) if of]
 
     def apply(self, record: journal.UnitRecord) -> None:
         """Apply a journal record: mark its rows as done, or those of a dropped unit as pending.
@@ -150,8 +236,10 @@ class RowTable:
         Raises:
             CacheError: the record names rows that do not exist or belong to another unit.
         """
-        rows, size = [outcome.row for outcome in record.outcomes], len(self.sources)
-        for row in (min(rows), max(rows)) if rows else ():  # a unit's rows follow one another
+        rows, _ = journal.rows_and_failed(record.outcomes)
+        size = len(self.sources)
+        # A unit's rows follow one another.
+        for row in (int(rows.min()), int(rows.max())) if len(rows) else ():
             if row >= size or row // self.unit_rows != record.unit:
                 raise CacheError(
                     f"the journal says that unit {record.unit} holds {self.kind} row {row}, but "
@@ -160,24 +248,32 @@ class RowTable:
                     "move the cache away and extract again"
                 )
         if record.dropped:
-            for row in self.done_rows(record.unit):
-                del self.outcomes[row]
+            first = record.unit * self.unit_rows
+            self.outcomes.forget(first, first + self.unit_rows)
             self.checksums.pop(record.unit, None)
         else:
-            self.outcomes.update({outcome.row: outcome for outcome in record.outcomes})
+            self.outcomes.add(record)
             self.checksums[record.unit] = dict(record.checksums)
-            self._writes.setdefault(record.unit, []).append(record)
 
     def done_rows(self, unit: int) -> list[int]:
         """Return the rows of a unit that have an outcome."""
-        first = unit * self.unit_rows
-        return [row for row in range(first, first + self.unit_rows) if row in self.outcomes]
+        rows = np.arange(unit * self.unit_rows, (unit + 1) * self.unit_rows)
+        done: list[int] = rows[self.outcomes.has(rows)].tolist()
+        return done
+
+    def states(self) -> list[str]:
+        """Return ``ok``, ``failed`` or ``pending`` for every row."""
+        rows = np.arange(len(self.sources))
+        states = np.where(self.outcomes.has(rows), "ok", "pending")
+        states[self.outcomes.failed(rows)] = "failed"
+        listed: list[str] = states.tolist()
+        return listed
 
     def status(self, row: int) -> str:
         """Return ``ok``, ``failed`` or ``pending``."""
         if row not in self.outcomes:
             return "pending"
-        return "ok" if self.outcomes[row].reason is None else "failed"
+        return "failed" if self.outcomes.has_failed(row) else "ok"
 
     def digest(self, num_rows: int | None = None) -> str:
         """Return the SHA-256 of ids, their states and the checksums of the chunks.
@@ -189,19 +285,19 @@ class RowTable:
         """
         all_ids = self.sources.column(ID[self.kind])
         ids = set(all_ids[:num_rows])
-        rows = [(row, id_, self.status(row)) for row, id_ in enumerate(all_ids) if id_ in ids]
-        done = [row for row, _, status in rows if status != "pending"]
-        checksums = [
-            [unit, self._last_write(list(of_unit)).checksums]
-            for unit, of_unit in groupby(done, lambda row: row // self.unit_rows)
-        ]
+        states = zip(range(len(all_ids)), all_ids, self.states(), strict=True)
+        rows = [(row, id_, state) for row, id_, state in states if id_ in ids]
+        done = np.array([row for row, _, state in rows if state != "pending"], np.int64)
+        units, starts = np.unique(done // self.unit_rows, return_index=True)
+        checksums = (
+            [
+                [unit, self.outcomes.last_write(of_unit).checksums]
+                for unit, of_unit in zip(units.tolist(), np.split(done, starts[1:]), strict=True)
+            ]
+            if len(units)
+            else []
+        )
         return canonical_digest([rows, checksums])
-
-    def _last_write(self, rows: Sequence[int]) -> journal.UnitRecord:
-        """Return the last write of one of the rows, which are of one unit."""
-        records = self._writes[rows[0] // self.unit_rows]
-        last = {outcome.row: record for record in records for outcome in record.outcomes}
-        return max((last[row] for row in rows), key=lambda record: record.sequence)
 
     def write(self, folder: Path) -> None:
         """Write the table as Parquet, atomically."""
@@ -252,7 +348,7 @@ def read_sources(folder: Path, kind: Kind) -> Sources:
             f"{path}: the rows are not numbered from 0 to {len(table) - 1}; {_RESTORE}"
         )
     sources = Sources(kind, table.select(names))
-    if pc.count_distinct(table[ID[kind]]).as_py() == len(table):
+    if len(sources.last_rows()) == len(table):  # kept: who opens a cache looks ids up
         return sources
     current: dict[str, tuple[Any, ...]] = {}
     for key in zip(*(sources.column(name) for name in KEYS[kind]), strict=True):

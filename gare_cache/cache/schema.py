@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +49,7 @@ class ArraySpec:
     @property
     def row_bytes(self) -> int:
         """Size of one row."""
-        return int(np.prod(self.row_shape, dtype=int)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
 
     def empty(self, rows: int) -> np.ndarray[Any, np.dtype[Any]]:
         """Return ``rows`` rows of the fill value."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -25,16 +23,19 @@ def num_batches(num_pairs: int, batch_size: int) -> int:
     return num_pairs // batch_size
 
 
-def epoch_batches(num_pairs: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield the caption rows of each full batch of an epoch, every caption at most once.
+def epoch_batches(num_pairs: int, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Draw the caption rows of each full batch of an epoch, every caption at most once.
 
     A batch may hold several captions of the same video.
 
     Args:
-        num_pairs: number of captions in the split.
-        batch_size: captions per batch.
+        num_pairs: number N of captions in the split.
+        batch_size: captions per batch, B.
         generator: draws the order; its state after the epoch determines the next epoch's.
+
+    Returns:
+        (N // B, B) int64 on the CPU.
     """
+    steps = num_batches(num_pairs, batch_size)
     order = torch.randperm(num_pairs, generator=generator)
-    for number in range(num_batches(num_pairs, batch_size)):
-        yield order[number * batch_size : (number + 1) * batch_size]  # (B,)
+    return order[: steps * batch_size].view(steps, batch_size)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gare_cache.cache.loading import captions_without_features, expected_items
+from gare_cache.cache.loading import captions_of, expected_items, of_split
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.data.words import Words, WordTokens
@@ -119,29 +119,25 @@ def load_split(
         ConfigError: the manifest has no video in the split.
         CacheError: the cache lacks an item, or no item of the split has features.
     """
-    videos = [row for row in manifest.videos.to_pylist() if row["split"] == name]
-    captions_listed = sum(split == name for split in manifest.captions["split"].to_pylist())
-    if not videos:
+    videos_listed = len(of_split(manifest.videos, name))
+    captions_listed = len(of_split(manifest.captions, name))
+    if not videos_listed:
         raise ConfigError(f"the manifest has no {name} videos; see dataset in params.yaml")
     video_ids = videos_with_features(cache, manifest, name)
     if not video_ids:
         raise CacheError(
-            f"none of the {counted(len(videos), f'{name} video')} has features in {cache.folder}; "
+            f"none of the {counted(videos_listed, f'{name} video')} has features in "
+            f"{cache.folder}; "
             "`gare-cache info` lists those that failed, `gare-cache prepare` those without a file"
         )
-    video_row = {id_: row for row, id_ in enumerate(video_ids)}
-    failed = captions_without_features(cache)
-    captions = [
-        row
-        for row in expected_items(cache, manifest, "text")
-        if row["video_id"] in video_row and row["caption_id"] not in failed
-    ]
-    if not captions:
+    expected = expected_items(cache, manifest, "text")
+    captions, video_of_text = captions_of(cache, expected, video_ids)
+    if not len(captions):
         raise CacheError(
             f"none of the {counted(captions_listed, f'{name} caption')} has features in "
             f"{cache.folder}"
         )
-    caption_ids = [row["caption_id"] for row in captions]
+    caption_ids = captions["caption_id"].to_pylist()
     frames, mask = load_frames(cache, video_ids, None)
     augmented = _views(cache, video_ids, mask).to(device) if views else None
     frames, mask = _evenly(frames, mask, num_frames)
@@ -149,12 +145,12 @@ def load_split(
         name=name,
         video_ids=video_ids,
         caption_ids=caption_ids,
-        captions=[row["caption"] for row in captions],
+        captions=captions["caption"].to_pylist(),
         frames=frames.to(device),
         mask=mask.to(device),
         text=torch.from_numpy(cache.captions(caption_ids)).float().to(device),
-        video_of_text=torch.tensor([video_row[row["video_id"]] for row in captions], device=device),
-        num_videos_listed=len(videos),
+        video_of_text=torch.from_numpy(video_of_text).to(device),
+        num_videos_listed=videos_listed,
         num_captions_listed=captions_listed,
         views=augmented,
         words=_words(cache, caption_ids, device) if words else None,
@@ -167,9 +163,8 @@ def videos_with_features(cache: FeatureCache, manifest: Manifest, name: str) -> 
     Raises:
         CacheError: the cache lacks a video that it must hold.
     """
-    present = [
-        r["video_id"] for r in expected_items(cache, manifest, "video") if r["split"] == name
-    ]
+    expected = of_split(expected_items(cache, manifest, "video"), name)
+    present = expected["video_id"].to_pylist()
     kept = cache.num_frames(present) > 0
     return [id_ for id_, keep in zip(present, kept, strict=True) if keep]
 
@@ -191,7 +186,7 @@ def load_frames(
     features = cache.videos(video_ids)
     num_cached = torch.from_numpy(features.num_frames)
     mask = torch.arange(features.frames.shape[1])[None, :] < num_cached[:, None]  # (V, F)
-    frames = torch.from_numpy(features.frames).float().masked_fill(~mask[..., None], 0.0)
+    frames = torch.from_numpy(features.frames).float().masked_fill_(~mask[..., None], 0.0)
     return _evenly(frames, mask, num_frames)
 
 
@@ -203,7 +198,7 @@ def _evenly(frames: Tensor, mask: Tensor, num_frames: int | None) -> tuple[Tenso
 
 def _views(cache: FeatureCache, video_ids: Sequence[str], mask: Tensor) -> Tensor:
     views = torch.from_numpy(np.stack(cache.views(video_ids))).float()  # (V, R, F, D)
-    return views.masked_fill(~mask[:, None, :, None], 0.0)
+    return views.masked_fill_(~mask[:, None, :, None], 0.0)
 
 
 def _words(cache: FeatureCache, caption_ids: Sequence[str], device: torch.device) -> WordTokens:

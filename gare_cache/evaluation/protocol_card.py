@@ -11,7 +11,6 @@ from gare_cache.annotations.published_sizes import PUBLISHED_SIZES, PublishedSiz
 from gare_cache.annotations.record import SPLITS
 from gare_cache.annotations.settings import DatasetSettings
 from gare_cache.cache.coverage import coverage
-from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.loading import expected_items
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.errors import counted
@@ -222,10 +221,7 @@ def _counts(
     encoded = {
         (kind, split): (there, listed) for kind, split, there, listed in coverage(cache, manifest)
     }
-    if is_imported(cache):
-        found = [row["split"] for row in expected_items(cache, manifest, "video")]
-    else:
-        found = [row["split"] for row in manifest.videos.to_pylist() if row["path"] is not None]
+    found = expected_items(cache, manifest, "video")["split"].to_pylist()
     counts = {}
     for split in SPLITS:
         (videos, listed_videos), (captions, listed_captions) = (

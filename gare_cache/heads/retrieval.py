@@ -63,6 +63,7 @@ class RetrievalHead(nn.Module):
     Attributes:
         settings: JSON-able; ``build_head(**head.settings)`` rebuilds the head.
         logit_scale: log of the scale, a parameter.
+        encodes_in_bfloat16: whether ``pair_scores`` encodes in bfloat16, see there; off when built.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class RetrievalHead(nn.Module):
         self.interaction = interaction
         self.settings = copy.deepcopy(dict(settings))
         self.logit_scale = nn.Parameter(torch.tensor(float(settings["logit_scale_init"])))
+        self.encodes_in_bfloat16 = False
 
     @property
     def scale(self) -> Tensor:
@@ -226,11 +228,20 @@ class RetrievalHead(nn.Module):
         """Score all pairs as ``forward`` does, differentiably and at the least cost: for training.
 
         Where ``exact``, no (T, V, D) tensor is made at dropout 0, and the increments are mixtures;
-        with dropout, only what follows it works on the pair tensor. The arguments and errors are
-        those of ``forward``; ``rescore`` is that of ``PooledInteraction.pair_scores``.
+        with dropout, only what follows it works on the pair tensor. With ``encodes_in_bfloat16``
+        the products of projections and aggregator are taken in bfloat16 (autocast) and all that
+        follows in the head's dtype: the algebra of the pairs subtracts numbers of like size, of
+        which bfloat16 would leave nothing. The arguments and errors are those of ``forward``;
+        ``rescore`` is that of ``PooledInteraction.pair_scores``.
         """
-        frames = self.encode_frames(frames, mask)
-        inputs = (self.encode_text(text), frames, mask, self.encode_words(words))
+        dtype = self.logit_scale.dtype
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.encodes_in_bfloat16):
+            frames = self.encode_frames(frames, mask).to(dtype)
+            text = self.encode_text(text).to(dtype)
+            encoded_words = self.encode_words(words)
+        if encoded_words is not None:
+            encoded_words = encoded_words[0].to(dtype), encoded_words[1]
+        inputs = (text, frames, mask, encoded_words)
         if isinstance(self.interaction, PooledInteraction):
             return self.interaction.pair_scores(*inputs, rescore=rescore)
         scores: PairScores = self.interaction(*inputs)

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gare_cache.errors import ConfigError
 from gare_cache.losses.logits import pair_logits
-from gare_cache.losses.sinkhorn import sinkhorn_biases
+from gare_cache.losses.sinkhorn import unchecked_biases
 
 
 def ncl(
@@ -43,18 +42,11 @@ def ncl(
         Scalar.
 
     Raises:
-        ConfigError: the similarity is not square or not finite, or ``positives`` do not fit.
+        ConfigError: the similarity is not square, or ``positives`` do not fit.
     """
-    broken = int((~similarity.isfinite()).any(dim=-1).sum())
-    if broken:
-        raise ConfigError(
-            f"{broken} of {len(similarity):,} texts have scores that are no finite "
-            "numbers; check "
-            "the features, or lower train.learning_rate"
-        )
     logits = pair_logits(similarity, scale, positives)
     biased = logits.detach() if detach_biases else logits
-    row_bias, column_bias = sinkhorn_biases(biased, iterations=iterations)
+    row_bias, column_bias = unchecked_biases(biased, iterations=iterations)
     target = torch.arange(len(logits), device=logits.device)
     to_videos = F.cross_entropy(logits + column_bias, target)
     to_texts = F.cross_entropy((logits + row_bias[:, None]).T, target)

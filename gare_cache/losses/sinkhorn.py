@@ -39,11 +39,21 @@ def sinkhorn_biases(
             alone; the targets do not fit.
     """
     _check(logits)
+    if column_targets is not None:
+        _check_targets(column_targets, *logits.shape)
+    return unchecked_biases(logits, column_targets, iterations=iterations)
+
+
+def unchecked_biases(
+    logits: Tensor, column_targets: Tensor | None = None, *, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Return ``sinkhorn_biases`` of logits (N, M) that are known to fit.
+
+    For the training loop: a check would make a GPU wait for the host in every step.
+    """
     num_rows, num_columns = logits.shape
     if column_targets is None:
         column_targets = logits.new_full((num_columns,), num_rows / num_columns)
-    else:
-        _check_targets(column_targets, num_rows, num_columns)
     log_targets = column_targets.to(logits.dtype).log()
     column_bias = log_targets - logits.logsumexp(dim=0)
     row_bias = -logits.logsumexp(dim=1)

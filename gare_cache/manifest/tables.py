@@ -49,9 +49,22 @@ class Manifest:
 
     def encodable(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return the rows of the videos with a file, and those of their captions."""
-        videos = [row for row in self.videos.to_pylist() if row["path"] is not None]
-        present = {row["video_id"] for row in videos}
-        return videos, [row for row in self.captions.to_pylist() if row["video_id"] in present]
+        present = self.with_files()
+        return present.videos.to_pylist(), present.captions.to_pylist()
+
+    def with_files(self) -> Manifest:
+        """Return the videos with a file and their captions."""
+        return self.of_videos(pc.is_valid(self.videos["path"]))
+
+    def of_videos(self, kept: pa.ChunkedArray | pa.Array) -> Manifest:
+        """Return some videos and their captions.
+
+        Args:
+            kept: (V,) booleans, true for the videos to keep.
+        """
+        videos = self.videos.filter(kept)
+        owned = pc.is_in(self.captions["video_id"], videos["video_id"])
+        return Manifest(videos, self.captions.filter(owned))
 
     def with_files_of(self, folder: Path) -> Manifest:
         """Return the manifest with the relative paths that do not exist here seen from a folder."""

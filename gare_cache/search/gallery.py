@@ -215,14 +215,14 @@ def open_gallery(cache: FeatureCache, manifest: Manifest, project: Path) -> Gall
     """
     table = cache.tables["video"]
     latest, listed = table.latest(), manifest.videos
-    rows = [latest.get(id_, -1) for id_ in listed["video_id"].to_pylist()]
-    found = np.array([table.status(row) == "ok" for row in rows], bool)
+    rows = np.array([latest.get(id_, -1) for id_ in listed["video_id"].to_pylist()], np.int64)
+    found = table.outcomes.ok(rows)
     if not found.any():
         raise CacheError(
             f"none of the {counted(len(listed), 'listed video')} has features in {cache.folder}; "
             "`gare-cache info` tells why"
         )
-    videos = GalleryVideos(listed.filter(pa.array(found)), np.array(rows, np.int64)[found], project)
+    videos = GalleryVideos(listed.filter(pa.array(found)), rows[found], project)
     return Gallery(cache, videos, len(listed) - len(videos))
 
 

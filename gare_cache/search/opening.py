@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from gare_cache.cache.loading import captions_without_features, expected_items
+from gare_cache.cache.loading import captions_with_features, expected_items
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.encoders.sentence_encoder import SentenceEncoder
@@ -145,10 +145,7 @@ def _calibration(videos: EncodedGallery, store: VectorStore, manifest: Manifest)
     kept = read_json(file) if file.is_file() else {}
     if kept.get("key") == key:
         return Calibration(**kept["found"], sample=sample_of(videos.vectors))
-    failed = captions_without_features(cache)
-    rows = [
-        row for row in expected_items(cache, manifest, "text") if row["caption_id"] not in failed
-    ]
+    rows = captions_with_features(cache, expected_items(cache, manifest, "text")).to_pylist()
     validation = [row for row in rows if row["split"] == "val"]
     found = calibrate(
         videos,

@@ -149,7 +149,7 @@ def export(
     items = {
         kind: [
             row
-            for row in expected_items(cache, manifest, kind)
+            for row in expected_items(cache, manifest, kind).to_pylist()
             if not splits or row["split"] in splits
         ]
         for kind in KINDS

@@ -108,7 +108,7 @@ def _open(space: Workspace, inputs: Path) -> VariantFeatures:
     cache, features = open_features(space)
     _require_sampling(space, cache)
     for kind in KINDS:
-        cache.rows(kind, [row[ID[kind]] for row in expected_items(cache, manifest, kind)])
+        cache.rows(kind, expected_items(cache, manifest, kind)[ID[kind]].to_pylist())
     return VariantFeatures(inputs, listed_digests(manifest), features)
 
 

@@ -15,7 +15,7 @@ waited for.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -81,7 +81,13 @@ class Processes:
             return PairScores(similarity, None)
         return PairScores(similarity, self._gather(as_increments(scores.delta).dense))
 
-    def sum_gradients(self, head: RetrievalHead, objective: nn.Module) -> None:
+    def sum_gradients(
+        self,
+        parameters: Sequence[nn.Parameter],
+        *,
+        replicated: Sequence[nn.Parameter],
+        encoding: Sequence[nn.Parameter],
+    ) -> None:
         """Add up the gradients of all processes, in place: the gradient of one process.
 
         With ``reference_gather`` the gradient at the encoded features is divided by W, so that of
@@ -89,14 +95,18 @@ class Processes:
         code does: its gather keeps the gradient of the process's own features alone, and
         DistributedDataParallel then averages. The gap module and the scale, which every process
         of the reference applies to the whole batch, keep their exact gradient there, too.
+
+        Args:
+            parameters: all that train.
+            replicated: those that act on the whole matrix in every process: scale and objective.
+            encoding: those that make the encoded features.
         """
         if self.count == 1:
             return
-        replicated = {id(parameter) for parameter in (head.logit_scale, *objective.parameters())}
-        parameters = [*head.parameters(), *objective.parameters()]
+        once = {id(parameter) for parameter in replicated}
         counted = [
             parameter.grad
-            if parameter.grad is not None and (self.rank == 0 or id(parameter) not in replicated)
+            if parameter.grad is not None and (self.rank == 0 or id(parameter) not in once)
             else torch.zeros_like(parameter)
             for parameter in parameters
         ]
@@ -109,7 +119,7 @@ class Processes:
         for parameter, total, used in zip(parameters, sums, present.tolist(), strict=True):
             parameter.grad = total.view_as(parameter).to(parameter.dtype) if used else None
         if self.reference_gather:
-            for parameter in _encoding_parameters(head):
+            for parameter in encoding:
                 if parameter.grad is not None:
                     parameter.grad /= self.count
 
@@ -122,7 +132,9 @@ class Processes:
             dist.all_gather_object(states, state)
         return states
 
-    def start(self, head: RetrievalHead, objective: nn.Module, *, seed: int) -> None:
+    def start(
+        self, modules: Iterable[nn.Module], *, encoding: Sequence[nn.Parameter], seed: int
+    ) -> None:
         """Give every process the first one's weights, and a dropout of its own.
 
         Raises:
@@ -133,7 +145,7 @@ class Processes:
                 "train.reference_gather is true, and one process gathers nothing; start several "
                 "(torchrun --nproc-per-node=N -m gare_cache.cli train), or set it to false"
             )
-        if self.reference_gather and not _encoding_parameters(head):
+        if self.reference_gather and not encoding:
             raise ConfigError(
                 "train.reference_gather is true, but this head has neither a projection nor an "
                 "aggregator with weights, so it changes nothing; set it to false"
@@ -141,7 +153,7 @@ class Processes:
         if self.count == 1:
             return
         with self.meetings.before("the first process's weights"):
-            for module in (head, objective):
+            for module in modules:
                 for value in module.state_dict().values():
                     dist.broadcast(value, src=0)
         if self.rank > 0:
@@ -235,7 +247,8 @@ class _GatherRows(torch.autograd.Function):
         return gradients[0][ctx.own], None, None
 
 
-def _encoding_parameters(head: RetrievalHead) -> list[nn.Parameter]:
+def encoding_parameters(head: RetrievalHead) -> list[nn.Parameter]:
+    """Return the parameters of a head that make the encoded features: all before the pairs."""
     modules = (head.text_projection, head.frame_projection, head.aggregator)
     return [parameter for module in modules for parameter in module.parameters()]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 from gare_cache.data.batches import epoch_batches, num_batches
 from gare_cache.data.frames import FrameChoice, training_frames
-from gare_cache.data.positives import positives_of
+from gare_cache.data.positives import Positives, positives_of
 from gare_cache.data.split import FeatureSplit
 from gare_cache.errors import ConfigError
 from gare_cache.evaluation.increment import increment_figures
 from gare_cache.evaluation.metrics import retrieval_metrics, text_to_video, video_to_text
 from gare_cache.evaluation.similarity import score_split
-from gare_cache.heads.pairs import Words
+from gare_cache.heads.pairs import PairScores
 from gare_cache.heads.retrieval import RetrievalHead
-from gare_cache.losses.objective import Objective
-from gare_cache.training.distributed import Processes
+from gare_cache.losses.objective import LossTerms, Objective
+from gare_cache.training.compilation import LossOf, compiled
+from gare_cache.training.distributed import Processes, encoding_parameters
 from gare_cache.training.optimizers import set_learning_rate, warmup_cosine
 from gare_cache.training.settings import TrainSettings
 from gare_cache.training.state_file import read_state, write_state
@@ -29,7 +30,10 @@ from gare_cache.training.state_file import read_state, write_state
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Head, loss, optimiser and splits of a training, all on one device.
+    """Head, loss, optimiser and splits of a training on cached features, all on one device.
+
+    A training of more than the head is a subclass, which has more ``modules``, and computes losses
+    and validation features in its own way.
 
     Attributes:
         head: the head to train.
@@ -46,6 +50,74 @@ class TrainingSetup:
     train_split: FeatureSplit
     val_split: FeatureSplit
     frame_choice: FrameChoice
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything that trains, by the name under which its state is kept."""
+        return {"head": self.head, "objective": self.objective}
+
+    @property
+    def encoding(self) -> list[nn.Parameter]:
+        """The parameters that make the encoded features."""
+        return encoding_parameters(self.head)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters that train."""
+        return [p for module in self.modules.values() for p in module.parameters()]
+
+    def losses(self, draw: Draw, settings: TrainSettings) -> Iterator[LossTerms]:
+        """Yield the loss of each batch of an epoch, with its gradient left on the parameters.
+
+        Args:
+            draw: the batches, and what else an epoch draws from.
+            settings: ``compile``.
+        """
+        loss_of: LossOf = partial(_loss, self, draw)
+        if settings.compile:
+            loss_of = compiled(loss_of, num_processes=draw.processes.count)
+        split = self.train_split
+        for batch in draw.batches.to(split.text.device):
+            videos = split.video_of_text[batch]
+            frames = training_frames(split, videos, self.frame_choice, draw.generator)
+            loss = loss_of(batch, *frames)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            yield loss
+
+    def update(self, *, max_grad_norm: float, processes: Processes) -> None:
+        """Follow the gradient that ``losses`` left, clipped to a norm."""
+        processes.sum_gradients(
+            self.parameters,
+            replicated=[self.head.logit_scale, *self.objective.parameters()],
+            encoding=self.encoding,
+        )
+        nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
+        self.optimizer.step()
+
+    def validation_split(self, processes: Processes) -> FeatureSplit:
+        """Return the validation split's features as they are now."""
+        return self.val_split
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What an epoch is drawn from.
+
+    Attributes:
+        batches: (N, B) caption rows of the epoch's batches that are left, on the CPU.
+        epoch: counted from 1.
+        begin: number of the first of them, from 0.
+        positives: which pairs match; None where pairs off the diagonal count as negatives.
+        generator: draws frames.
+        processes: that train together.
+    """
+
+    batches: Tensor
+    epoch: int
+    begin: int
+    positives: Positives | None
+    generator: torch.Generator
+    processes: Processes
 
 
 @dataclass(frozen=True)
@@ -73,47 +145,51 @@ class EpochRecord:
     increment: Mapping[str, float] | None = None
 
 
+@dataclass(frozen=True)
+class PartOfEpoch:
+    """An epoch that was stopped between two batches.
+
+    Attributes:
+        batches: (N, B) caption rows of all its batches.
+        done: how many of them are done.
+        sums: of the loss and of its terms over these.
+        num_finite: batches before the first whose loss was not finite.
+    """
+
+    batches: Tensor
+    done: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    num_finite: Tensor | int = 0
+
+
 @dataclass
 class TrainingState:
-    """State of a training after an epoch; saved and restored as a whole."""
+    """State of a training behind a batch or an epoch; saved and restored as a whole."""
 
     epoch: int = 0
     best_epoch: int = 0
     best_score: float = -1.0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     history: list[EpochRecord] = field(default_factory=list)
+    part: PartOfEpoch | None = None
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B matching pairs; of several processes each has its share of the texts.
-
-    Attributes:
-        text: (B, D).
-        frames: (B, F, D).
-        mask: (B, F) bool.
-        words: tokens (B, W, D) and their mask (B, W); None where the split holds none.
-        positives: (B, B) bool, see ``Objective``; None where false negatives are kept.
-    """
-
-    text: Tensor
-    frames: Tensor
-    mask: Tensor
-    words: Words | None
-    positives: Tensor | None
+def never() -> bool:
+    """Return False: a training that nobody asks to stop."""
+    return False
 
 
-class HeadTraining:
-    """A training between its updates: order of the pairs, schedule, record and saved state.
+class Training:
+    """A training between its batches: order of the pairs, schedule, record and saved state.
 
-    Whoever computes the gradients calls ``begin_epoch``, for each of its steps ``batch`` and
-    ``update``, then ``end_epoch``.
+    Whoever computes the losses asks ``begin_epoch`` what to draw, calls ``step`` behind each loss
+    whose gradient is left on the parameters, and ``end_epoch`` behind the last.
 
     Attributes:
-        setup: head, objective and optimiser are changed in place.
+        setup: its modules and optimiser are changed in place.
         settings: of the training.
         stream: draws the dropout.
-        state: after the last whole epoch.
+        state: behind the last whole epoch, or the batch at which the training was stopped.
         steps: updates an epoch.
     """
 
@@ -126,22 +202,16 @@ class HeadTraining:
         processes: Processes = Processes(),  # noqa: B008 - frozen
         stream: torch.Generator = torch.default_generator,
     ) -> None:
-        """Continue from the state file, or start; the arguments are those of ``train_head``.
-
-        Raises:
-            ConfigError: as ``train_head``.
-        """
+        """Continue from the state file, or start; arguments and errors are ``train_head``'s."""
         processes.require_shares(settings.batch_size)
-        processes.start(setup.head, setup.objective, seed=settings.seed)
+        processes.start(setup.modules.values(), encoding=setup.encoding, seed=settings.seed)
         self.setup, self.settings, self.stream = setup, settings, stream
         self._processes, self._state_file = processes, state_file
         mask = settings.loss.false_negatives == "mask"
         self._positives = positives_of(setup.train_split) if mask else None
         self._order = torch.Generator().manual_seed(settings.seed)
-        self._num_texts = len(setup.train_split.text)
+        self._num_texts = len(setup.train_split.captions)
         self.steps = num_batches(self._num_texts, settings.batch_size)
-        self._one_caption = setup.val_split.one_caption_per_video()
-        self._sums: dict[str, Tensor] = {}
         self.state = self._restored() or TrainingState()
 
     @property
@@ -149,86 +219,85 @@ class HeadTraining:
         """Whether all epochs are done."""
         return self.state.epoch >= self.settings.epochs
 
-    def begin_epoch(self) -> list[tuple[Tensor, float]]:
-        """Return the rows and the factor of the learning rate of each step of the next epoch."""
-        self.setup.head.train()
-        self._sums = {}
-        done, total = self.state.epoch * self.steps, self.settings.epochs * self.steps
-        batches = list(epoch_batches(self._num_texts, self.settings.batch_size, self._order))
-        warmup = self.settings.warmup
-        factors = [warmup_cosine(done + i, total, warmup=warmup) for i in range(self.steps)]
-        return list(zip(batches, factors, strict=True))
+    @property
+    def num_done(self) -> int:
+        """Number of updates done."""
+        part = self.state.part
+        return self.state.epoch * self.steps + (part.done if part else 0)
 
-    def batch(self, rows: Tensor) -> Batch:
-        """Choose the frames of a batch and take its features; ``rows`` (B,) are texts."""
-        split, processes = self.setup.train_split, self._processes
-        rows = rows.to(split.text.device)
-        frames, mask = training_frames(
-            split, split.video_of_text[rows], self.setup.frame_choice, self._order
-        )
-        share = processes.own(rows)
-        return Batch(
-            split.text[share],
-            frames,
-            mask,
-            split.words_of(share),
-            None if self._positives is None else self._positives.among(rows),
-        )
-
-    def differentiate(self, batch: Batch) -> dict[str, Tensor]:
-        """Put the gradients of a batch's loss into the parameters; return the loss's terms."""
-        head, objective = self.setup.head, self.setup.objective
-        scores = self._processes.gather(
-            head.pair_scores(batch.text, batch.frames, batch.mask, batch.words)
-        )
-        loss = objective(
-            scores.similarity, scores.delta, head.scale, positives=batch.positives, side=head.side
-        )
+    def begin_epoch(self) -> Draw:
+        """Return what the batches that are left of the epoch are drawn from."""
+        if self.state.part is None:
+            batches = epoch_batches(self._num_texts, self.settings.batch_size, self._order)
+            self.state.part = PartOfEpoch(batches)
+        for module in self.setup.modules.values():
+            module.train()
         self.setup.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        self._processes.sum_gradients(head, objective)
-        return {"total": loss.total.detach(), **loss.terms}
+        part = self.state.part
+        return Draw(
+            part.batches[part.done :],
+            self.state.epoch + 1,
+            part.done,
+            self._positives,
+            self._order,
+            self._processes,
+        )
 
-    def update(self, factor: float, terms: Mapping[str, Tensor]) -> None:
-        """Update the weights from their gradients, and add up the loss's terms."""
-        head, objective = self.setup.head, self.setup.objective
-        set_learning_rate(self.setup.optimizer, factor)
-        parameters = [*head.parameters(), *objective.parameters()]
-        nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
-        self.setup.optimizer.step()
-        head.limit_scale()
+    def step(self, loss: LossTerms) -> None:
+        """Update once; nothing here makes a GPU wait for the host."""
+        part, setup, settings = self.state.part, self.setup, self.settings
+        assert part is not None
+        total = settings.epochs * self.steps
+        factor = warmup_cosine(self.num_done, total, warmup=settings.warmup)
+        set_learning_rate(setup.optimizer, factor)
+        setup.update(max_grad_norm=settings.max_grad_norm, processes=self._processes)
+        setup.optimizer.zero_grad(set_to_none=True)
+        setup.head.limit_scale()
+        terms = {"total": loss.total.detach(), **loss.terms}
+        sums = dict(part.sums)
         for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        finite = terms["total"].isfinite() & (part.num_finite == part.done)
+        self.state.part = PartOfEpoch(part.batches, part.done + 1, sums, part.num_finite + finite)
 
-    def end_epoch(self) -> None:
-        """Validate, record and save.
+    def end_epoch(self) -> bool:
+        """Validate, record and save; of a part of an epoch, save only.
+
+        Returns:
+            Whether the epoch is whole.
 
         Raises:
             ConfigError: the loss is no longer finite.
         """
-        self.setup.head.eval()
-        losses = {name: float(value) / self.steps for name, value in self._sums.items()}
-        if not all(map(math.isfinite, losses.values())):
-            raise ConfigError(f"the loss is no longer finite ({losses}); lower train.learning_rate")
-        self.state.epoch += 1
-        _record_epoch(self.state, self.setup, losses, self._one_caption)
+        for module in self.setup.modules.values():
+            module.eval()
+        assert self.state.part is not None
+        whole = self.state.part.done == self.steps
+        if whole:
+            self.state.epoch += 1
+            _record_epoch(self.state, self.setup, _mean_losses(self.state), self._processes)
+            self.state.part = None
         self._save()
+        return whole
 
     def finish(self) -> TrainingState:
-        """Put the weights of the best epoch into the head; return the final state."""
-        self.setup.head.load_state_dict(self.state.best_weights)
+        """Put the weights of the best epoch into the modules; return the final state."""
+        for name, weights in self.state.best_weights.items():
+            self.setup.modules[name].load_state_dict(weights)
         return self.state
 
     def _save(self) -> None:
-        setup = self.setup
+        state, setup = self.state, self.setup
         random_states = self._processes.collect(self._random_state())
         if self._processes.rank > 0:
             return
-        history = [vars(record) for record in self.state.history]
         saved = {
-            "state": {**vars(self.state), "history": history},
-            "head": setup.head.state_dict(),
-            "objective": setup.objective.state_dict(),
+            "state": {
+                **vars(state),
+                "history": [vars(record) for record in state.history],
+                "part": None if state.part is None else vars(state.part),
+            },
+            "modules": {name: module.state_dict() for name, module in setup.modules.items()},
             "optimizer": setup.optimizer.state_dict(),
             "order": self._order.get_state(),
             "random": random_states,
@@ -239,8 +308,8 @@ class HeadTraining:
         if not self._state_file.exists():
             return None
         saved, setup = read_state(self._state_file), self.setup
-        setup.head.load_state_dict(saved["head"])
-        setup.objective.load_state_dict(saved["objective"])
+        for name, weights in saved["modules"].items():
+            setup.modules[name].load_state_dict(weights)
         setup.optimizer.load_state_dict(saved["optimizer"])
         self._order.set_state(saved["order"])
         random_state = saved["random"][self._processes.rank]
@@ -248,7 +317,12 @@ class HeadTraining:
         if random_state["cuda"] is not None:
             torch.cuda.set_rng_state(random_state["cuda"], setup.head.logit_scale.device)
         history = [EpochRecord(**record) for record in saved["state"].pop("history")]
-        return TrainingState(history=history, **saved["state"])
+        part = saved["state"].pop("part")
+        return TrainingState(
+            history=history,
+            part=None if part is None else PartOfEpoch(**part),
+            **saved["state"],
+        )
 
     def _random_state(self) -> dict[str, Tensor | None]:
         device = self.setup.head.logit_scale.device
@@ -264,23 +338,26 @@ def train_head(
     on_batch: Callable[[], None],
     on_epoch: Callable[[TrainingState], None],
     processes: Processes = Processes(),  # noqa: B008 - frozen
+    stop: Callable[[], bool] = never,
 ) -> TrainingState:
-    """Train a head; the weights of the best epoch end in it.
+    """Train a head, and whatever else the setup trains; the best epoch's weights end in it.
 
-    A run that was stopped continues behind its last whole epoch, with the same result as if it
-    had not been stopped. Best is the highest mean of t2v and v2t R@1 on the validation split with
-    one caption a video; of equal epochs the first.
+    A run that was stopped continues behind its last whole epoch, or behind the batch at which
+    ``stop`` ended it, with the same result as if it had not been stopped. Best is the highest mean
+    of t2v and v2t R@1 on the validation split with one caption a video; of equal epochs the first.
 
     Args:
-        setup: head, objective and optimiser are changed in place.
+        setup: its modules and optimiser are changed in place.
         settings: ``epochs``, ``batch_size``, ``warmup``, ``max_grad_norm``, ``seed`` (of the order
-            of the pairs) and ``loss.false_negatives``: ``mask`` leaves pairs off the diagonal whose
-            text describes the video out of the contrastive loss (``Positives.among``); ``keep``
-            counts them as negatives. The others are what ``setup`` was made with.
+            of the pairs), ``compile`` and ``loss.false_negatives``: ``mask`` leaves pairs off the
+            diagonal whose text describes the video out of the contrastive loss
+            (``Positives.among``); ``keep`` counts them as negatives. The others are what ``setup``
+            was made with.
         state_file: where the state is kept between epochs; the first process writes it.
-        on_batch: called after every update, also for those of a resumed run's past epochs.
+        on_batch: called after every update, also for those that a resumed run has behind it.
         on_epoch: called after every epoch of this call.
-        processes: those that train this head together, all with the same other arguments.
+        processes: those that train together, all with the same other arguments.
+        stop: asked behind every batch whether to keep the state and end.
 
     Returns:
         The final state.
@@ -288,15 +365,20 @@ def train_head(
     Raises:
         ConfigError: the split is smaller than a batch, the processes cannot share one, or the loss
             is no longer finite.
+        KeyboardInterrupt: ``stop`` ended the training.
     """
-    training = HeadTraining(setup, settings, state_file=state_file, processes=processes)
-    for _ in range(training.state.epoch * training.steps):
+    training = Training(setup, settings, state_file=state_file, processes=processes)
+    for _ in range(training.num_done):
         on_batch()
     while not training.is_done:
-        for rows, factor in training.begin_epoch():
-            training.update(factor, training.differentiate(training.batch(rows)))
+        draw = training.begin_epoch()
+        for number, loss in enumerate(setup.losses(draw, settings), start=1):
+            training.step(loss)
             on_batch()
-        training.end_epoch()
+            if number < len(draw.batches) and stop():
+                break
+        if not training.end_epoch():
+            raise KeyboardInterrupt
         on_epoch(training.state)
     return training.finish()
 
@@ -312,12 +394,10 @@ def validation_scores(head: RetrievalHead, split: FeatureSplit) -> dict[str, flo
 
 
 def _record_epoch(
-    state: TrainingState,
-    setup: TrainingSetup,
-    losses: Mapping[str, float],
-    one_caption: FeatureSplit,
+    state: TrainingState, setup: TrainingSetup, losses: Mapping[str, float], processes: Processes
 ) -> None:
     head = setup.head
+    one_caption = setup.validation_split(processes).one_caption_per_video()
     scores = validation_scores(head, one_caption)
     state.history.append(
         EpochRecord(
@@ -332,4 +412,51 @@ def _record_epoch(
     )
     if scores["score"] > state.best_score:
         state.best_epoch, state.best_score = state.epoch, scores["score"]
-        state.best_weights = {k: v.detach().clone() for k, v in head.state_dict().items()}
+        state.best_weights = {
+            name: {k: v.detach().clone() for k, v in module.state_dict().items()}
+            for name, module in setup.modules.items()
+            if name != "objective"
+        }
+
+
+def _mean_losses(state: TrainingState) -> dict[str, float]:
+    assert state.part is not None
+    steps, num_finite = len(state.part.batches), int(state.part.num_finite)
+    if num_finite < steps:
+        raise ConfigError(
+            f"the loss is no longer finite: NaN or infinite in batch {num_finite + 1} of {steps} "
+            f"of epoch {state.epoch}; lower train.learning_rate, or check the features"
+        )
+    return {name: float(value) / steps for name, value in state.part.sums.items()}
+
+
+def _loss(
+    setup: TrainingSetup, draw: Draw, batch: Tensor, frames: Tensor, mask: Tensor
+) -> LossTerms:
+    head, split = setup.head, setup.train_split
+    share = draw.processes.own(batch)
+    scores = head.pair_scores(split.text[share], frames, mask, split.words_of(share))
+    return loss_of_scores(setup, draw, batch, scores)
+
+
+def loss_of_scores(
+    setup: TrainingSetup, draw: Draw, batch: Tensor, scores: PairScores
+) -> LossTerms:
+    """Return the loss of the whole batch.
+
+    Args:
+        setup: its objective and head.
+        draw: its positives and processes.
+        batch: (B,) caption rows.
+        scores: (B/W, B) of this process's captions.
+    """
+    gathered = draw.processes.gather(scores)
+    known = None if draw.positives is None else draw.positives.among(batch)
+    loss: LossTerms = setup.objective(
+        gathered.similarity,
+        gathered.delta,
+        setup.head.scale,
+        positives=known,
+        side=setup.head.side,
+    )
+    return loss

@@ -55,6 +55,7 @@ def set_up_training(
     num_frames = _num_frames(settings, cache)
     choice = FrameChoice(num_frames, jittered=settings.frame_choice == "jittered")
     head = new_head(head_settings, cache, num_frames=num_frames).to(device)
+    head.encodes_in_bfloat16 = settings.precision == "bfloat16"
     train_split = load(
         cache,
         manifest,

@@ -8,6 +8,7 @@ its own, from its own stream), clipping, optimiser, schedule, validation and sav
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,14 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gare_cache.data.frames import training_frames
 from gare_cache.errors import GareCacheError
 from gare_cache.files import canonical_digest
 from gare_cache.heads.dropout import drawing_from
+from gare_cache.heads.pairs import Words
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.heads.settings import HeadSettings
-from gare_cache.losses.objective import Objective
+from gare_cache.losses.objective import LossTerms, Objective
 from gare_cache.settings import CustomSettings
-from gare_cache.training.loop import Batch, HeadTraining
+from gare_cache.training.loop import Draw, Training
 from gare_cache.training.settings import TrainSettings
 
 # Settings of a training that change no step of the program, only its numbers.
@@ -42,6 +45,10 @@ def obstacle(head: HeadSettings, train: TrainSettings, device: torch.device) -> 
     parts = (head.aggregator, head.interaction, head.pooling, train.loss.contrastive)
     if any(isinstance(part, CustomSettings) for part in parts):
         return "a part of your own may do what torch.vmap cannot map"
+    if train.compile or train.precision != "float32":
+        return "train.compile and a train.precision below float32 are for runs trained alone"
+    if train.reference_gather:
+        return "train.reference_gather is for several processes"
     if head.aggregator.name == "lstm":
         return "torch.vmap cannot map an LSTM (head.aggregator.name: lstm)"
     if train.loss.contrastive.name == "ncl":
@@ -66,11 +73,11 @@ def program_key(head: HeadSettings, train: TrainSettings) -> str:
 
 
 def train_heads(
-    runs: Sequence[HeadTraining],
+    runs: Sequence[Training],
     *,
     on_batch: Callable[[], None],
-    on_epoch: Callable[[HeadTraining], None],
-    on_failure: Callable[[HeadTraining, GareCacheError], None],
+    on_epoch: Callable[[Training], None],
+    on_failure: Callable[[Training, GareCacheError], None],
 ) -> None:
     """Train heads of one ``program_key`` together until all have done their epochs.
 
@@ -84,7 +91,7 @@ def train_heads(
         on_failure: called with a run that cannot go on, and why.
     """
     for run in runs:
-        for _ in range(run.state.epoch * run.steps):
+        for _ in range(run.num_done):
             on_batch()
     active = [run for run in runs if not run.is_done]
     while active:
@@ -101,15 +108,50 @@ def train_heads(
         active = [run for run in left if not run.is_done]
 
 
-def _train_epoch(runs: Sequence[HeadTraining], on_batch: Callable[[], None]) -> None:
-    epochs = [run.begin_epoch() for run in runs]
+def _train_epoch(runs: Sequence[Training], on_batch: Callable[[], None]) -> None:
+    draws = [run.begin_epoch() for run in runs]
     program = _Program(runs)
-    for steps in zip(*epochs, strict=True):
-        batches = [run.batch(rows) for run, (rows, _) in zip(runs, steps, strict=True)]
-        terms = program.differentiate(batches)
-        for run, (_, factor), of_run in zip(runs, steps, terms, strict=True):
-            run.update(factor, of_run)
+    for number in range(len(draws[0].batches)):
+        batches = [
+            _batch(run, draw, draw.batches[number]) for run, draw in zip(runs, draws, strict=True)
+        ]
+        for run, loss in zip(runs, program.differentiate(batches), strict=True):
+            run.step(loss)
             on_batch()
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """B matching pairs of a run: text (B, D), frames (B, F, D) and so on."""
+
+    text: Tensor
+    frames: Tensor
+    mask: Tensor
+    words: Words | None
+    positives: Tensor | None
+
+    def loss(self, run: Training) -> LossTerms:
+        """Return the loss as of a run alone, with its gradient left on the parameters."""
+        head = run.setup.head
+        scores = head.pair_scores(self.text, self.frames, self.mask, self.words)
+        loss: LossTerms = run.setup.objective(
+            scores.similarity,
+            scores.delta,
+            head.scale,
+            positives=self.positives,
+            side=head.side,
+        )
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+
+def _batch(run: Training, draw: Draw, rows: Tensor) -> _Batch:
+    split = run.setup.train_split
+    rows = rows.to(split.text.device)
+    videos = split.video_of_text[rows]
+    frames, mask = training_frames(split, videos, run.setup.frame_choice, draw.generator)
+    positives = None if draw.positives is None else draw.positives.among(rows)
+    return _Batch(split.text[rows], frames, mask, split.words_of(rows), positives)
 
 
 class _Loss(nn.Module):
@@ -142,7 +184,7 @@ class _Loss(nn.Module):
 class _Program:
     """The loss of several runs and its gradients; their parameters become views of the stacks."""
 
-    def __init__(self, runs: Sequence[HeadTraining]) -> None:
+    def __init__(self, runs: Sequence[Training]) -> None:
         self._runs = runs
         modules = [_Loss(run.setup.head, run.setup.objective) for run in runs]
         self._template = modules[0]
@@ -163,30 +205,35 @@ class _Program:
             for name in sorted(names)
         }
 
-    def differentiate(self, batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
-        """Put the gradients of all runs into their parameters; return the terms of each loss."""
+    def differentiate(self, batches: Sequence[_Batch]) -> list[LossTerms]:
+        """Put the gradients of all runs into their parameters; return their losses."""
         streams = [run.stream for run in self._runs]
         # The other forms of attention would be run one after the other.
         with drawing_from(streams), sdpa_kernel(SDPBackend.MATH):
             total, terms, cancelled = self._mapped(self._stacks, self._inputs(batches))
         if cancelled.any():  # rare, and only without dropout, so that no mask is drawn twice
             pairs = zip(self._runs, batches, strict=True)
-            return [run.differentiate(batch) for run, batch in pairs]
+            return [batch.loss(run) for run, batch in pairs]
         stacks = list(self._stacks.values())
         gradients = torch.autograd.grad(total.sum(), stacks, allow_unused=True)
         for name, gradient in zip(self._stacks, gradients, strict=True):
-            for number, parameters in enumerate(self._parameters):
-                parameters[name].grad = None if gradient is None else gradient[number]
-        terms = {"total": total, **terms}
+            if gradient is None:  # of no part of the loss
+                continue
+            for parameters, row in zip(self._parameters, gradient.contiguous(), strict=True):
+                parameters[name].grad = row  # fused optimisers ask for the parameter's layout
+        total, terms = total.detach(), {name: value.detach() for name, value in terms.items()}
         return [
-            {name: value.detach()[number] for name, value in terms.items() if _has(run, name)}
+            LossTerms(
+                total[number],
+                {name: value[number] for name, value in terms.items() if _has(run, name)},
+            )
             for number, run in enumerate(self._runs)
         ]
 
     def _loss(self, parameters: dict[str, Tensor], inputs: dict[str, Any]) -> Any:
         return torch.func.functional_call(self._template, parameters, (inputs,))
 
-    def _inputs(self, batches: Sequence[Batch]) -> dict[str, Any]:
+    def _inputs(self, batches: Sequence[_Batch]) -> dict[str, Any]:
         inputs: dict[str, Any] = {
             name: torch.stack([getattr(batch, name) for batch in batches])
             for name in ("text", "frames", "mask", "positives")
@@ -203,5 +250,5 @@ class _Program:
         return inputs
 
 
-def _has(run: HeadTraining, term: str) -> bool:
-    return term in ("total", "contrastive") or term in run.settings.loss.weights
+def _has(run: Training, term: str) -> bool:
+    return term == "contrastive" or term in run.settings.loss.weights

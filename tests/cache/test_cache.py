@@ -281,7 +281,7 @@ def test_what_holds_is_the_last_record_whatever_its_file(tmp_path: Path) -> None
         fill(cache, [0])
     with writer(tmp_path) as cache:
         rows = cache.allocate("video", [source(0)])
-        cache.tables["video"].outcomes.clear()
+        cache.tables["video"].outcomes.forget(0, 1)
         (unit,) = cache.pending("video", rows)
         values = {spec.name: spec.empty(1) for spec in LAYOUT.arrays("video")}
         outcomes = [journal.RowOutcome(0, reason="gone bad")]

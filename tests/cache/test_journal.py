@@ -1,10 +1,21 @@
 import json
 from pathlib import Path
+from typing import Any
 
+import google_crc32c
 import pytest
 
 from gare_cache.cache import journal
-from gare_cache.cache.journal import RowOutcome, UnitRecord, append, examine, keep_whole_lines, read
+from gare_cache.cache.journal import (
+    RowOutcome,
+    UnitRecord,
+    WrittenOutcomes,
+    append,
+    examine,
+    keep_whole_lines,
+    read,
+    rows_and_failed,
+)
 from gare_cache.errors import CacheError
 
 
@@ -101,3 +112,111 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: bytes) -> None:
     path.write_bytes(line + b"\n")
     with pytest.raises(CacheError, match=r"units.jsonl:1: the line is not a journal record"):
         read(tmp_path)
+
+
+def with_checksum(fields: dict[str, object], after: bytes = b"") -> bytes:
+    content = json.dumps({**fields, "after": journal._checksum(after)}).encode()
+    return content[:-1] + f', "line": "{google_crc32c.value(content):08x}"}}'.encode()
+
+
+def fields_of(number: int, **changed: object) -> dict[str, object]:
+    fields = json.loads(without_checksums(journal._line(record(number), after=b"")))
+    return {**fields, **changed}
+
+
+REASONS = [
+    None,
+    "",
+    '"}], "checksums": {"',
+    '{"row": 7, "reason": null, "decoder": null}, {"row": 8, "reason": "x"',
+    '\\", "reason": "\\\\',
+    '"outcomes": [{"row": 9}',
+]
+
+
+def test_rows_and_states_are_those_of_the_outcomes(tmp_path: Path) -> None:
+    path = tmp_path / "journal" / "units.jsonl"
+    rows = [0, 10**17, 3, 256, 10, 9]
+    written = [
+        [
+            RowOutcome(row, reason, "pyav", reason)
+            for row, reason in zip(rows, REASONS, strict=True)
+        ],
+        [],
+        [RowOutcome(5, digest="ab"), RowOutcome(6, "bad")],
+        *([RowOutcome(row, reason)] for row, reason in zip(rows, REASONS, strict=True)),
+    ]
+    for number, outcomes in enumerate(written):
+        append(path, UnitRecord(number, "text", number, outcomes, {"text/features": "0"}, {}))
+    found = read(tmp_path)
+    assert [list(record.outcomes) for record in found] == written
+    for record, outcomes in zip(found, written, strict=True):
+        assert len(record.outcomes) == len(outcomes)
+        assert record.outcomes[:1] == outcomes[:1]
+        columns = rows_and_failed(record.outcomes)
+        expected = [outcome.reason is not None for outcome in outcomes]
+        assert [column.tolist() for column in columns] == [[o.row for o in outcomes], expected]
+    usual = [isinstance(record.outcomes, WrittenOutcomes) for record in found]
+    assert usual == [False, True, True, True, True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        [{"row": 4}],
+        [{"reason": "x", "row": 4}],
+        [{"row": 4, "reason": None, "digest": "d"}, {"digest": "e", "row": 5}],
+        [dict(reversed(RowOutcome(4, "x")._asdict().items()))],
+    ],
+)
+def test_outcomes_of_another_form_are_read(tmp_path: Path, outcomes: list[dict[str, Any]]) -> None:
+    path = tmp_path / "journal" / "units.jsonl"
+    path.parent.mkdir()
+    lines = [journal._line(record(0), after=b"")]
+    lines.append(with_checksum(fields_of(1, outcomes=outcomes), after=lines[0]))
+    lines.append(with_checksum(dict(reversed(fields_of(2).items())), after=lines[1]))
+    path.write_bytes(b"\n".join([*lines, lines[0][:100]]))  # the last write was interrupted
+    listed = [RowOutcome(**of) for of in outcomes]
+    assert [list(r.outcomes) for r in read(tmp_path)] == [
+        record(0).outcomes,
+        listed,
+        record(2).outcomes,
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"outcomes": [{"row": True, "reason": None}]},
+        {"outcomes": [{"row": -1, "reason": None}]},
+        {"outcomes": [{"row": 1.5, "reason": None}]},
+        {"outcomes": [{"row": 10**30, "reason": None}]},
+        {"outcomes": [{"reason": None}]},
+        {"outcomes": [{"row": 0, "reason": None, "colour": None}], "checksums": []},
+        {"outcomes": None},
+        {"kind": "audio"},
+        {"unit": True},
+        {"sequence": -1},
+        {"checksums": None},
+        {"more": 1},
+    ],
+)
+def test_a_line_with_its_checksum_may_be_no_record(
+    tmp_path: Path, changed: dict[str, object]
+) -> None:
+    path = tmp_path / "journal" / "units.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(with_checksum(fields_of(0, **changed)) + b"\n")
+    with pytest.raises(CacheError, match=r"units.jsonl:1: the line is not a journal record"):
+        read(tmp_path)
+
+
+def test_outcomes_that_cannot_be_parsed_are_named_when_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "journal" / "units.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(
+        with_checksum(fields_of(0, outcomes=[{"row": 0, "reason": None, "x": 1}])) + b"\n"
+    )
+    (found,) = read(tmp_path)
+    with pytest.raises(CacheError, match=r"units.jsonl:1: the line is not a journal record .*run"):
+        found.outcomes[0]

@@ -175,8 +175,10 @@ def test_gradients_reach_every_weight_of_a_head(gap):
 def test_errors(similarity):
     with pytest.raises(ConfigError, match=r"as many texts as videos.*\(7, 8\)"):
         ncl(similarity[1:], 1.0)
+
+
+def test_a_score_that_is_no_number_is_in_the_loss(similarity):
     for value in (torch.nan, torch.inf, -torch.inf):
         broken = similarity.clone()
         broken[4] = value
-        with pytest.raises(ConfigError, match=r"1 of 8 texts have scores that are no finite"):
-            ncl(broken, 1.0)
+        assert not ncl(broken, 1.0, iterations=4, detach_biases=False).isfinite()

@@ -157,6 +157,8 @@ ELSEWHERE = {
     "train.threads",
     "train.frame_choice",  # test_views_and_frames.py
     "train.views",
+    "train.precision",  # training/test_speed.py
+    "train.compile",
     "train.reference_gather",  # needs several processes: training/test_distributed.py
 }
 

@@ -21,7 +21,13 @@ from gare_cache.losses.objective import Objective
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
-from gare_cache.training.distributed import Processes, is_first_process, own_device, process_group
+from gare_cache.training.distributed import (
+    Processes,
+    encoding_parameters,
+    is_first_process,
+    own_device,
+    process_group,
+)
 from gare_cache.training.loop import TrainingSetup, TrainingState, train_head
 from gare_cache.training.settings import TrainSettings
 from tests.plain_head import plain_head
@@ -90,14 +96,19 @@ def gradients(processes: Processes, *, gap: bool = True) -> dict[str, Tensor]:
     head = new_head(gap=gap)
     loss = Objective(trust_region=LEARNED) if gap else Objective(ib=OFF, eps=OFF, dir=OFF)
     loss = loss.double()
-    processes.start(head, loss, seed=0)
+    encoding = encoding_parameters(head)
+    processes.start([head, loss], encoding=encoding, seed=0)
     rows = torch.arange(BATCH)
     own = processes.own(rows)
     videos = TRAIN.video_of_text[rows]
     scores = head(TRAIN.text[own], TRAIN.frames[videos], TRAIN.mask[videos])
     scores = processes.gather(scores)
     loss(scores.similarity, scores.delta, head.scale).total.backward()
-    processes.sum_gradients(head, loss)
+    processes.sum_gradients(
+        [*head.parameters(), *loss.parameters()],
+        replicated=[head.logit_scale, *loss.parameters()],
+        encoding=encoding,
+    )
     named = [*head.named_parameters(), *loss.named_parameters()]
     return {name: p.grad for name, p in named if p.grad is not None}
 
@@ -127,11 +138,11 @@ def worker(rank: int, folder: Path, port: int) -> None:
         head = plain_head(dim=DIM, max_frames=5, aggregator={"name": "mean"})
         torch.manual_seed(rank)
         other = plain_head(dim=DIM, max_frames=5, aggregator={"name": "lstm"})
-        processes.start(other, Objective(), seed=0)
+        processes.start([other], encoding=encoding_parameters(other), seed=0)
         found["started"] = dict(other.state_dict())
         for key, call in {
             "shares": lambda: processes.require_shares(BATCH + 1),
-            "idle": lambda: reference.start(head, Objective(), seed=0),
+            "idle": lambda: reference.start([head], encoding=encoding_parameters(head), seed=0),
         }.items():
             try:
                 call()
@@ -207,7 +218,7 @@ def test_refusals(two: list[dict[str, Any]]) -> None:
         assert "train.batch_size is 17, which 2 processes cannot share" in found["shares"]
         assert "neither a projection nor an aggregator with weights" in found["idle"]
     with pytest.raises(ConfigError, match=r"reference_gather is true, and one process gathers"):
-        Processes(reference_gather=True).start(new_head(), Objective(), seed=0)
+        Processes(reference_gather=True).start([new_head()], encoding=[], seed=0)
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,11 +158,11 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 
 def test_batches_cover_every_caption_once_in_another_order_each_epoch() -> None:
     generator = torch.Generator().manual_seed(0)
-    first, second = (torch.cat(list(epoch_batches(10, 3, generator))) for _ in range(2))
+    first, second = (epoch_batches(10, 3, generator).flatten() for _ in range(2))
     assert len(first) == 9 == len(set(first.tolist()))
     assert not torch.equal(first, second)
     with pytest.raises(ConfigError, match=r"train.batch_size is 11, .* has 10 captions; lower it"):
-        list(epoch_batches(10, 11, generator))
+        epoch_batches(10, 11, generator)
 
 
 def test_one_caption_a_video_is_the_first() -> None:
@@ -178,7 +178,7 @@ def test_a_diverging_loss_is_an_error(tmp_path: Path) -> None:
     zero: dict[str, Any] = {"weight": 0}
     objective = Objective(ib=zero, eps=zero, dir=zero)
     optimizer = torch.optim.SGD([{"params": head.parameters(), "lr": 0.1, "base_lr": 0.1}])
-    with pytest.raises(ConfigError, match=r"no longer finite"):
+    with pytest.raises(ConfigError, match=r"no longer finite: .* in batch 1 of"):
         train_head(
             TrainingSetup(head, objective, optimizer, broken, VAL, EVEN),
             TrainSettings(epochs=1, batch_size=16),
