@@ -7,7 +7,7 @@ its own, from its own stream), clipping, optimiser, schedule, validation and sav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,8 @@ def train_heads(
             on_batch()
     active = [run for run in runs if not run.is_done]
     while active:
-        _train_epoch(active, on_batch)
+        for _ in Together(active).steps():
+            on_batch()
         left = []
         for run in active:
             try:
@@ -106,18 +107,6 @@ def train_heads(
             on_epoch(run)
             left.append(run)
         active = [run for run in left if not run.is_done]
-
-
-def _train_epoch(runs: Sequence[Training], on_batch: Callable[[], None]) -> None:
-    draws = [run.begin_epoch() for run in runs]
-    program = _Program(runs)
-    for number in range(len(draws[0].batches)):
-        batches = [
-            _batch(run, draw, draw.batches[number]) for run, draw in zip(runs, draws, strict=True)
-        ]
-        for run, loss in zip(runs, program.differentiate(batches), strict=True):
-            run.step(loss)
-            on_batch()
 
 
 @dataclass(frozen=True)
@@ -181,10 +170,11 @@ class _Loss(nn.Module):
         return loss.total, loss.terms, cancelled
 
 
-class _Program:
-    """The loss of several runs and its gradients; their parameters become views of the stacks."""
+class Together:
+    """The updates of an epoch of several runs, whose parameters become views of the stacks."""
 
     def __init__(self, runs: Sequence[Training]) -> None:
+        """Stack the parameters of runs of one ``program_key``."""
         self._runs = runs
         modules = [_Loss(run.setup.head, run.setup.objective) for run in runs]
         self._template = modules[0]
@@ -205,7 +195,17 @@ class _Program:
             for name in sorted(names)
         }
 
-    def differentiate(self, batches: Sequence[_Batch]) -> list[LossTerms]:
+    def steps(self) -> Iterator[Training]:
+        """Update all runs once for each batch of the epoch; yield each run behind its update."""
+        draws = [run.begin_epoch() for run in self._runs]
+        for number in range(len(draws[0].batches)):
+            pairs = zip(self._runs, draws, strict=True)
+            batches = [_batch(run, draw, draw.batches[number]) for run, draw in pairs]
+            for run, loss in zip(self._runs, self._differentiate(batches), strict=True):
+                run.step(loss)
+                yield run
+
+    def _differentiate(self, batches: Sequence[_Batch]) -> list[LossTerms]:
         """Put the gradients of all runs into their parameters; return their losses."""
         streams = [run.stream for run in self._runs]
         # The other forms of attention would be run one after the other.
