@@ -482,3 +482,57 @@ def test_a_trial_that_fails_in_any_way_stops_no_study(
     code, plan, err = command(study, "--dry-run")
     assert code == 0, err
     assert "2 to do, unknown until a run is done" in plan
+
+
+def test_runs_train_together_and_say_so(extracted: Path) -> None:
+    study = write_study(
+        extracted, "together", set={"train.epochs": 2, "train.loss.ib.weight": 0.02}
+    )
+    code, _, err = command(study, "--batched", "on", "--limit", "3")
+    assert code == 0, err
+    assert "trained together" not in err
+    code, _, err = command(study, "--batched", "on")  # one run is left, and begins alone
+    assert code == 2
+    assert "--batched on, and no two missing runs can train together" in err
+    code, out, err = command(study, "--batched", "auto")
+    assert code == 0, err
+    rows = pq.read_table(extracted / "outputs/studies/together/runs.parquet").to_pylist()
+    together = [row for row in rows if row["trained"] == "batched"]
+    assert [row["status"] for row in rows] == ["done"] * 4
+    assert len(together) == 2  # of one alpha, the others have no partner
+    assert "different forms of training: batched, solo" in out.replace("\n", " ")
+    keys = [row["run_key"] for row in together]
+    for row in rows:
+        folder = extracted / ".gare/runs" / row["run_key"]
+        record = read_json(folder / "run.json")
+        assert record["trained"] == row["trained"]
+        assert read_json(folder / "run/record.json")["trained"] == row["trained"]
+        assert record["together"] == (keys if row in together else [row["run_key"]])
+    number = 1 if together[0]["variant"] == "alpha=1.0" else 2
+    code, out, err = command(study, "--check", str(number))
+    assert code == 0, err
+    assert "it was trained together with 1 other run" in err
+    assert "bit for bit equal" in out
+
+    code, _, err = command(study, "--batched", "off")
+    assert code == 0, err
+    rows = pq.read_table(extracted / "outputs/studies/together/runs.parquet").to_pylist()
+    assert [row["trained"] for row in rows] == ["solo"] * 4
+    assert not {row["run_key"] for row in rows} & set(keys)
+
+
+def test_a_run_that_fails_among_others_is_a_row(
+    extracted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"train.learning_rate": [0.001, 1e30]}
+    study = write_study(
+        extracted, "broken", axes=rates, reference="learning_rate=0.001", seeds=[5, 6]
+    )
+    code, out, err = command(study, "--batched", "on")
+    assert code == 0, err
+    assert "2 of 4 runs failed" in out
+    rows = pq.read_table(extracted / "outputs/studies/broken/runs.parquet").to_pylist()
+    by_status = {(row["train.learning_rate"], row["status"]) for row in rows}
+    assert by_status == {(0.001, "done"), (1e30, "failed")}
+    assert all("no longer finite" in row["reason"] for row in rows if row["status"] == "failed")
+    assert {row["trained"] for row in rows} == {"batched"}
