@@ -26,17 +26,18 @@ from gare_cache.training.settings import TrainSettings
 from gare_cache.training.together import Together
 
 OFF: dict[str, Any] = {name: {"weight": 0.0} for name in ("ib", "eps", "dir")}
-PLAIN: dict[str, Any] = {"projection": "linear", "gap": None}
+MEAN = {"name": "mean"}
+PLAIN: dict[str, Any] = {"projection": "linear", "aggregator": MEAN, "gap": None}
 ONE = {"name": "transformer", "init": "random", "layers": 1}
 FOUR = {"name": "transformer", "init": "random", "layers": 4}
 HEADS: dict[str, dict[str, Any]] = {
-    "linear, mean": {**PLAIN, "pooling": {"name": "mean"}},
+    "linear, mean": {**PLAIN, "pooling": MEAN},
     "linear, by text": PLAIN,
     "transformer, 1 layer": {**PLAIN, "aggregator": ONE},
     "transformer, 4 layers": {**PLAIN, "aggregator": FOUR},
     "X-Pool, dropout 0.3": {**PLAIN, "pooling": {"name": "cross_attention"}},
-    "linear, GARE, dropout 0": {"projection": "linear", "gap": {"dropout": 0.0}},
-    "linear, GARE, dropout 0.3": {"projection": "linear", "gap": {"dropout": 0.3}},
+    "linear, GARE, dropout 0": {**PLAIN, "gap": {"dropout": 0.0}},
+    "linear, GARE, dropout 0.3": {**PLAIN, "gap": {"dropout": 0.3}},
     "4 layers, GARE, dropout 0.3": {"aggregator": FOUR, "gap": {"dropout": 0.3}},
 }
 
@@ -129,7 +130,6 @@ def main() -> None:
             take_turns(forms, 1)
             seconds = take_turns(forms, given.rounds)
         step = 1000 / given.steps / given.runs
-        print(name, seconds, flush=True)
         rows.append(
             {
                 "head": name,

@@ -50,8 +50,9 @@ def ablate(
     batched: Annotated[
         Literal["auto", "on", "off"],
         typer.Option(
-            help="Train runs that differ in seed or scalar settings together: auto where a trial "
-            "finds it faster."
+            metavar="MODE",
+            help="auto, on or off: train runs that differ in seed or scalar settings together; "
+            "auto does where a trial finds it faster.",
         ),
     ] = "auto",
 ) -> None:

@@ -20,14 +20,16 @@ from gare_cache.training.together import obstacle, program_key, train_heads
 from tests.training.test_loop import DIM, EVEN, JITTERED, TRAIN, VAL
 
 NO_LOSS = {"ib": {"weight": 0.0}, "eps": {"weight": 0.0}, "dir": {"weight": 0.0}}
-PLAIN: dict[str, Any] = {"projection": "linear", "gap": None, "pooling": {"name": "mean"}}
+MEAN = {"name": "mean"}
+PLAIN: dict[str, Any] = {"projection": "linear", "aggregator": MEAN, "gap": None, "pooling": MEAN}
+GARE = {**PLAIN, "pooling": {"name": "text_conditioned"}}
 # Head settings by name, and how frames are chosen.
 HEADS: dict[str, tuple[dict[str, Any], FrameChoice]] = {
     "linear, mean": (PLAIN, JITTERED),
     "transformer": ({**PLAIN, "aggregator": {"name": "transformer", "layers": 1}}, EVEN),
     "x-pool": ({**PLAIN, "pooling": {"name": "cross_attention"}}, EVEN),
-    "gap": ({"projection": "linear", "gap": {"dropout": 0.0}}, EVEN),
-    "gap, dropout": ({"projection": "linear", "gap": {"dropout": 0.3}}, EVEN),
+    "gap": ({**GARE, "gap": {"dropout": 0.0}}, EVEN),
+    "gap, dropout": ({**GARE, "gap": {"dropout": 0.3}}, EVEN),
 }
 
 
