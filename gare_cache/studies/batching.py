@@ -49,11 +49,15 @@ def programs_of(
     programs: list[list[RunTask]] = []
     chosen: dict[str, RunTask] = {}
     for (trained, *_), members in groups.items():
+        worthwhile = False
         for start in range(0, len(members), _MOST_RUNS):
             part = members[start : start + _MOST_RUNS]
             if trained == "batched":
                 programs.append(part)
-            elif len(part) > 1 and (mode == "on" or _pays(part)):
+                continue
+            if len(part) > 1 and start == 0:
+                worthwhile = mode == "on" or _pays(part)  # the trial speaks for the whole group
+            if len(part) > 1 and worthwhile:
                 features = opened.features[part[0].inputs]
                 programs.append([as_batched(task, features) for task in part])
                 chosen |= {task.run_key: new for task, new in zip(part, programs[-1], strict=True)}

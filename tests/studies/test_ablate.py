@@ -23,6 +23,7 @@ from gare_cache.project import ledger
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
+from gare_cache.studies import batching
 from gare_cache.studies import estimate as ablate_estimate
 from gare_cache.studies import workers as ablate_workers
 from gare_cache.studies.ablate import ablate
@@ -53,6 +54,8 @@ FAILING = {
 @pytest.fixture(autouse=True)
 def _own_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GARE_CACHE_ROOT", raising=False)
+    # What a trial finds depends on the machine, and with it the last bits of a run.
+    monkeypatch.setattr(batching, "program_seconds", lambda tasks: (1.0, 2.0))
 
 
 @pytest.fixture(scope="module")
@@ -519,6 +522,30 @@ def test_runs_train_together_and_say_so(extracted: Path) -> None:
     rows = pq.read_table(extracted / "outputs/studies/together/runs.parquet").to_pylist()
     assert [row["trained"] for row in rows] == ["solo"] * 4
     assert not {row["run_key"] for row in rows} & set(keys)
+
+
+@pytest.mark.parametrize(("together", "trained"), [(0.5, "batched"), (1.5, "solo")])
+def test_a_trial_decides_whether_runs_train_together(
+    extracted: Path, monkeypatch: pytest.MonkeyPatch, together: float, trained: str
+) -> None:
+    tried: list[int] = []
+
+    def trial(tasks: Any) -> tuple[float, float]:
+        seconds = ablate_estimate.program_seconds(tasks)
+        assert min(seconds) > 0
+        tried.append(len(tasks))
+        return 1.0, together
+
+    monkeypatch.setattr(batching, "program_seconds", trial)
+    study = write_study(
+        extracted, f"trial_{trained}", set={"train.epochs": 1, "train.loss.ib.weight": together}
+    )
+    code, _, err = command(study)
+    assert code == 0, err
+    assert f"they take {together:.2f} of the time alone" in err
+    assert tried == [2, 2]  # one trial of each alpha
+    rows = pq.read_table(extracted / f"outputs/studies/trial_{trained}/runs.parquet").to_pylist()
+    assert {row["trained"] for row in rows} == {trained}
 
 
 def test_a_run_that_fails_among_others_is_a_row(
