@@ -1,6 +1,6 @@
 """Time runs as one program beside the same one by one: `python benchmarks/batched_training.py`.
 
-Runs that differ in the seed, at the size of the demo (128 pairs of 8 frames, D = 64, AdamW) unless
+Runs that differ in the seed, at the size of the demo (8 frames, D = 64, AdamW; 32 and 128 pairs) unless
 given otherwise. Both forms take turns; the ratio is the median over the rounds. Data are random.
 """
 
@@ -112,7 +112,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--steps", type=int, default=3)
@@ -121,23 +121,25 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    split = random_split(given.batch * given.steps, given.frames, given.dim)
     rows = []
-    for name, head in HEADS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            made = [runs_of(head, given.runs, split, given.batch, Path(folder)) for _ in range(2)]
-            forms = {"alone": one_by_one(made[0]), "together": together(made[1])}
-            take_turns(forms, 1)
-            seconds = take_turns(forms, given.rounds)
-        step = 1000 / given.steps / given.runs
-        rows.append(
-            {
-                "head": name,
-                "alone, ms a run's step": median(seconds["alone"]) * step,
-                "together, ms a run's step": median(seconds["together"]) * step,
-                "together / alone": ratio(seconds["together"], seconds["alone"]),
-            }
-        )
+    for batch in given.batch:
+        split = random_split(batch * given.steps, given.frames, given.dim)
+        for name, head in HEADS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                made = [runs_of(head, given.runs, split, batch, Path(folder)) for _ in range(2)]
+                forms = {"alone": one_by_one(made[0]), "together": together(made[1])}
+                take_turns(forms, 1)
+                seconds = take_turns(forms, given.rounds)
+            step = 1000 / given.steps / given.runs
+            rows.append(
+                {
+                    "head": name,
+                    "pairs": batch,
+                    "alone, ms a run's step": median(seconds["alone"]) * step,
+                    "together, ms a run's step": median(seconds["together"]) * step,
+                    "together / alone": ratio(seconds["together"], seconds["alone"]),
+                }
+            )
     print_table(rows)
     write_results("batched_training", {"heads": rows, "sizes": [vars(given)]})
 

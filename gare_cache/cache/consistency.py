@@ -90,7 +90,7 @@ def _manifest_faults(cache: FeatureCache) -> Iterator[Fault]:
     remedy = f"{_EXTRACT}, which writes it again"
     missing = [name for name in MANIFEST_FILES if not (path / name).is_file()]
     if missing:
-        if all(cache.tables[kind].sources for kind in KINDS) and _is_finished(cache):
+        if all(cache.tables[kind].sources for kind in cache.layout.kinds) and _is_finished(cache):
             yield Fault(MANIFEST, f"{' and '.join(missing)} missing", remedy)
         return
     try:
@@ -113,6 +113,6 @@ def _is_finished(cache: FeatureCache) -> bool:
     """Return whether an extraction ended: only then does a table say what became of its rows."""
     states = [
         read_parquet(cache.folder / TABLES[kind], ["status"])["status"].to_pylist()
-        for kind in KINDS
+        for kind in cache.layout.kinds
     ]
     return all("pending" not in column for column in states)

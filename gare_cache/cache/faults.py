@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from gare_cache.cache.chunks import DROP_COMMAND
 from gare_cache.cache.schema import Kind
+from gare_cache.errors import CacheError
 
+FRAMES_COMMAND = "gare-cache extract --frames"
 WRITE_AGAIN = f"run `{DROP_COMMAND}`, then `gare-cache extract`"
 _SHOWN = 5
+
+
+def for_frames(text: str, folder: Path) -> str:
+    """Return a message with the commands that write and mend a cache of frames.
+
+    Args:
+        text: the message, with the commands for the project's cache of features.
+        folder: the cache of frames.
+    """
+    drop = DROP_COMMAND.replace("verify", f"verify {folder.name}")
+    text = text.replace("`gare-cache extract`", f"`{FRAMES_COMMAND}`")
+    return text.replace(f"`{DROP_COMMAND}`", f"`{drop}`")
+
+
+@contextmanager
+def frame_errors(folder: Path) -> Iterator[None]:
+    """Word the errors of a cache of frames as ``for_frames`` does."""
+    try:
+        yield
+    except CacheError as err:
+        raise type(err)(for_frames(str(err), folder)) from err
 
 
 @dataclass(frozen=True)

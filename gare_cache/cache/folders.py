@@ -19,7 +19,6 @@ from gare_cache.cache.schema import (
     FEATURES,
     HEAD_START,
     JOURNAL,
-    KINDS,
     MANIFEST,
     TABLES,
     THUMBNAILS,
@@ -40,7 +39,7 @@ class FolderSummary:
     Attributes:
         name: the folder's name.
         dataset: name of the data set.
-        encoder_id: identity of the encoder.
+        content: what it holds, for example ``encoder 0123456789ab``.
         sampling: sampling settings in use, each as ``name=value``.
         counts: number of ok, failed and pending rows by kind.
         num_bytes: total size of its files.
@@ -49,7 +48,7 @@ class FolderSummary:
 
     name: str
     dataset: str = ""
-    encoder_id: str = ""
+    content: str = ""
     sampling: str = ""
     counts: str = ""
     num_bytes: int = 0
@@ -77,16 +76,19 @@ def summarise(folder: Path) -> FolderSummary:
         return FolderSummary(name=folder.name, num_bytes=size, state=f"unreadable: {err}")
     active = writers(folder)
     done = "complete" if is_complete(cache) else "unfinished"
-    counts = {kind: cache.counts(kind) for kind in KINDS}
+    layout = cache.layout
+    counts = {kind: cache.counts(kind) for kind in layout.kinds}
     sampling = cache.attributes["identity"].get("sampling", {})
     return FolderSummary(
         name=folder.name,
         dataset=str(cache.attributes["dataset"]),
-        encoder_id=cache.encoder_id,
+        content=f"frames of {layout.height} x {layout.width} px"
+        if layout.height
+        else f"encoder {cache.encoder_id[:12]}",
         sampling=" ".join(f"{key}={value}" for key, value in sorted(sampling.items()) if value),
         counts="; ".join(
             f"{kind} " + " ".join(f"{n:,} {state}" for state, n in counts[kind].items() if n)
-            for kind in KINDS
+            for kind in layout.kinds
         ),
         num_bytes=size,
         state=f"being written by {', '.join(active)}" if active else done,
@@ -94,8 +96,8 @@ def summarise(folder: Path) -> FolderSummary:
 
 
 def is_complete(cache: FeatureCache) -> bool:
-    """Return whether both kinds have rows and none is pending."""
-    counts = [cache.counts(kind) for kind in KINDS]
+    """Return whether all kinds that it holds have rows and none is pending."""
+    counts = [cache.counts(kind) for kind in cache.layout.kinds]
     return all(sum(count.values()) > 0 and count["pending"] == 0 for count in counts)
 
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA = "zarr.json"
-# Raw little-endian blocks.
-_RAW = [{"name": "bytes", "configuration": {"endian": "little"}}]
 _WRITTEN_AGAIN = "run `gare-cache extract`, which writes it again"
 
 
@@ -170,13 +168,20 @@ def stored_rows(folder: Path, spec: ArraySpec) -> tuple[int, int]:
             tuple(row_shape) != spec.row_shape
             or tuple(chunk_shape) != spec.row_shape
             or stored["data_type"] != np.dtype(spec.dtype).name
-            or stored["codecs"] != _RAW
+            or stored["codecs"] != _raw(spec)
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         wrong = True
     if wrong:
         raise _array_error(folder, spec)
     return rows, unit_rows
+
+
+def _raw(spec: ArraySpec) -> list[dict[str, Any]]:
+    """Return the codecs of raw little-endian blocks; single bytes have no order."""
+    if np.dtype(spec.dtype).itemsize == 1:
+        return [{"name": "bytes"}]
+    return [{"name": "bytes", "configuration": {"endian": "little"}}]
 
 
 def stored_array(group: zarr.Group, spec: ArraySpec, folder: Path) -> zarr.Array[Any]:

@@ -20,6 +20,7 @@ from gare_cache.cache.schema import (
     HEAD_START,
     KINDS,
     PATCHES,
+    PIXELS,
     VIEWS,
     WORDS,
     ArraySpec,
@@ -128,6 +129,14 @@ class FeatureCache:
         self._require(self.layout.num_patches > 0, "patch tokens", "extract.patch_tokens")
         return self._mapped(PATCHES, ids)
 
+    def pixels(self, ids: Sequence[str]) -> list[npt.NDArray[np.uint8]]:
+        """Return the frames of videos, memory-mapped: (F, H, W, 3) uint8 each, 0 on padding.
+
+        Raises:
+            CacheError: the cache holds features; otherwise as ``videos``.
+        """
+        return self._mapped(PIXELS, ids)
+
     def words(self, ids: Sequence[str]) -> list[Tokens]:
         """Return the word tokens of captions, memory-mapped: (L, D) each, the last one at EOT.
 
@@ -213,7 +222,7 @@ class FeatureCache:
             )
         return rows
 
-    def _mapped(self, name: str, ids: Sequence[str]) -> list[npt.NDArray[np.float16]]:
+    def _mapped(self, name: str, ids: Sequence[str]) -> list[npt.NDArray[Any]]:
         unit_rows = self.tables["video"].unit_rows
         rows = self.rows("video", ids)
         chunks = {unit: self._chunk("video", name, unit) for unit in {r // unit_rows for r in rows}}
@@ -243,7 +252,11 @@ class FeatureCache:
         return values
 
     def _spec(self, kind: Kind, name: str) -> ArraySpec:
-        return next(spec for spec in self.layout.arrays(kind) if spec.name == name)
+        for spec in self.layout.arrays(kind):
+            if spec.name == name:
+                return spec
+        held = "frames, no features" if self.layout.height else "features, no frames"
+        raise CacheError(f"{self.folder} holds {held}; name another cache")
 
     def _chunk(self, kind: Kind, name: str, unit: int) -> npt.NDArray[Any]:
         """Memory-map a chunk, whose checksum is compared with the journal's the first time."""

@@ -31,6 +31,7 @@ _FEW_ROWS = 16  # minimum for long rows: in smaller units the last batch is most
 _MOST_ROWS: dict[Kind, int] = {"video": 256, "text": 4096}
 _MOST_ROWS_OF_WORDS = 256  # some 13 tokens a caption: 3.4 MB at width 512
 
+PIXELS = "video/pixels"
 VIEWS = "video/views"
 PATCHES = "video/patches"
 WORDS = "text/tokens"
@@ -62,11 +63,13 @@ class Layout:
 
     Attributes:
         max_frames: frames F kept per video.
-        dim: width D of the features.
+        dim: width D of the features; 3, the channels, of frames.
         num_views: augmented views R kept per video, 0 for none.
         num_patches: patch tokens P kept per frame, 0 for none.
         words: whether the word tokens of captions are kept: because captions differ in length,
             as one ragged array per unit (see ``cache.words``).
+        height: of frames in pixels, if frames are kept instead of features; else 0.
+        width: likewise.
     """
 
     max_frames: int
@@ -74,10 +77,25 @@ class Layout:
     num_views: int = 0
     num_patches: int = 0
     words: bool = False
+    height: int = 0
+    width: int = 0
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of items that such a cache holds: of frames, no captions."""
+        return ("video",) if self.height else KINDS
 
     def arrays(self, kind: Kind) -> tuple[ArraySpec, ...]:
         """Return the arrays of a kind; row i of each belongs to the same item."""
         nan = float("nan")
+        if self.height:
+            pixels = (self.max_frames, self.height, self.width, self.dim)
+            of_frames = (
+                ArraySpec(PIXELS, pixels, "|u1", 0),
+                ArraySpec("video/times", (self.max_frames,), "<f4", nan),
+                ArraySpec("video/num_frames", (), "<i4", 0),
+            )
+            return of_frames if kind == "video" else ()
         if kind == "video":
             frame = (self.max_frames, self.dim)
             patch = (self.max_frames, self.num_patches, self.dim)
@@ -98,20 +116,26 @@ class Layout:
         """
         if kind == "text" and self.words:
             return _MOST_ROWS_OF_WORDS
+        if kind not in self.kinds:
+            return _MOST_ROWS[kind]
         row_bytes = max(spec.row_bytes for spec in self.arrays(kind))
         fitting = max(1, _UNIT_BYTES // row_bytes, min(_FEW_ROWS, _MOST_UNIT_BYTES // row_bytes))
         return min(_MOST_ROWS[kind], int(2 ** (fitting.bit_length() - 1)))
 
     def is_possible(self) -> bool:
         """Return whether the sizes are those of some cache; those of a damaged one may not be."""
-        sizes = (self.max_frames, self.dim, self.num_views, self.num_patches)
+        frame = (self.height, self.width)
+        sizes = (self.max_frames, self.dim, self.num_views, self.num_patches, *frame)
         if any(type(size) is not int for size in sizes) or type(self.words) is not bool:
             return False
-        return min(sizes[:2]) > 0 and min(sizes[2:]) >= 0
+        return min(sizes[:2]) > 0 and min(sizes[2:]) >= 0 and all(frame) == any(frame)
 
     def to_json(self) -> dict[str, int]:
         """Return the layout as stored in the group's attributes."""
-        return asdict(self)
+        stored = asdict(self)
+        if not self.height:  # caches of features have had these attributes from the start
+            del stored["height"], stored["width"]
+        return stored
 
 
 def thumbnail_path(folder: Path, row: int) -> Path:

@@ -31,6 +31,7 @@ from gare_cache.cache.schema import (
     KINDS,
     LENGTHS,
     PATCHES,
+    PIXELS,
     VIEWS,
     WORDS,
     ArraySpec,
@@ -215,7 +216,8 @@ def _video_problems(
             bad = np.asarray(bad & ~np.isnan(array).all(axis=(1, 2)))
         if bad.any():
             yield name, "values that are not finite in real frames", bad
-        bad = np.asarray((~mask & ~np.isnan(array).all(-1)).any(1))
+        blank = array == 0 if name == PIXELS else np.isnan(array)
+        bad = np.asarray((~mask & ~blank.all(-1)).any(1))
         if bad.any():
             yield name, "values on padding frames", bad
     real = {"video/frames": mask, VIEWS: mask[:, None], PATCHES: mask[:, :, None]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,37 +55,79 @@ def draw_views(frames: Frames, views: Views, *, video_id: str, size: tuple[int, 
     Returns:
         (R, F, height, width, 3) uint8; all frames of a view are transformed alike.
     """
+    crop = _crop(size, views.smallest_crop)
+    transforms = [crop, *_transforms(views.flip, views.operations, views.magnitude)]
+    draws = (f"{views.seed}/{number}/{video_id}" for number in range(views.count))
+    return np.stack(
+        [_drawn(frames, transforms, draw) for draw in draws]
+    )  # (R, F, height, width, 3)
+
+
+def augment_frames(
+    frames: Frames,
+    *,
+    smallest_crop: float,
+    flip: bool,
+    operations: int,
+    magnitude: int,
+    draw: str,
+) -> Frames:
+    """Augment the frames of a clip, all of them alike.
+
+    A random resized crop, a horizontal flip with probability 1/2 and RandAugment
+    (arXiv:1909.13719), in this order; what is switched off is left out. The global random state is
+    neither read nor changed.
+
+    Args:
+        frames: (F, H, W, 3) uint8 RGB.
+        smallest_crop: smallest share of the frame's area that a crop keeps, above 0 to 1; at 1
+            nothing is cropped.
+        flip: whether half of the clips are mirrored.
+        operations: RandAugment's N, operations per clip; 0 for none.
+        magnitude: RandAugment's M, their strength, 0 to 30.
+        draw: text that alone decides the draw.
+
+    Returns:
+        (F, H, W, 3) uint8.
+    """
+    height, width = frames.shape[1:3]
+    crop = [_crop((height, width), smallest_crop)] if smallest_crop < 1 else []
+    return _drawn(frames, [*crop, *_transforms(flip, operations, magnitude)], draw)
+
+
+def _drawn(frames: Frames, transforms: Sequence[Any], draw: str) -> Frames:
+    """Apply transforms, whose random numbers depend on ``draw`` alone, to (F, H, W, 3) frames."""
     import torch
 
-    transform = _transform(views, size)
     clip = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (F, 3, H, W)
-    drawn = []
     with torch.random.fork_rng(devices=[]):
-        for number in range(views.count):
-            torch.manual_seed(_seed(views.seed, video_id, number))
-            drawn.append(transform(clip).permute(0, 2, 3, 1).numpy())  # (F, height, width, 3)
-    return np.stack(drawn)  # (R, F, height, width, 3)
+        torch.manual_seed(_seed(draw))
+        for transform in transforms:
+            clip = transform(clip)
+    return np.ascontiguousarray(clip.permute(0, 2, 3, 1).numpy())  # (F, height, width, 3)
 
 
-def _seed(seed: int, video_id: str, number: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{number}/{video_id}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
+def _seed(draw: str) -> int:
+    return int.from_bytes(hashlib.sha256(draw.encode()).digest()[:7], "big")
 
 
-def _transform(views: Views, size: tuple[int, int]) -> Any:
+def _crop(size: tuple[int, int], smallest: float) -> Any:
+    v2 = _torchvision()
+    return v2.RandomResizedCrop(
+        size,
+        scale=(smallest, 1.0),
+        interpolation=v2.InterpolationMode.BICUBIC,
+        antialias=True,
+    )
+
+
+def _transforms(flip: bool, operations: int, magnitude: int) -> list[Any]:
+    v2 = _torchvision()
+    flips = [v2.RandomHorizontalFlip()] if flip else []
+    return flips + ([v2.RandAugment(operations, magnitude)] if operations else [])
+
+
+def _torchvision() -> Any:
     from gare_cache.encoders.open_clip_import import import_torchvision_transforms
 
-    v2 = import_torchvision_transforms()
-    steps = [
-        v2.RandomResizedCrop(
-            size,
-            scale=(views.smallest_crop, 1.0),
-            interpolation=v2.InterpolationMode.BICUBIC,
-            antialias=True,
-        )
-    ]
-    if views.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if views.operations:
-        steps.append(v2.RandAugment(views.operations, views.magnitude))
-    return v2.Compose(steps)
+    return import_torchvision_transforms()

@@ -29,7 +29,7 @@ from gare_cache.video.containers import MOST_PIXELS
 from gare_cache.video.decoding import DecodedClip, decode_clip
 
 # Limit on frames decoded ahead of the encoder: 3,500 of 224 x 224 px, 80 of 1080p.
-_AHEAD_BYTES = 512 * 2**20
+AHEAD_BYTES = 512 * 2**20
 _THUMBNAIL_PIXELS = 128
 
 
@@ -104,11 +104,11 @@ def decode_in_workers(
         sources,
         workers=workers,
         deadline_seconds=deadline_seconds,
-        ahead_bytes=_AHEAD_BYTES,
+        ahead_bytes=AHEAD_BYTES,
         memory_bytes=memory_bytes,
     ) as results:
         yield (
-            _lost(source["path"], result) if isinstance(result, LostJob) else result
+            lost_video(source["path"], result) if isinstance(result, LostJob) else result
             for source, result in zip(sources, results, strict=True)
         )
 
@@ -121,6 +121,7 @@ def decode_video(
     preprocessing: Preprocessing,
     views: Views | None = None,
     most_pixels: int = MOST_PIXELS,
+    described: bool = True,
 ) -> DecodedVideo:
     """Decode and shrink one video; failures are returned with a reason, not raised.
 
@@ -131,6 +132,7 @@ def decode_video(
         preprocessing: how each frame is shrunk as soon as it is decoded.
         views: augmented views to draw.
         most_pixels: of a frame.
+        described: whether the digest and the thumbnail are made, too.
     """
     started = time.perf_counter()
     thumbnail = b""
@@ -138,7 +140,7 @@ def decode_video(
 
     def shrink(number: int, count: int, frame: Frames) -> Frames:
         nonlocal thumbnail
-        if number == count // 2:
+        if described and number == count // 2:
             thumbnail = thumbnail_of(frame)
         if views is not None:
             drawn[number] = _views(frame[None], views, source["video_id"], preprocessing)
@@ -156,8 +158,8 @@ def decode_video(
             times=clip.times,
             decoder=clip.decoder,
             switch_reason=clip.switch_reason,
-            digest=file_digest(Path(source["path"])),
-            thumbnail=thumbnail,
+            digest=file_digest(Path(source["path"])) if described else None,
+            thumbnail=thumbnail or None,
             views=np.concatenate([drawn[i] for i in sorted(drawn)], axis=1) if drawn else None,
             seconds=time.perf_counter() - started,
         )
@@ -182,7 +184,8 @@ def _memory_is_short() -> bool:
     return limit != resource.RLIM_INFINITY and near_limit(resource.RUSAGE_SELF, limit)
 
 
-def _lost(path: str, lost: LostJob) -> DecodedVideo:
+def lost_video(path: str, lost: LostJob) -> DecodedVideo:
+    """Return a video whose worker took too long or died as a failed one."""
     return replace(_failed(f"{path}: {lost.reason}"), out_of_memory=lost.out_of_memory)
 
 
@@ -205,10 +208,17 @@ def _decode(source: dict[str, Any], **options: Any) -> DecodedClip:
 
 
 def _views(frames: Frames, views: Views, video_id: str, preprocessing: Preprocessing) -> Frames:
-    try:
+    with torch_memory_errors():
         return draw_views(frames, views, video_id=video_id, size=preprocessing.size)
+
+
+@contextmanager
+def torch_memory_errors() -> Iterator[None]:
+    """Turn what torch raises on the CPU for lack of memory into ``MemoryError``."""
+    try:
+        yield
     except RuntimeError as err:
-        if "memory" in str(err):  # torch has no MemoryError on the CPU
+        if "memory" in str(err):
             raise MemoryError from err
         raise
 

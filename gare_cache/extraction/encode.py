@@ -111,7 +111,7 @@ def encode_videos(
     frames = _FixedBatches(encoder, batch_frames, with_patches=layout.num_patches > 0)
     views = _FixedBatches(encoder, batch_frames, with_patches=False)
     videos: list[DecodedVideo] = []
-    waiting = _Stopwatch(decoded)
+    waiting = Stopwatch(decoded)
     for video in waiting:
         if video.frames is not None:
             frames.add(video.frames)
@@ -306,10 +306,11 @@ class _FixedBatches:
             self._features.append(features.astype("<f2"))
 
 
-class _Stopwatch:
+class Stopwatch:
     """Iterate over items and count the seconds spent waiting for them."""
 
     def __init__(self, items: Iterable[DecodedVideo]) -> None:
+        """Take the items; nothing is waited for yet."""
         self._items = iter(items)
         self.seconds = 0.0
 

@@ -87,7 +87,7 @@ def dry_run(
     identity = project_identity(workspace, encoder)
     folder = cache_folder(workspace, identity, dict(zip(KINDS, manifest.encodable(), strict=True)))
     layout = project_layout(workspace.params.extract, encoder)
-    tables = _tables(folder, layout)
+    tables = tables_of(folder, layout)
     pending = pending_sources(tables, manifest)
     if encoder.has_weights:
         yield f"cache            {folder} ({'exists' if tables['video'].sources else 'new'})"
@@ -100,10 +100,10 @@ def dry_run(
     yield f"captions         {_amount(len(pending['text']), len(manifest.captions))}"
     cores = os.cpu_count() or 1
     trial = _try_decoding(workspace, encoder, list(pending["video"].values()), cores)
-    needed = _bytes_to_write(layout, tables, pending)
+    needed = bytes_to_write(layout, tables, pending)
     needed += int(trial.thumbnail_bytes * len(pending["video"]))
     needed += _bytes_of_words(encoder, layout, pending["text"])
-    yield from _disk(folder, needed)
+    yield from disk_lines(folder, needed)
     if not pending["video"] and not pending["text"]:
         yield "time             nothing is left to encode"
         return
@@ -144,13 +144,14 @@ def _amount(pending: int, listed: int) -> str:
     return f"{pending:,} of {listed:,} to encode"
 
 
-def _tables(folder: Path, layout: Layout) -> Mapping[Kind, RowTable]:
+def tables_of(folder: Path, layout: Layout) -> Mapping[Kind, RowTable]:
+    """Return the tables of a cache; those of a cache that does not exist yet are empty."""
     if (folder / FEATURES).is_dir():
         return open_cache(folder).tables
     return {kind: RowTable(kind, layout.unit_rows(kind), Sources(kind)) for kind in KINDS}
 
 
-def _bytes_to_write(
+def bytes_to_write(
     layout: Layout, tables: Mapping[Kind, RowTable], pending: Mapping[Kind, dict[int, Any]]
 ) -> int:
     """Sum the sizes of the chunks of new units; chunks of existing units are replaced."""
@@ -163,7 +164,8 @@ def _bytes_to_write(
     return total
 
 
-def _disk(folder: Path, needed: int) -> Iterator[str]:
+def disk_lines(folder: Path, needed: int) -> Iterator[str]:
+    """Yield how many bytes will be written and how many are free where a cache lies."""
     place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
     yield f"to be written    {needed / 2**20:,.1f} MB"

@@ -57,10 +57,6 @@ def project_encoder(
 
 def project_identity(workspace: Workspace, encoder: Encoder) -> dict[str, Any]:
     """Return the identity of the extraction that params.yaml describes."""
-    # Imported late: a search decodes nothing.
-    from gare_cache.video.decoders import import_decord
-    from gare_cache.video.decoding import DECODER_RULE
-
     settings = workspace.params.extract
     views = project_views(settings)
     return extraction_identity(
@@ -74,8 +70,17 @@ def project_identity(workspace: Workspace, encoder: Encoder) -> dict[str, Any]:
             "batch_frames": settings.batch_frames,
             "batch_captions": settings.batch_captions,
         },
-        decoder_rule=f"{DECODER_RULE} with {'decord' if import_decord() else 'PyAV alone'}",
+        decoder_rule=decoder_rule(),
     )
+
+
+def decoder_rule() -> str:
+    """Return the version of the rule that chooses decoders, with those of this machine."""
+    # Imported late: a search decodes nothing.
+    from gare_cache.video.decoders import import_decord
+    from gare_cache.video.decoding import DECODER_RULE
+
+    return f"{DECODER_RULE} with {'decord' if import_decord() else 'PyAV alone'}"
 
 
 def project_layout(settings: ExtractSettings, encoder: Encoder) -> Layout:

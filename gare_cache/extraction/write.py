@@ -1,25 +1,29 @@
-"""Decode and encode the items of a manifest that a cache lacks, unit by unit."""
+"""Write the items of a manifest that a cache lacks, unit by unit."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 
 from gare_cache.cache.writer import CacheWriter
+from gare_cache.encoders.augmentation import Views
 from gare_cache.encoders.encoder import Encoder
+from gare_cache.encoders.preprocessing import Preprocessing
 from gare_cache.encoders.settings import ExtractSettings
 from gare_cache.errors import EnvironmentFailure, counted
 from gare_cache.extraction.decode import decode_in_workers
 from gare_cache.extraction.encode import (
     FAINT_NORM,
+    EncodedUnit,
     Faint,
     committing,
     encode_captions,
     encode_videos,
 )
-from gare_cache.extraction.project_encoder import (
-    project_views,
-)
+from gare_cache.extraction.frame_cache import gather_frames
+from gare_cache.extraction.project_encoder import project_views
 from gare_cache.manifest.tables import Manifest
 from gare_cache.project.progress import progress, say
 
@@ -47,6 +51,65 @@ def encode_all_videos(
     Raises:
         EnvironmentFailure: videos need more memory than there is; they stay pending.
     """
+    encode = partial(
+        encode_videos, encoder, layout=writer.layout, batch_frames=settings.batch_frames
+    )
+    _write_videos(
+        writer,
+        encode,
+        manifest,
+        settings,
+        preprocessing=encoder.preprocessing,
+        views=project_views(settings),
+        workers=workers,
+        doing="encode videos",
+    )
+
+
+def write_all_frames(
+    writer: CacheWriter,
+    preprocessing: Preprocessing,
+    manifest: Manifest,
+    settings: ExtractSettings,
+    *,
+    workers: int,
+) -> None:
+    """Decode the videos whose frames the cache lacks, and keep the frames.
+
+    Args:
+        writer: the open cache of frames.
+        preprocessing: how frames are shrunk, to one size.
+        manifest: lists the videos.
+        settings: sampling and deadline.
+        workers: as for ``encode_all_videos``.
+
+    Raises:
+        EnvironmentFailure: as ``encode_all_videos``.
+    """
+    _write_videos(
+        writer,
+        partial(gather_frames, layout=writer.layout),
+        manifest,
+        settings,
+        preprocessing=preprocessing,
+        views=None,
+        workers=workers,
+        doing="decode videos",
+    )
+
+
+def _write_videos(
+    writer: CacheWriter,
+    finish: Callable[..., EncodedUnit],
+    manifest: Manifest,
+    settings: ExtractSettings,
+    *,
+    preprocessing: Preprocessing,
+    views: Views | None,
+    workers: int,
+    doing: str,
+) -> None:
+    """Decode the videos that the cache lacks and commit what ``finish`` makes of each unit."""
     sources, _ = manifest.encodable()
     rows = writer.allocate("video", sources)
     source_of = dict(zip(rows, sources, strict=True))
@@ -59,25 +122,18 @@ def encode_all_videos(
             [source_of[row] for unit in pending for row in unit.rows],
             sampler=settings.sampler,
             max_frames=settings.max_frames_cached,
-            preprocessing=encoder.preprocessing,
+            preprocessing=preprocessing,
             workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
             deadline_seconds=settings.deadline_seconds,
             most_pixels=settings.max_frame_pixels,
             memory_bytes=settings.worker_memory_bytes,
-            views=project_views(settings),
+            views=views,
         ) as decoded,
         committing(writer) as commit,
-        progress("encode videos", len(rows), done=len(rows) - left) as advance,
+        progress(doing, len(rows), done=len(rows) - left) as advance,
     ):
         for unit in pending:
-            encoded = encode_videos(
-                encoder,
-                unit.rows,
-                islice(decoded, len(unit.rows)),
-                layout=writer.layout,
-                batch_frames=settings.batch_frames,
-                on_video=advance,
-            )
+            encoded = finish(unit.rows, islice(decoded, len(unit.rows)), on_video=advance)
             if encoded.recorded:
                 commit(unit, encoded)
             faint += encoded.faint

@@ -1,4 +1,4 @@
-"""features.json: the record of the features that later stages read."""
+"""features.json and frames.json: the records of the caches that later stages read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gare_cache.cache.faults import Fault
+from gare_cache.cache.faults import FRAMES_COMMAND, Fault, frame_errors
 from gare_cache.cache.owner import folder_for
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import KINDS, Kind
@@ -74,6 +74,57 @@ def write_features(
     return features
 
 
+def write_frames(
+    workspace: Workspace, cache: FeatureCache, *, videos: Mapping[str, int]
+) -> dict[str, Any]:
+    """Write ``frames.json``, the record of a cache of frames, and return its content.
+
+    Args:
+        workspace: the project.
+        cache: the frames.
+        videos: counts of the manifest's videos by result.
+    """
+    frames = {
+        "dataset": workspace.params.dataset.name,
+        "folder": cache.folder.name,
+        "extraction_id": cache.extraction_id,
+        "content_digest": cache.content_digest,
+        "rows": {"video": len(cache.tables["video"].sources)},
+        "max_frames": cache.layout.max_frames,
+        "size": [cache.layout.height, cache.layout.width],
+        "videos": dict(videos),
+    }
+    write_record(workspace.frames, frames)
+    return frames
+
+
+def open_frames(workspace: Workspace, extraction_id: str) -> FeatureCache:
+    """Open the cache that ``frames.json`` names and check that it has not changed.
+
+    Args:
+        workspace: the project.
+        extraction_id: of the frames that the project's settings describe.
+
+    Raises:
+        CacheError: there are no frames of these settings, or the folder is gone.
+        FingerprintMismatch: the folder's frames are not those that were extracted.
+    """
+    if not workspace.frames.is_file():
+        raise CacheError(f"{workspace.frames} does not exist; run `{FRAMES_COMMAND}` first")
+    frames = read_json(workspace.frames)
+    if frames["extraction_id"] != extraction_id:
+        raise CacheError(
+            f"{workspace.frames} names frames of other settings (encoder input, sampler, "
+            f"extract.max_frames_cached or decoder); run `{FRAMES_COMMAND}`"
+        )
+    folder = workspace.cache_root / frames["folder"]
+    with frame_errors(folder):
+        cache = open_cache(folder)
+        if difference := _difference(cache, frames):
+            raise _changed(cache, workspace.frames, difference)
+    return cache
+
+
 def write_stopped(
     workspace: Workspace, folder: Path, message: str, failed: Mapping[str, str]
 ) -> None:
@@ -124,19 +175,24 @@ def open_features(workspace: Workspace) -> tuple[FeatureCache, dict[str, Any]]:
     features = read_json(workspace.features)
     cache = open_cache(workspace.cache_root / features["folder"])
     if difference := _difference(cache, features):
-        raise FingerprintMismatch(
-            f"{cache.folder} has {difference[0]}, but {workspace.features} was written for "
-            f"{difference[1]}; run `gare-cache extract` again"
-        )
+        raise _changed(cache, workspace.features, difference)
     return cache, features
 
 
+def _changed(cache: FeatureCache, record: Path, difference: tuple[str, str]) -> FingerprintMismatch:
+    return FingerprintMismatch(
+        f"{cache.folder} has {difference[0]}, but {record} was written for {difference[1]}; run "
+        "`gare-cache extract` again"
+    )
+
+
 def features_faults(workspace: Workspace, cache: FeatureCache) -> Iterator[Fault]:
-    """Yield what the project's ``features.json`` says against the cache that it names."""
-    features = read_json(workspace.features) if workspace.features.is_file() else {}
-    if features.get("folder") == cache.folder.name and (difference := _difference(cache, features)):
-        problem = f"the cache has {difference[0]}, it was written for {difference[1]}"
-        yield Fault(str(workspace.features), problem, "run `gare-cache extract` again")
+    """Yield what ``features.json`` and ``frames.json`` say against the cache that they name."""
+    for path in (workspace.features, workspace.frames):
+        record = read_json(path) if path.is_file() else {}
+        if record.get("folder") == cache.folder.name and (difference := _difference(cache, record)):
+            problem = f"the cache has {difference[0]}, it was written for {difference[1]}"
+            yield Fault(str(path), problem, "run `gare-cache extract` again")
 
 
 def _difference(cache: FeatureCache, features: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -55,6 +55,11 @@ class Workspace:
         return (self.inputs or self.outputs) / "features.json"
 
     @property
+    def frames(self) -> Path:
+        """Path of frames.json, the record of the cache of frames."""
+        return self.features.with_name("frames.json")
+
+    @property
     def stopped(self) -> Path:
         """Path of the record of an extraction that too many failures stopped."""
         return self.features.with_name("extraction_stopped.json")

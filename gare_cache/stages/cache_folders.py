@@ -21,7 +21,7 @@ from gare_cache.errors import CacheError
 from gare_cache.files import read_json
 from gare_cache.project.paths import Workspace
 
-_NAMING_FILES = ("features.json", "extraction_stopped.json")
+_NAMING_FILES = ("features.json", "extraction_stopped.json", "frames.json")
 _MEGABYTE = 2**20
 
 
@@ -59,7 +59,7 @@ def list_caches(project: Path) -> Iterator[str]:
         summary = summarise(folder)
         yield f"{summary.name}  {summary.num_bytes / _MEGABYTE:,.1f} MB  {summary.state}"
         if summary.dataset:
-            yield f"    data set {summary.dataset}, encoder {summary.encoder_id[:12]}"
+            yield f"    data set {summary.dataset}, {summary.content}"
             yield f"    {summary.counts}"
             yield f"    {summary.sampling}"
 

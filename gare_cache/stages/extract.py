@@ -90,7 +90,7 @@ def extract(
         owner=workspace.owner,
         shard=shard,
         retry_failed=retry_failed,
-        on_commit=None if max_failures is None else _stop_after(max_failures),
+        on_commit=None if max_failures is None else stop_after(max_failures),
     ) as writer:
         if finalise:
             require_nothing_pending(writer, manifest)
@@ -102,20 +102,22 @@ def extract(
                 manifest.write(folder / MANIFEST)
     cache = open_cache(folder)
     if shard:
-        _say_what_is_left(cache, manifest, shard)
+        say_what_is_left(cache, manifest, shard, "gare-cache extract")
         return None
     return _publish(workspace, manifest, encoder, cache)
 
 
-def _say_what_is_left(cache: FeatureCache, manifest: Manifest, shard: Shard) -> None:
+def say_what_is_left(cache: FeatureCache, manifest: Manifest, shard: Shard, command: str) -> None:
+    """Say how much of a manifest other shards have left, and which command finalises."""
     left = units_left(cache.tables, manifest)
     if left:
         say(f"shard {shard} is done; {counted(left, 'unit', 'are')} left to other shards")
     else:
-        say(f"shard {shard} is done, no unit is left; run `gare-cache extract --finalise`")
+        say(f"shard {shard} is done, no unit is left; run `{command} --finalise`")
 
 
-def _stop_after(max_failures: int) -> Callable[[UnitRecord], None]:
+def stop_after(max_failures: int) -> Callable[[UnitRecord], None]:
+    """Return a function that takes every committed unit and raises beyond so many failures."""
     reasons: list[str] = []
 
     def count(record: UnitRecord) -> None:
@@ -134,14 +136,7 @@ def _stop_after(max_failures: int) -> Callable[[UnitRecord], None]:
 def _publish(
     workspace: Workspace, manifest: Manifest, encoder: Encoder, cache: FeatureCache
 ) -> dict[str, Any]:
-    listed = manifest.videos.select(["video_id", "path", "annotated"]).to_pylist()
-    reasons = cache.failures()
-    failed = {
-        row["video_id"]: f"{row['annotated']}: {reasons[row['video_id']]}"
-        for row in listed
-        if row["video_id"] in reasons
-    }
-    missing = sum(row["path"] is None for row in listed)
+    failed = failures_of(cache, manifest)
     for line in (
         *_coverage(cache, manifest),
         *copies_across_splits(cache.tables["video"], manifest),
@@ -160,13 +155,26 @@ def _publish(
         return write_features(
             workspace,
             cache,
-            videos={
-                "encoded": len(listed) - len(failed) - missing,
-                "failed": len(failed),
-                "missing": missing,
-            },
+            videos=video_counts(manifest, failed, done="encoded"),
             captions={"encoded": len(captions), "cut": cut},
         )
+
+
+def failures_of(cache: FeatureCache, manifest: Manifest) -> dict[str, str]:
+    """Return the videos of a manifest that failed, each with where it is named and the reason."""
+    reasons = cache.failures()
+    return {
+        row["video_id"]: f"{row['annotated']}: {reasons[row['video_id']]}"
+        for row in manifest.videos.select(["video_id", "annotated"]).to_pylist()
+        if row["video_id"] in reasons
+    }
+
+
+def video_counts(manifest: Manifest, failed: Mapping[str, str], *, done: str) -> dict[str, int]:
+    """Count a manifest's videos by what became of them; ``done`` names the good ones."""
+    missing = manifest.videos["path"].null_count
+    good = len(manifest.videos) - len(failed) - missing
+    return {done: good, "failed": len(failed), "missing": missing}
 
 
 def _count_cut(encoder: Encoder, captions: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
@@ -210,26 +218,44 @@ def _require_train_videos(manifest: Manifest) -> None:
 def _check_failures(
     workspace: Workspace, cache: FeatureCache, manifest: Manifest, failed: Mapping[str, str]
 ) -> None:
+    fate = "they are masked, and counted in every coverage"
+    error = stopping_error(workspace, manifest, failed, done="encoded", fate=fate)
+    if error is not None:
+        message = f"{error}. All of them: {workspace.stopped}"
+        write_stopped(workspace, cache.folder, message, failed)
+        raise type(error)(message)
+
+
+def stopping_error(
+    workspace: Workspace, manifest: Manifest, failed: Mapping[str, str], *, done: str, fate: str
+) -> DecodeError | CacheError | None:
+    """Return why so many failures stop an extraction; None, after a warning, if they do not.
+
+    Args:
+        workspace: the project.
+        manifest: lists the videos.
+        failed: id of each failed video -> where it is named, and the reason.
+        done: what cannot be done with them, for example ``encoded``.
+        fate: what becomes of them if nothing stops, for the warning.
+    """
     if not failed:
-        return
+        return None
     listed = len(manifest.videos)
     shown = "; ".join(list(failed.values())[:_REASONS_SHOWN])
     more = ", ..." if len(failed) > _REASONS_SHOWN else ""
-    summary = f"{len(failed):,} of {counted(listed, 'video')} cannot be encoded ({shown}{more})"
+    summary = f"{len(failed):,} of {counted(listed, 'video')} cannot be {done} ({shown}{more})"
     limit = workspace.params.extract.max_failed_percent
     videos, _ = manifest.encodable()
     trained = [row for row in videos if row["split"] == "train"] or videos
     left = {row["video_id"] for row in trained} - failed.keys()
     reached = 100 * len(failed) > limit * listed
     if left and not reached:
-        say(f"warning: {summary}; they are masked, and counted in every coverage")
-        return
+        say(f"warning: {summary}; {fate}")
+        return None
     consequence = (
-        f"extract.max_failed_percent is {limit:g}. What could be encoded is kept: repair the files "
+        f"extract.max_failed_percent is {limit:g}. What could be {done} is kept: repair the files "
         "and run with --retry-failed, or raise the limit and run again"
         if left
         else "nothing is left to train on"
     )
-    message = f"{summary}; {consequence}. All of them: {workspace.stopped}"
-    write_stopped(workspace, cache.folder, message, failed)
-    raise (DecodeError if left else CacheError)(message)
+    return (DecodeError if left else CacheError)(f"{summary}; {consequence}")

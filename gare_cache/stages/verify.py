@@ -8,7 +8,7 @@ from contextlib import suppress
 import numpy as np
 
 from gare_cache.cache.copies import copies_across_splits
-from gare_cache.cache.faults import WRITE_AGAIN, Fault
+from gare_cache.cache.faults import FRAMES_COMMAND, WRITE_AGAIN, Fault, for_frames
 from gare_cache.cache.lock import refuse_while_written
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import KINDS, MANIFEST, Kind
@@ -17,6 +17,7 @@ from gare_cache.cache.writer import drop_units
 from gare_cache.errors import (
     AnnotationError,
     CacheError,
+    ConfigError,
     FingerprintMismatch,
     UnreadableFile,
     counted,
@@ -50,17 +51,21 @@ def verify(
     with progress("verify", num_steps(folder)) as advance:
         verification = verify_cache(folder, on_step=advance)
     faults = [*verification.faults, *features_faults(workspace, verification.cache)]
-    yield from map(str, faults)
+    of_frames = verification.cache.layout.height > 0
+    worded = [for_frames(str(fault), folder) if of_frames else str(fault) for fault in faults]
+    yield from worded
     yield from _copies(verification.cache)
     yield from _summary(verification, len(faults))
     left: Sequence[Fault] = faults
     if drop_damaged:
         units = sorted({fault.unit for fault in faults if fault.unit is not None})
         drop_units(folder, units)
-        yield f"dropped {counted(len(units), 'unit')}; `gare-cache extract` encodes them again"
+        again = f"`{FRAMES_COMMAND}` decodes" if of_frames else "`gare-cache extract` encodes"
+        yield f"dropped {counted(len(units), 'unit')}; {again} them again"
         left = [fault for fault in left if fault.unit is None and fault.remedy != WRITE_AGAIN]
     if left:
-        raise CacheError(f"faults in {folder}: {len(left)}; the first: {left[0]}")
+        first = worded[faults.index(left[0])]
+        raise CacheError(f"faults in {folder}: {len(left)}; the first: {first}")
 
 
 def _copies(cache: FeatureCache) -> Iterator[str]:
@@ -99,11 +104,17 @@ def reextract(
         device: where the encoder runs.
 
     Raises:
+        ConfigError: the cache holds frames.
         FingerprintMismatch: params.yaml describes another extraction than the cache's.
         CacheError: after the last line, if an item cannot be encoded again or a cosine is below
             0.99: the cache does not hold the features of these files.
     """
     cache = open_cache(find_folder(workspace, name))
+    if cache.layout.height:
+        raise ConfigError(
+            f"{cache.folder} holds frames, which no encoder made; leave out --reextract, verify "
+            "compares the videos by their digests"
+        )
     manifest = read_manifest(workspace.manifest)
     encoder = project_encoder(workspace, manifest, device=device)
     expected = canonical_digest(project_identity(workspace, encoder))
