@@ -1,7 +1,7 @@
 """Time runs as one program beside the same one by one: `python benchmarks/batched_training.py`.
 
-Runs that differ in the seed, at the size of the demo (8 frames, D = 64, AdamW; 32 and 128 pairs) unless
-given otherwise. Both forms take turns; the ratio is the median over the rounds. Data are random.
+Runs that differ in the seed, at the size of the demo (8 frames, D = 64, AdamW; 32 and 128 pairs)
+unless given otherwise. Both take turns; the ratio is the median over the rounds. Data are random.
 """
 
 from __future__ import annotations
