@@ -254,7 +254,8 @@ def test_killed_and_started_again_it_redoes_nothing(
     extracted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = write_study(extracted, "killed", set={"train.epochs": 25})
-    arguments = [sys.executable, "-c", "from gare_cache.cli import main; main()", "ablate"]
+    program = "from gare_cache.cli import main; main()"
+    arguments = [sys.executable, "-c", program, "ablate", "--batched", "off"]
     process = subprocess.Popen([*arguments, str(study)], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
