@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -47,6 +47,14 @@ def ablate(
         ),
     ] = None,
     trust: Trust = False,
+    batched: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option(
+            metavar="MODE",
+            help="auto, on or off: train runs that differ in seed or scalar settings together; "
+            "auto does where a trial finds it faster.",
+        ),
+    ] = "auto",
 ) -> None:
     """Train the missing runs of a study and compare its variants.
 
@@ -86,6 +94,7 @@ def ablate(
             extract=extract,
             settings=settings or (),
             trust=trust,
+            batched=batched,
         )
     for line in lines:
         typer.echo(line)

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 _STEPS = 2**16  # of a 16-bit number, four of which torch draws at once
+
+
+# Streams of the runs that are trained together, in their order.
+_streams: ContextVar[Sequence[torch.Generator]] = ContextVar("streams", default=())
+
+
+@contextmanager
+def drawing_from(streams: Sequence[torch.Generator]) -> Iterator[None]:
+    """Let each row of a ``torch.vmap`` draw its masks from its own stream, as it would alone.
+
+    Args:
+        streams: generators on the CPU, one a row.
+    """
+    token = _streams.set(streams)
+    try:
+        yield
+    finally:
+        _streams.reset(token)
 
 
 class PairDropout(nn.Dropout):
@@ -19,8 +42,42 @@ class PairDropout(nn.Dropout):
         """Drop numbers of a tensor of any shape."""
         if not self.training or self.p == 0 or input.device.type != "cpu":
             return super().forward(input)
-        dropped = min(round(self.p * _STEPS), _STEPS - 1)
-        count = input.numel()
-        drawn = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),), dtype=torch.int64)
-        kept = drawn.view(torch.int16)[:count].view(input.shape) >= dropped - _STEPS // 2
-        return input * kept.to(input.dtype).mul_(_STEPS / (_STEPS - dropped))
+        factors: Tensor = _Factors.apply(input, self.p)  # type: ignore[no-untyped-call]
+        return input * factors
+
+
+class _Factors(torch.autograd.Function):
+    """The factors of a tensor's numbers: 0, or 1 / (1 - p)."""
+
+    @staticmethod
+    def forward(input: Tensor, probability: float) -> Tensor:
+        return _draw(input, probability, None)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        return None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, None], input: Tensor, probability: float
+    ) -> tuple[Tensor, int]:
+        streams, dim = _streams.get(), in_dims[0]
+        if len(streams) != info.batch_size:
+            raise RuntimeError(f"{len(streams)} random streams for {info.batch_size} runs")
+        rows = [input] * len(streams) if dim is None else list(input.unbind(dim))
+        pairs = zip(rows, streams, strict=True)
+        return torch.stack([_draw(row, probability, stream) for row, stream in pairs]), 0
+
+
+def _draw(values: Tensor, probability: float, stream: torch.Generator | None) -> Tensor:
+    dropped = min(round(probability * _STEPS), _STEPS - 1)
+    count = values.numel()
+    drawn = torch.randint(
+        -(2**63), 2**63 - 1, (-(-count // 4),), dtype=torch.int64, generator=stream
+    )
+    kept = drawn.view(torch.int16)[:count].view(values.shape) >= dropped - _STEPS // 2
+    return kept.to(values.dtype).mul_(_STEPS / (_STEPS - dropped))

@@ -39,10 +39,13 @@ class PairScores:
     Attributes:
         similarity: cosines (T, V), not scaled.
         delta: increments (T, V, D), as a tensor or as mixtures; None without a gap module.
+        cancelled: (T, V) bool, True where an item and its increment nearly cancel and the score was
+            left inexact, as ``pair_scores`` was asked to; None where all scores are right.
     """
 
     similarity: Tensor
     delta: Tensor | PairMixture | None
+    cancelled: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,13 @@ class PooledInteraction(nn.Module):
         return PairScores(pair_cosine(anchors, videos), delta)
 
     def pair_scores(
-        self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None
+        self,
+        text: Tensor,
+        frames: Tensor,
+        mask: Tensor,
+        words: Words | None = None,
+        *,
+        rescore: bool = True,
     ) -> PairScores:
         """Score all pairs as ``forward`` does, at the least cost; the increments may be mixtures.
 
@@ -74,6 +80,8 @@ class PooledInteraction(nn.Module):
             frames: (V, F, D).
             mask: (V, F) bool.
             words: tokens (T, W, D) and their mask (T, W); read where they are the context.
+            rescore: score pairs that nearly cancel densely; False only marks them as ``cancelled``,
+                without a step that depends on the numbers, which ``torch.vmap`` could not take.
         """
         if self.gap is not None and (len(self.gap.layers) > 1 or self._pooling_drops):
             return self.forward(text, frames, mask, words)
@@ -83,7 +91,9 @@ class PooledInteraction(nn.Module):
             return self._corrected_with_dropout(self.gap, text, frames, mask, words)
         scorer = ExactScorer(self)
         videos = scorer.videos(frames, mask)
-        return scorer.scores(scorer.texts(text, words), videos, with_increment=True)
+        return scorer.scores(
+            scorer.texts(text, words), videos, with_increment=True, rescore=rescore
+        )
 
     @property
     def _pooling_drops(self) -> bool:
@@ -215,8 +225,13 @@ class ExactScorer:
         """Return the cosines (T, V)."""
         return self.scores(texts, videos, with_increment=False).similarity
 
-    def scores(self, texts: TextBasis, videos: VideoBasis, *, with_increment: bool) -> PairScores:
-        """Return the cosines and, if asked for, the increments; differentiable."""
+    def scores(
+        self, texts: TextBasis, videos: VideoBasis, *, with_increment: bool, rescore: bool = True
+    ) -> PairScores:
+        """Return the cosines and, if asked for, the increments; differentiable.
+
+        ``rescore`` as of ``PooledInteraction.pair_scores``.
+        """
         exact = exact_scores(
             texts,
             videos,
@@ -225,6 +240,8 @@ class ExactScorer:
             with_increment=with_increment,
         )
         scores = exact.similarity
+        if not rescore:
+            return PairScores(scores, exact.increment, exact.cancelled)
         for video in exact.cancelled.any(dim=0).nonzero().flatten().tolist():
             rows = exact.cancelled[:, video].nonzero().flatten()
             words = None if texts.words is None else (texts.words[0][rows], texts.words[1][rows])

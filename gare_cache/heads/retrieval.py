@@ -217,7 +217,13 @@ class RetrievalHead(nn.Module):
         return scores
 
     def pair_scores(
-        self, text: Tensor, frames: Tensor, mask: Tensor, words: Words | None = None
+        self,
+        text: Tensor,
+        frames: Tensor,
+        mask: Tensor,
+        words: Words | None = None,
+        *,
+        rescore: bool = True,
     ) -> PairScores:
         """Score all pairs as ``forward`` does, differentiably and at the least cost: for training.
 
@@ -225,7 +231,8 @@ class RetrievalHead(nn.Module):
         with dropout, only what follows it works on the pair tensor. With ``encodes_in_bfloat16``
         the products of projections and aggregator are taken in bfloat16 (autocast) and all that
         follows in the head's dtype: the algebra of the pairs subtracts numbers of like size, of
-        which bfloat16 would leave nothing. The arguments and errors are those of ``forward``.
+        which bfloat16 would leave nothing. The arguments and errors are those of ``forward``;
+        ``rescore`` is that of ``PooledInteraction.pair_scores``.
         """
         dtype = self.logit_scale.dtype
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.encodes_in_bfloat16):
@@ -236,7 +243,7 @@ class RetrievalHead(nn.Module):
             encoded_words = encoded_words[0].to(dtype), encoded_words[1]
         inputs = (text, frames, mask, encoded_words)
         if isinstance(self.interaction, PooledInteraction):
-            return self.interaction.pair_scores(*inputs)
+            return self.interaction.pair_scores(*inputs, rescore=rescore)
         scores: PairScores = self.interaction(*inputs)
         return scores
 

@@ -159,7 +159,7 @@ def cosines(increments: Increments, anchor: str) -> Tensor:
 
 def potentials(increments: Increments, anchor: str, alpha: float) -> Tensor:
     """Return mean_jk exp(-alpha (1 - c_jk)) of each anchor's ``cosines`` c, (anchors,)."""
-    means: Tensor = _Potentials.apply(increments.products(anchor), alpha)  # type: ignore[no-untyped-call]
+    means: Tensor = _Potentials.apply(increments.products(anchor), alpha)[0]  # type: ignore[no-untyped-call]
     return means
 
 
@@ -172,10 +172,15 @@ def gram(vectors: Tensor) -> Tensor:
 class _Gram(torch.autograd.Function):
     """X X^T, whose gradient (G + G^T) X autograd would take in two products."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor) -> Tensor:
-        ctx.save_for_backward(vectors)
+    def forward(vectors: Tensor) -> Tensor:
         return vectors @ vectors.transpose(1, 2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -193,15 +198,23 @@ class _Potentials(torch.autograd.Function):
     1e-8 it counts as a constant.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, products: Tensor, alpha: float) -> Tensor:
+    def forward(products: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
         squares = products.diagonal(dim1=1, dim2=2)  # (N, K)
         scale = squares.clamp_min(_MIN_NORM**2).rsqrt()
         energies = (products * scale[:, :, None]).mul_(scale[:, None, :])
         energies.sub_(1.0).mul_(alpha).exp_()
-        ctx.save_for_backward(products, scale, energies)
-        ctx.alpha = alpha
-        return energies.mean(dim=(1, 2))
+        return energies.mean(dim=(1, 2)), scale, energies
+
+    @staticmethod
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
+        products, ctx.alpha = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(products, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -218,20 +231,25 @@ class _Potentials(torch.autograd.Function):
 class _Moments(torch.autograd.Function):
     """Mean and unbiased variance over a dimension, whose gradient is one pass over the tensor."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    def forward(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         first = values.narrow(dim, 0, 1)
         differences = values - first
-        mean = first + differences.mean(dim=dim, keepdim=True)  # exact where all are equal
-        torch.sub(values, mean, out=differences)
-        variance = differences.square_().sum(dim=dim) / (values.shape[dim] - 1)
-        ctx.save_for_backward(values, mean)
-        ctx.dim = dim
-        return mean.squeeze(dim), variance
+        offset = differences.mean(dim=dim, keepdim=True)  # exact where all are equal
+        variance = differences.sub_(offset).mul_(differences).sum(dim=dim) / (values.shape[dim] - 1)
+        return (first + offset).squeeze(dim), variance
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+        values, ctx.dim = inputs
+        ctx.save_for_backward(values, output[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         values, mean = ctx.saved_tensors
+        mean = mean.unsqueeze(ctx.dim)
         of_mean, of_variance = (gradient.unsqueeze(ctx.dim) for gradient in gradients)
         count = values.shape[ctx.dim]
         slope = of_variance * (2.0 / (count - 1))

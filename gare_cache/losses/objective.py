@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,7 @@ class Objective(nn.Module):
         scale: Tensor | float,
         positives: Tensor | None = None,
         side: str = "text",
+        weights: Mapping[str, Tensor] | None = None,
     ) -> LossTerms:
         """Compute the loss of a batch of B matching pairs.
 
@@ -112,6 +113,8 @@ class Objective(nn.Module):
             positives: (B, B) bool, True where text i describes video j: pairs off the diagonal
                 that the contrastive loss leaves out; None leaves out none.
             side: ``"text"`` or ``"video"``: which item Delta corrects.
+            weights: scalars that replace the weights of the settings, by name of the regulariser;
+                those named are computed, the others are not. None takes the settings.
 
         Returns:
             The total and its terms.
@@ -124,12 +127,15 @@ class Objective(nn.Module):
         terms = {"contrastive": contrastive.detach()}
         total = contrastive
         regularisers = self.settings.regularisers
-        active = {name: term for name, term in regularisers.items() if term.weight != 0}
+        used: Mapping[str, Tensor | float] = (
+            weights if weights is not None else self.settings.weights
+        )
+        active = {name: regularisers[name] for name in regularisers if name in used}
         if active and delta is None:
-            weights = " and ".join(f"{name}.weight: 0" for name in active)
+            zeros = " and ".join(f"{name}.weight: 0" for name in active)
             raise ConfigError(
                 f"the regularisers {', '.join(active)} act on the increment of a gap module, and "
-                f"this head has none; set {weights}, or give the head a gap module (a head of your "
+                f"this head has none; set {zeros}, or give the head a gap module (a head of your "
                 "own returns gare_cache.PairScores with increments)"
             )
         for name, term in active.items():
@@ -140,5 +146,5 @@ class Objective(nn.Module):
                 options["radius"] = self.log_radius.exp()
             value = REGULARISERS[name](delta, **options)
             terms[name] = value.detach()
-            total = total + term.weight * value
+            total = total + used[name] * value
         return LossTerms(total, terms)

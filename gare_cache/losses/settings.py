@@ -103,3 +103,8 @@ class LossSettings(Settings):
         """The settings of the regularisers, by name, in the order of the fields."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {n: value for n, value in values.items() if isinstance(value, RegulariserSettings)}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the regularisers that have one, by name."""
+        return {name: term.weight for name, term in self.regularisers.items() if term.weight != 0}

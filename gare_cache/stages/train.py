@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from gare_cache.data.batches import num_batches
 from gare_cache.data.split import SplitLoader, load_split
+from gare_cache.errors import counted
 from gare_cache.files import canonical_digest
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress, say
 from gare_cache.reproducibility import resolve_device
-from gare_cache.stages.training_outputs import EpochLines, outcome, run_record, write_run
+from gare_cache.stages.training_outputs import EpochLines, outcome, run_record, write_log, write_run
 from gare_cache.training.distributed import (
     COLLECTIVE_TIMEOUT,
     Processes,
     own_device,
     process_group,
 )
-from gare_cache.training.loop import ignore, train_head
+from gare_cache.training.loop import Training, TrainingSetup, TrainingState, ignore, train_head
 from gare_cache.training.setup import (
+    Trained,
     listed_digests,
     set_up_training,
     training_identity,
 )
 from gare_cache.training.state_file import set_aside_damaged
+from gare_cache.training.together import train_heads
 
 
 def train(
@@ -74,6 +80,83 @@ def train(
         return _train(workspace, target, processes, load or load_split, held, say_epochs)
 
 
+def train_together(
+    workspaces: Sequence[Workspace], *, device: str, load: SplitLoader
+) -> list[dict[str, Any] | Exception]:
+    """Train the heads of several projects as one batched program, and write what ``train`` writes.
+
+    Args:
+        workspaces: whose settings have one ``program_key`` and no ``obstacle``
+            (``gare_cache.training.together``).
+        device: where to train.
+        load: as of ``train``.
+
+    Returns:
+        For each the content of ``record.json``, or why it failed.
+
+    Raises:
+        EnvironmentFailure, OSError: the machine failed, not a run.
+    """
+    target = resolve_device(device)
+    results: dict[int, dict[str, Any] | Exception] = {}
+    prepared: dict[int, _Prepared] = {}
+    runs: dict[int, Training] = {}
+    with ExitStack() as held:
+        for number, workspace in enumerate(workspaces):
+            held.enter_context(workspace.alone("train"))
+            try:
+                one = _prepare(workspace, target, Processes(), load, held, trained="batched")
+                stream = torch.Generator()
+                stream.set_state(torch.get_rng_state())
+                runs[number] = Training(
+                    one.setup,
+                    workspace.params.train,
+                    state_file=one.state_folder / "training.pt",
+                    stream=stream,
+                )
+            except (OSError, MemoryError):  # EnvironmentFailure is an OSError
+                raise
+            except Exception as err:
+                results[number] = err
+            else:
+                prepared[number] = one
+        numbers = {id(run): number for number, run in runs.items()}
+
+        def keep(run: Training) -> None:
+            write_log(prepared[numbers[id(run)]].state_folder / "train_log.jsonl", run.state)
+
+        def fail(run: Training, err: Exception) -> None:
+            results[numbers[id(run)]] = err
+
+        total = sum(run.settings.epochs * run.steps for run in runs.values())
+        try:
+            with progress(f"train {counted(len(runs), 'run')} together", total) as advance:
+                train_heads(
+                    list(runs.values()),
+                    on_batch=lambda: advance(1),
+                    on_epoch=keep,
+                    on_failure=fail,
+                )
+        except (OSError, MemoryError):
+            raise
+        except Exception as err:  # of the program, so of all its runs
+            results = {**dict.fromkeys(runs, err), **results}
+        for number, run in runs.items():
+            if number not in results:
+                results[number] = _finish(prepared[number], run.finish())
+    return [results[number] for number in range(len(workspaces))]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A training that is ready to begin or to go on."""
+
+    workspace: Workspace
+    setup: TrainingSetup
+    record: dict[str, Any]
+    state_folder: Path
+
+
 def _train(
     workspace: Workspace,
     target: torch.device,
@@ -82,29 +165,10 @@ def _train(
     held: ExitStack,
     say_epochs: bool,
 ) -> dict[str, Any]:
-    params = workspace.params
-    settings = params.train
-    cache, features = open_features(workspace)
-    manifest = read_manifest(workspace.manifest)
-    setup = set_up_training(params.head, settings, cache, manifest, device=target, load=load)
-    head, objective = setup.head, setup.objective
-    train_split, val_split = setup.train_split, setup.val_split
-    identity = training_identity(
-        params.head,
-        settings,
-        features,
-        listed_digests(manifest),
-        num_processes=processes.count,
-    )
-    record = processes.collect(run_record(identity, target))[0]
-    record |= {"scoring": "exact" if head.exact else "dense in blocks"}
-    state_folder = workspace.state / canonical_digest(record)[:16]
-    if processes.rank == 0:
-        held.enter_context(workspace.alone("train", state_folder))
-        if damage := set_aside_damaged(state_folder / "training.pt"):
-            say(f"warning: {damage}")
-    steps = num_batches(len(train_split.text), settings.batch_size)
-
+    settings = workspace.params.train
+    prepared = _prepare(workspace, target, processes, load, held)
+    setup, state_folder = prepared.setup, prepared.state_folder
+    steps = num_batches(len(setup.train_split.text), settings.batch_size)
     first = processes.rank == 0
     log = state_folder / "train_log.jsonl"
     lines = EpochLines(log, epochs=settings.epochs, spoken=say_epochs)
@@ -119,16 +183,54 @@ def _train(
             on_epoch=lines.ended if first else ignore,
             on_resume=lines.resumed if first else ignore,
         )
-    record |= {
-        "coverage": {split.name: split.coverage for split in (train_split, val_split)},
+    return _finish(prepared, state, first=first)
+
+
+def _prepare(
+    workspace: Workspace,
+    target: torch.device,
+    processes: Processes,
+    load: SplitLoader,
+    held: ExitStack,
+    *,
+    trained: Trained = "solo",
+) -> _Prepared:
+    params = workspace.params
+    cache, features = open_features(workspace)
+    manifest = read_manifest(workspace.manifest)
+    setup = set_up_training(params.head, params.train, cache, manifest, device=target, load=load)
+    identity = training_identity(
+        params.head,
+        params.train,
+        features,
+        listed_digests(manifest),
+        num_processes=processes.count,
+        trained=trained,
+    )
+    record = processes.collect(run_record(identity, target))[0]
+    record |= {"scoring": "exact" if setup.head.exact else "dense in blocks"}
+    state_folder = workspace.state / canonical_digest(record)[:16]
+    if processes.rank == 0:
+        held.enter_context(workspace.alone("train", state_folder))
+        if damage := set_aside_damaged(state_folder / "training.pt"):
+            say(f"warning: {damage}")
+    return _Prepared(workspace, setup, record, state_folder)
+
+
+def _finish(prepared: _Prepared, state: TrainingState, *, first: bool = True) -> dict[str, Any]:
+    """Write the outputs of a training; return its record."""
+    workspace, setup = prepared.workspace, prepared.setup
+    record = prepared.record | {
+        "coverage": {split.name: split.coverage for split in (setup.train_split, setup.val_split)},
         "best_epoch": state.best_epoch,
         "validation_score": state.best_score,
     }
-    if objective.learned_radius is not None:
-        record["learned_radius"] = objective.learned_radius
+    if setup.objective.learned_radius is not None:
+        record["learned_radius"] = setup.objective.learned_radius
     if not first:
         return record
-    write_run(workspace.run, head, state, record)
-    for line in outcome(state, num_val=len(val_split.video_ids), epochs=settings.epochs):
+    write_run(workspace.run, setup.head, state, record)
+    num_val = len(setup.val_split.video_ids)
+    for line in outcome(state, num_val=num_val, epochs=workspace.params.train.epochs):
         say(line)
     return record

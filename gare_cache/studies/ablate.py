@@ -10,6 +10,7 @@ from gare_cache.errors import ConfigError
 from gare_cache.locks import alone
 from gare_cache.project import ledger
 from gare_cache.project.progress import progress, say
+from gare_cache.studies.batching import Batched, programs_of
 from gare_cache.studies.estimate import trial_seconds
 from gare_cache.studies.opening import OpenStudy, open_study
 from gare_cache.studies.plan import PlannedRun, State
@@ -39,6 +40,7 @@ def ablate(
     extract: bool = False,
     settings: Sequence[str] = (),
     trust: bool = False,
+    batched: Batched = "auto",
 ) -> list[str]:
     """Train and score a study's missing runs; write its results to ``outputs/studies/<name>/``.
 
@@ -54,6 +56,8 @@ def ablate(
         extract: extract missing features.
         settings: ``setting=value`` strings that apply to all variants.
         trust: import custom parts that the study names and the project has not.
+        batched: whether runs that differ in seed or scalar settings train together as one batched
+            program: ``on``, ``off``, or ``auto``: where a trial finds it faster, with one job.
 
     Returns:
         Lines to print: the table, or the plan of a dry run.
@@ -64,8 +68,18 @@ def ablate(
         CacheError: features are missing.
         EnvironmentFailure: another process runs this study.
     """
+    if batched == "on" and jobs > 1:
+        raise ConfigError(
+            f"--batched on trains runs in one process, and --jobs is {jobs}; leave one of them out"
+        )
     opened = open_study(
-        study_file, outputs=outputs, device=device, extract=extract, settings=settings, trust=trust
+        study_file,
+        outputs=outputs,
+        device=device,
+        extract=extract,
+        settings=settings,
+        trust=trust,
+        batched=batched != "off",
     )
     if retry_failed and not dry_run:
         for task in opened.tasks:
@@ -83,15 +97,26 @@ def ablate(
     if dry_run:
         return plan
     with alone(opened.project / ".gare" / "locks", opened.folder, "ablate"):
-        return _run_and_write(opened, left[:limit], plan, jobs=jobs, final=final)
+        return _run_and_write(opened, left[:limit], plan, jobs=jobs, final=final, batched=batched)
 
 
 def _run_and_write(
-    opened: OpenStudy, left: Sequence[RunTask], plan: Sequence[str], *, jobs: int, final: bool
+    opened: OpenStudy,
+    left: Sequence[RunTask],
+    plan: Sequence[str],
+    *,
+    jobs: int,
+    final: bool,
+    batched: Batched,
 ) -> list[str]:
     for line in plan:
         say(line)
-    _run(left, jobs=jobs, label=f"runs of {opened.study.name}")
+    # Worker processes train their runs alone; what was begun together goes on so, here.
+    alone = [task for task in left if jobs > 1 and task.trained == "solo"]
+    rest = [task for task in left if task not in alone]
+    opened, programs, others = programs_of(opened, rest, batched)
+    others += alone
+    _run(others, jobs=jobs, label=f"runs of {opened.study.name}", programs=programs)
     if final:
         _score_test(opened, jobs=jobs)
     return write_results(opened, "test" if final else "val")
@@ -120,16 +145,23 @@ def _trials(tasks: Sequence[RunTask], planned: Sequence[PlannedRun]) -> dict[str
     return trial_seconds(wanted.values())
 
 
-def _run(tasks: Sequence[RunTask], *, jobs: int, label: str) -> None:
-    if not tasks:
+def _run(
+    tasks: Sequence[RunTask],
+    *,
+    jobs: int,
+    label: str,
+    programs: Sequence[Sequence[RunTask]] = (),
+) -> None:
+    total = len(tasks) + sum(map(len, programs))
+    if not total:
         return
-    with progress(label, len(tasks)) as advance:
-        for number, task in enumerate(run_all(tasks, jobs=jobs), start=1):
+    with progress(label, total) as advance:
+        for number, task in enumerate(run_all(tasks, jobs=jobs, programs=programs), start=1):
             advance(1)
             reason, seconds = read_reason(task), read_seconds(task)
             end = f"failed: {reason}" if reason else "done"
             took = "" if seconds is None else f", trained in {seconds:.1f} s"
-            say(f"[{number}/{len(tasks)}] {task}: {end}{took}")
+            say(f"[{number}/{total}] {task}: {end}{took}")
 
 
 def _score_test(opened: OpenStudy, *, jobs: int) -> None:

@@ -6,7 +6,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from gare_cache.reproducibility import resolve_device
 from gare_cache.studies.runs import RunTask
 from gare_cache.studies.workers import KeptSplits
 from gare_cache.training.distributed import Processes
-from gare_cache.training.loop import train_head, validation_scores
+from gare_cache.training.loop import Training, TrainingSetup, train_head, validation_scores
 from gare_cache.training.setup import set_up_training
+from gare_cache.training.together import Together
 
 _BATCHES = 5
 
@@ -61,9 +62,67 @@ def trial_seconds(tasks: Iterable[RunTask]) -> dict[str, float]:
     return seconds
 
 
+def program_seconds(tasks: Sequence[RunTask]) -> tuple[float, float]:
+    """Time a few updates of runs, alone and together as one batched program.
+
+    Args:
+        tasks: with settings of one ``program_key``, on one device.
+
+    Returns:
+        Seconds of one update of all runs: alone, one after the other, and together.
+
+    Raises:
+        EnvironmentFailure, OSError: the machine failed.
+        Exception: a run fails in its first batches, or they cannot train together.
+    """
+    kept, threads, order = KeptSplits(), torch.get_num_threads(), torch.get_rng_state()
+    with tempfile.TemporaryDirectory(prefix="gare-cache-trial-") as folder:
+        runs = []
+        for task in tasks:
+            stream = torch.Generator()
+            setup = _setup(task, Path(folder), kept)
+            stream.set_state(torch.get_rng_state())
+            file = Path(folder) / "training.pt"
+            runs.append(Training(setup, task.params.train, state_file=file, stream=stream))
+        first = runs[0]
+        losses = first.setup.losses(first.begin_epoch(), first.settings)
+        times = [time.perf_counter()]
+        for loss in itertools.islice(losses, _BATCHES):
+            first.step(loss)
+            times.append(time.perf_counter())
+        alone = _typical(times) * len(runs)
+        first.state.part = None
+        times = [time.perf_counter()]
+        updates = itertools.islice(Together(runs).steps(), _BATCHES * len(runs))
+        for number, _ in enumerate(updates, start=1):
+            if number % len(runs) == 0:
+                times.append(time.perf_counter())
+    torch.set_num_threads(threads)
+    torch.set_rng_state(order)
+    return alone, _typical(times)
+
+
+def _typical(times: Sequence[float]) -> float:
+    """Return the median between times, without the first step, which warms up."""
+    steps = [b - a for a, b in itertools.pairwise(times)]
+    return statistics.median(steps[1:] or steps)
+
+
+def _setup(task: RunTask, folder: Path, kept: KeptSplits) -> TrainingSetup:
+    space = Workspace(task.project, task.params, folder, inputs=task.inputs)
+    cache, _ = open_features(space)
+    return set_up_training(
+        task.params.head,
+        task.params.train,
+        cache,
+        read_manifest(space.manifest),
+        device=resolve_device(task.device),
+        load=kept.of(task.inputs),
+    )
+
+
 def _trial(task: RunTask, kept: KeptSplits) -> float:
     settings = task.params.train
-    device = resolve_device(task.device)
     times: list[float] = []
 
     def note_time() -> None:
@@ -72,16 +131,7 @@ def _trial(task: RunTask, kept: KeptSplits) -> float:
             raise _TrialDone
 
     with tempfile.TemporaryDirectory(prefix="gare-cache-trial-") as folder:
-        space = Workspace(task.project, task.params, Path(folder), inputs=task.inputs)
-        cache, _ = open_features(space)
-        setup = set_up_training(
-            task.params.head,
-            settings,
-            cache,
-            read_manifest(space.manifest),
-            device=device,
-            load=kept.of(task.inputs),
-        )
+        setup = _setup(task, Path(folder), kept)
         steps = num_batches(len(setup.train_split.text), settings.batch_size)
         epochs = settings.epochs
         times.append(time.perf_counter())

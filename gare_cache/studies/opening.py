@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from gare_cache.project.paths import Workspace
 from gare_cache.reproducibility import resolve_device
 from gare_cache.studies.expansion import Variant, expand
 from gare_cache.studies.features import VariantFeatures, inputs_folder, open_all_features
-from gare_cache.studies.runs import RunTask
+from gare_cache.studies.runs import RunTask, is_begun
 from gare_cache.studies.study import Study, read_study, with_settings
-from gare_cache.training.setup import run_key, training_identity
+from gare_cache.training.setup import Trained, run_key, training_identity
 
 _PARAMS = "params.yaml"
 
@@ -57,8 +57,12 @@ def open_study(
     extract: bool = False,
     settings: Sequence[str] = (),
     trust: bool = False,
+    batched: bool = True,
 ) -> OpenStudy:
     """Read a study, expand it and open its features.
+
+    A run that was begun or finished as part of a batched program is the study's unless one trained
+    alone was, or ``batched`` is False.
 
     Raises:
         ConfigError: the study or a setting is wrong, or it names a custom part that neither
@@ -79,7 +83,7 @@ def open_study(
     spaces = [(v.name, Workspace(project, v.params, outputs, inputs[v.name])) for v in variants]
     features = open_all_features(spaces, study_file=study_file, make=extract, device=device)
     tasks = [
-        _task(project, variant, seed, features[inputs[variant.name]], device)
+        _task(project, variant, seed, features[inputs[variant.name]], device, batched=batched)
         for seed in study.seeds
         for variant in sorted(variants, key=lambda v: str(inputs[v.name]))
     ]
@@ -125,9 +129,31 @@ def _base_settings(study: Study, project: Path) -> dict[str, Any]:
     return read_values(path)
 
 
+def as_batched(task: RunTask, features: VariantFeatures) -> RunTask:
+    """Return the same run as part of a batched program, which has another key."""
+    return _trained_as("batched", task, features)
+
+
 def _task(
-    project: Path, variant: Variant, seed: int, features: VariantFeatures, device: str
+    project: Path,
+    variant: Variant,
+    seed: int,
+    features: VariantFeatures,
+    device: str,
+    *,
+    batched: bool,
 ) -> RunTask:
     params = variant.with_seed(seed)
-    identity = training_identity(params.head, params.train, features.features, features.listed)
-    return RunTask(project, features.inputs, params, run_key(identity), variant.name, device)
+    unkeyed = RunTask(project, features.inputs, params, "", variant.name, device)
+    alone = _trained_as("solo", unkeyed, features)
+    if not batched or is_begun(alone):
+        return alone
+    together = as_batched(alone, features)
+    return together if is_begun(together) else alone
+
+
+def _trained_as(trained: Trained, task: RunTask, features: VariantFeatures) -> RunTask:
+    identity = training_identity(
+        task.params.head, task.params.train, features.features, features.listed, trained=trained
+    )
+    return replace(task, run_key=run_key(identity), trained=trained)

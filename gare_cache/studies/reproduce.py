@@ -16,9 +16,18 @@ from gare_cache.data.split import load_split
 from gare_cache.errors import ConfigError, GareCacheError
 from gare_cache.files import finite_or_none, read_json
 from gare_cache.project.progress import say
-from gare_cache.studies.opening import open_study
-from gare_cache.studies.runs import RunTask, execute, is_done, read_reason, read_run
+from gare_cache.studies.opening import OpenStudy, open_study
+from gare_cache.studies.runs import (
+    RunTask,
+    execute,
+    execute_together,
+    is_done,
+    read_reason,
+    read_run,
+    together_with,
+)
 from gare_cache.studies.setting_keys import flat
+from gare_cache.studies.workers import KeptSplits
 
 _SHOWN = 5
 
@@ -67,7 +76,11 @@ def check_row(
     say(f"train {stored} again")
     with tempfile.TemporaryDirectory(prefix="gare-cache-check-") as folder:
         again = replace(stored, runs=Path(folder))
-        execute(again, load=load_split)
+        if stored.trained == "solo":
+            execute(again, load=load_split)
+        else:
+            program = [replace(task, runs=Path(folder)) for task in _program(opened, stored)]
+            execute_together(program, load=KeptSplits().of(stored.inputs))
         reason = read_reason(again)
         if reason is not None:
             raise NotReproduced(f"{stored} failed this time: {reason}")
@@ -80,6 +93,24 @@ def check_row(
         f"{stored}: weights, validation ranks and validation scores are bit for bit equal",
         *(f"although {line}" for line in elsewhere),
     ]
+
+
+def _program(opened: OpenStudy, stored: RunTask) -> list[RunTask]:
+    """Return the runs that a run was trained with, which decide how its numbers are rounded.
+
+    Raises:
+        ConfigError: the study no longer has them all.
+    """
+    keys = together_with(stored)
+    tasks = {task.run_key: task for task in opened.tasks}
+    if missing := [key for key in keys if key not in tasks]:
+        raise ConfigError(
+            f"{stored} was trained together with {len(keys) - 1} other runs (--batched), and the "
+            f"study no longer has {len(missing)} of them (run keys {', '.join(missing[:_SHOWN])}); "
+            "give the study the seeds and variants that it had, or train with --batched off"
+        )
+    say(f"it was trained together with {len(keys) - 1} other runs, and is again")
+    return [tasks[key] for key in keys]
 
 
 def _weights(stored: RunTask, again: RunTask) -> Iterator[str]:

@@ -169,8 +169,9 @@ def _is_transductive(variant: Variant) -> bool:
 
 
 def _mixtures(done: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
-    used: dict[str, set[str]] = {"devices": set(), "processors": set()}
+    used: dict[str, set[str]] = {"devices": set(), "processors": set(), "forms of training": set()}
     for run in done:
+        used["forms of training"].add(run.trained)
         used["devices"].add(str(run.device))
         used["processors"].add(str(run.provenance.get("processor")))
         for package, version in run.provenance.get("versions", {}).items():

@@ -66,6 +66,8 @@ class RunResult:
         device: of the training.
         scoring: ``exact`` or ``dense``.
         provenance: versions and machine.
+        trained: ``solo``, or ``batched``: with other runs as one program, whose memory
+            ``peak_memory_bytes`` is, and whose duration is shared evenly.
     """
 
     variant: str
@@ -84,6 +86,7 @@ class RunResult:
     device: str | None = None
     scoring: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    trained: str = "solo"
 
     @property
     def status(self) -> str:
@@ -120,6 +123,7 @@ def runs_table(runs: Sequence[RunResult]) -> pa.Table:
         "parameters": pa.array([run.parameters for run in runs], pa.int64()),
         "device": pa.array([run.device for run in runs], pa.string()),
         "scoring": pa.array([run.scoring for run in runs], pa.string()),
+        "trained": pa.array([run.trained for run in runs], pa.string()),
         "extraction_id": pa.array([run.extraction_id for run in runs], pa.string()),
     }
     return pa.table(columns)

@@ -13,9 +13,10 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,13 @@ from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import quiet, say
 from gare_cache.reproducibility import resolve_device
 from gare_cache.stages.evaluate import evaluate
-from gare_cache.stages.train import train
+from gare_cache.stages.train import train, train_together
 from gare_cache.studies.expansion import row_normaliser
 from gare_cache.studies.results import RANK_COLUMNS, RunResult, SplitResult
 from gare_cache.studies.study import METRIC_KEYS
 from gare_cache.training.checkpoint import load_checkpoint
 from gare_cache.training.peak_memory import peak_memory_bytes, reset_peak_memory
+from gare_cache.training.setup import Trained
 
 _RECORD = "run.json"
 _FAILURE = "failure.json"
@@ -70,6 +72,7 @@ class RunTask:
         device: where to train and score.
         split: the split to score.
         runs: folder of all runs; None takes the project's.
+        trained: ``solo``, or ``batched``: with other runs as one program.
     """
 
     project: Path
@@ -80,6 +83,7 @@ class RunTask:
     device: str
     split: str = "val"
     runs: Path | None = None
+    trained: Trained = "solo"
 
     @property
     def folder(self) -> Path:
@@ -112,6 +116,34 @@ def execute(task: RunTask, *, load: SplitLoader) -> None:
             _recorded(task.folder / _RECORD, lambda: _train(task, load))
         if read_reason(task) is None and not task.scores.is_dir():
             _score(task, load)
+
+
+def execute_together(tasks: Sequence[RunTask], *, load: SplitLoader) -> None:
+    """Train runs as one batched program, and score each, as ``execute`` does.
+
+    Args:
+        tasks: all ``trained`` as ``batched``, with settings of one ``program_key``.
+        load: loads splits.
+
+    Raises:
+        EnvironmentFailure, OSError: the machine failed, not a run.
+    """
+    use_project(tasks[0].project, own_names([task.params.model_dump() for task in tasks]))
+    with ExitStack() as held:
+        for task in sorted(tasks, key=lambda task: task.run_key):
+            task.folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_alone(task.folder))
+        left = [task for task in tasks if not (task.folder / _RECORD).is_file()]
+        if left:
+            _train_together(left, load)
+        for task in tasks:
+            if read_reason(task) is None and not task.scores.is_dir():
+                _score(task, load)
+
+
+def together_with(task: RunTask) -> tuple[str, ...]:
+    """Return the keys of the runs that a finished run was trained with, in their order."""
+    return tuple(read_json(task.folder / _RECORD)["together"])
 
 
 def forget_failure(task: RunTask) -> None:
@@ -165,6 +197,7 @@ def read_run(task: RunTask, splits: tuple[str, ...]) -> RunResult:
         "run_key": task.run_key,
         "settings": settings,
         "extraction_id": features["extraction_id"],
+        "trained": task.trained,
     }
     tasks = {split: replace(task, split=split) for split in splits}
     reason = next(filter(None, map(read_reason, tasks.values())), None)
@@ -188,21 +221,51 @@ def read_run(task: RunTask, splits: tuple[str, ...]) -> RunResult:
 
 
 def _train(task: RunTask, load: SplitLoader) -> dict[str, Any]:
-    space = Workspace(task.project, task.params, task.folder, inputs=task.inputs)
+    space = _space(task)
     begun = any(space.state.glob("*/training.pt"))
     device = resolve_device(task.device)
     reset_peak_memory(device)
     started = time.perf_counter()
     train(space, device=task.device, load=load, say_epochs=False)
-    seconds = time.perf_counter() - started
+    seconds = None if begun else time.perf_counter() - started
+    return _trained(task, seconds, together=[task])
+
+
+def _train_together(tasks: Sequence[RunTask], load: SplitLoader) -> None:
+    spaces = [_space(task) for task in tasks]
+    begun = any(any(space.state.glob("*/training.pt")) for space in spaces)
+    reset_peak_memory(resolve_device(tasks[0].device))
+    started = time.perf_counter()
+    results = train_together(spaces, device=tasks[0].device, load=load)
+    share = None if begun else (time.perf_counter() - started) / len(tasks)
+
+    def record(task: RunTask, result: dict[str, Any] | Exception) -> dict[str, Any]:
+        if isinstance(result, Exception):
+            raise result
+        return _trained(task, share, together=tasks)
+
+    for task, result in zip(tasks, results, strict=True):
+        _recorded(task.folder / _RECORD, partial(record, task, result))
+
+
+def _space(task: RunTask) -> Workspace:
+    return Workspace(task.project, task.params, task.folder, inputs=task.inputs)
+
+
+def _trained(
+    task: RunTask, seconds: float | None, *, together: Sequence[RunTask]
+) -> dict[str, Any]:
+    space = _space(task)
     head = load_checkpoint(space.run / "head.safetensors").head
     shutil.rmtree(space.state)
     return {
         "reason": None,
-        "seconds": None if begun else seconds,
-        "peak_memory_bytes": peak_memory_bytes(device),
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory_bytes(resolve_device(task.device)),
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
         "scoring": "exact" if head.exact else "dense",
+        "trained": task.trained,
+        "together": [other.run_key for other in together],
     }
 
 

@@ -23,7 +23,7 @@ from gare_cache.cache.reader import FeatureCache
 from gare_cache.data.split import FeatureSplit, SplitLoader, load_split
 from gare_cache.manifest.tables import Manifest
 from gare_cache.project.progress import quiet
-from gare_cache.studies.runs import RunTask, execute, record_death
+from gare_cache.studies.runs import RunTask, execute, execute_together, record_death
 
 # Training and validation split of two caches.
 _SPLITS_KEPT = 4
@@ -55,13 +55,24 @@ class KeptSplits:
         return load
 
 
-def run_all(tasks: Sequence[RunTask], *, jobs: int) -> Iterator[RunTask]:
+def run_all(
+    tasks: Sequence[RunTask], *, jobs: int, programs: Sequence[Sequence[RunTask]] = ()
+) -> Iterator[RunTask]:
     """Execute every task; yield each when it is finished or has failed.
 
     Args:
         tasks: in the order in which to start them.
         jobs: number of processes; with 1, tasks run in this process.
+        programs: runs to train together, in this process, before the others.
     """
+    kept, threads = KeptSplits(), torch.get_num_threads()
+    for program in programs:
+        torch.set_num_threads(threads)
+        execute_together(program, load=kept.of(program[0].inputs))
+        yield from program
+    torch.set_num_threads(threads)
+    if not tasks:
+        return
     if jobs == 1:
         yield from _run_here(tasks)
     else:

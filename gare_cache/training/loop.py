@@ -184,6 +184,157 @@ def never() -> bool:
     return False
 
 
+class Training:
+    """A training between its batches: order of the pairs, schedule, record and saved state.
+
+    Whoever computes the losses asks ``begin_epoch`` what to draw, calls ``step`` behind each loss
+    whose gradient is left on the parameters, and ``end_epoch`` behind the last.
+
+    Attributes:
+        setup: its modules and optimiser are changed in place.
+        settings: of the training.
+        stream: draws the dropout.
+        state: behind the last whole epoch, or the batch at which the training was stopped.
+        steps: updates an epoch.
+    """
+
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        settings: TrainSettings,
+        *,
+        state_file: Path,
+        processes: Processes = Processes(),  # noqa: B008 - frozen
+        stream: torch.Generator = torch.default_generator,
+    ) -> None:
+        """Continue from the state file, or start; arguments and errors are ``train_head``'s."""
+        processes.require_shares(settings.batch_size)
+        processes.start(setup.modules.values(), encoding=setup.encoding, seed=settings.seed)
+        self.setup, self.settings, self.stream = setup, settings, stream
+        self._processes, self._state_file = processes, state_file
+        mask = settings.loss.false_negatives == "mask"
+        self._positives = positives_of(setup.train_split) if mask else None
+        self._order = torch.Generator().manual_seed(settings.seed)
+        self._num_texts = len(setup.train_split.captions)
+        self.steps = num_batches(self._num_texts, settings.batch_size)
+        self.state = self._restored() or TrainingState()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all epochs are done."""
+        return self.state.epoch >= self.settings.epochs
+
+    @property
+    def num_done(self) -> int:
+        """Number of updates done."""
+        part = self.state.part
+        return self.state.epoch * self.steps + (part.done if part else 0)
+
+    def begin_epoch(self) -> Draw:
+        """Return what the batches that are left of the epoch are drawn from."""
+        if self.state.part is None:
+            batches = epoch_batches(self._num_texts, self.settings.batch_size, self._order)
+            self.state.part = PartOfEpoch(batches)
+        for module in self.setup.modules.values():
+            module.train()
+        self.setup.optimizer.zero_grad(set_to_none=True)
+        part = self.state.part
+        return Draw(
+            part.batches[part.done :],
+            self.state.epoch + 1,
+            part.done,
+            self._positives,
+            self._order,
+            self._processes,
+        )
+
+    def step(self, loss: LossTerms) -> None:
+        """Update once; nothing here makes a GPU wait for the host."""
+        part, setup, settings = self.state.part, self.setup, self.settings
+        assert part is not None
+        total = settings.epochs * self.steps
+        factor = warmup_cosine(self.num_done, total, warmup=settings.warmup)
+        set_learning_rate(setup.optimizer, factor)
+        setup.update(max_grad_norm=settings.max_grad_norm, processes=self._processes)
+        setup.optimizer.zero_grad(set_to_none=True)
+        setup.head.limit_scale()
+        terms = {"total": loss.total.detach(), **loss.terms}
+        sums = dict(part.sums)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        finite = terms["total"].isfinite() & (part.num_finite == part.done)
+        self.state.part = PartOfEpoch(part.batches, part.done + 1, sums, part.num_finite + finite)
+
+    def end_epoch(self) -> bool:
+        """Validate, record and save; of a part of an epoch, save only.
+
+        Returns:
+            Whether the epoch is whole.
+
+        Raises:
+            ConfigError: the loss is no longer finite.
+        """
+        for module in self.setup.modules.values():
+            module.eval()
+        assert self.state.part is not None
+        whole = self.state.part.done == self.steps
+        if whole:
+            self.state.epoch += 1
+            _record_epoch(self.state, self.setup, _mean_losses(self.state), self._processes)
+            self.state.part = None
+        self._save()
+        return whole
+
+    def finish(self) -> TrainingState:
+        """Put the weights of the best epoch into the modules; return the final state."""
+        for name, weights in self.state.best_weights.items():
+            self.setup.modules[name].load_state_dict(weights)
+        return self.state
+
+    def _save(self) -> None:
+        state, setup = self.state, self.setup
+        random_states = self._processes.collect(self._random_state())
+        if self._processes.rank > 0:
+            return
+        saved = {
+            "state": {
+                **vars(state),
+                "history": [vars(record) for record in state.history],
+                "part": None if state.part is None else vars(state.part),
+            },
+            "modules": {name: module.state_dict() for name, module in setup.modules.items()},
+            "optimizer": setup.optimizer.state_dict(),
+            "order": self._order.get_state(),
+            "random": random_states,
+        }
+        write_state(self._state_file, saved)
+
+    def _restored(self) -> TrainingState | None:
+        if not self._state_file.exists():
+            return None
+        saved, setup = read_state(self._state_file), self.setup
+        for name, weights in saved["modules"].items():
+            setup.modules[name].load_state_dict(weights)
+        setup.optimizer.load_state_dict(saved["optimizer"])
+        self._order.set_state(saved["order"])
+        random_state = saved["random"][self._processes.rank]
+        self.stream.set_state(random_state["torch"])
+        if random_state["cuda"] is not None:
+            torch.cuda.set_rng_state(random_state["cuda"], setup.head.logit_scale.device)
+        history = [EpochRecord(**record) for record in saved["state"].pop("history")]
+        part = saved["state"].pop("part")
+        return TrainingState(
+            history=history,
+            part=None if part is None else PartOfEpoch(**part),
+            **saved["state"],
+        )
+
+    def _random_state(self) -> dict[str, Tensor | None]:
+        device = self.setup.head.logit_scale.device
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return {"torch": self.stream.get_state(), "cuda": cuda}
+
+
 def train_head(
     setup: TrainingSetup,
     settings: TrainSettings,
@@ -223,36 +374,23 @@ def train_head(
             is no longer finite.
         KeyboardInterrupt: ``stop`` ended the training.
     """
-    processes.require_shares(settings.batch_size)
-    processes.start(setup.modules.values(), encoding=setup.encoding, seed=settings.seed)
-    mask = settings.loss.false_negatives == "mask"
-    positives = positives_of(setup.train_split) if mask else None
-    generator = torch.Generator().manual_seed(settings.seed)
-    num_texts = len(setup.train_split.captions)
-    steps = num_batches(num_texts, settings.batch_size)
-    restored = _restore(state_file, setup, generator, processes)
-    if restored is not None:
-        on_resume(restored)
-    state = restored or TrainingState()
-    for _ in range(state.epoch * steps + (state.part.done if state.part else 0)):
+    training = Training(setup, settings, state_file=state_file, processes=processes)
+    if training.num_done:
+        on_resume(training.state)
+    for _ in range(training.num_done):
         on_batch()
-    while state.epoch < settings.epochs:
-        part = state.part or PartOfEpoch(epoch_batches(num_texts, settings.batch_size, generator))
-        draw = Draw(
-            part.batches[part.done :], state.epoch + 1, part.done, positives, generator, processes
-        )
-        state.part = _train_epoch(setup, settings, draw, part, on_batch=on_batch, stop=stop)
-        if state.part.done < steps:
-            _save(state_file, state, setup, generator, processes)
+    while not training.is_done:
+        draw = training.begin_epoch()
+        with closing(setup.losses(draw, settings)) as losses:
+            for number, loss in enumerate(losses, start=1):
+                training.step(loss)
+                on_batch()
+                if number < len(draw.batches) and stop():
+                    break
+        if not training.end_epoch():
             raise KeyboardInterrupt
-        state.epoch += 1
-        _record_epoch(state, setup, _mean_losses(state), processes)
-        state.part = None
-        _save(state_file, state, setup, generator, processes)
-        on_epoch(state)
-    for name, weights in state.best_weights.items():
-        setup.modules[name].load_state_dict(weights)
-    return state
+        on_epoch(training.state)
+    return training.finish()
 
 
 def validation_scores(head: RetrievalHead, split: FeatureSplit) -> dict[str, float]:
@@ -289,43 +427,6 @@ def _record_epoch(
             for name, module in setup.modules.items()
             if name != "objective"
         }
-
-
-def _train_epoch(
-    setup: TrainingSetup,
-    settings: TrainSettings,
-    draw: Draw,
-    part: PartOfEpoch,
-    *,
-    on_batch: Callable[[], None],
-    stop: Callable[[], bool],
-) -> PartOfEpoch:
-    """Update once for every batch that is left; nothing here makes a GPU wait for the host."""
-    for module in setup.modules.values():
-        module.train()
-    steps = len(part.batches)
-    total, before = settings.epochs * steps, (draw.epoch - 1) * steps
-    sums, num_finite, done = dict(part.sums), part.num_finite, part.done
-    setup.optimizer.zero_grad(set_to_none=True)
-    with closing(setup.losses(draw, settings)) as losses:
-        for loss in losses:
-            set_learning_rate(
-                setup.optimizer, warmup_cosine(before + done, total, warmup=settings.warmup)
-            )
-            setup.update(max_grad_norm=settings.max_grad_norm, processes=draw.processes)
-            setup.optimizer.zero_grad(set_to_none=True)
-            setup.head.limit_scale()
-            terms = {"total": loss.total.detach(), **loss.terms}
-            for name, value in terms.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value
-            num_finite = num_finite + (terms["total"].isfinite() & (num_finite == done))
-            done += 1
-            on_batch()
-            if done < steps and stop():
-                break
-    for module in setup.modules.values():
-        module.eval()
-    return PartOfEpoch(part.batches, done, sums, num_finite)
 
 
 def _mean_losses(state: TrainingState) -> dict[str, float]:
@@ -369,55 +470,3 @@ def loss_of_scores(
         side=setup.head.side,
     )
     return loss
-
-
-def _save(
-    path: Path,
-    state: TrainingState,
-    setup: TrainingSetup,
-    generator: torch.Generator,
-    processes: Processes,
-) -> None:
-    random_states = processes.collect(_random_state(setup.head.logit_scale.device))
-    if processes.rank > 0:
-        return
-    saved = {
-        "state": {
-            **vars(state),
-            "history": [vars(record) for record in state.history],
-            "part": None if state.part is None else vars(state.part),
-        },
-        "modules": {name: module.state_dict() for name, module in setup.modules.items()},
-        "optimizer": setup.optimizer.state_dict(),
-        "order": generator.get_state(),
-        "random": random_states,
-    }
-    write_state(path, saved)
-
-
-def _restore(
-    path: Path, setup: TrainingSetup, generator: torch.Generator, processes: Processes
-) -> TrainingState | None:
-    if not path.exists():
-        return None
-    saved = read_state(path)
-    for name, weights in saved["modules"].items():
-        setup.modules[name].load_state_dict(weights)
-    setup.optimizer.load_state_dict(saved["optimizer"])
-    generator.set_state(saved["order"])
-    random_state = saved["random"][processes.rank]
-    torch.set_rng_state(random_state["torch"])
-    if random_state["cuda"] is not None:
-        torch.cuda.set_rng_state(random_state["cuda"], setup.head.logit_scale.device)
-    history = [EpochRecord(**record) for record in saved["state"].pop("history")]
-    part = saved["state"].pop("part")
-    return TrainingState(
-        history=history,
-        part=None if part is None else PartOfEpoch(**part),
-        **saved["state"],
-    )
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor | None]:
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"torch": torch.get_rng_state(), "cuda": cuda}

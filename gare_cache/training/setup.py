@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -25,6 +25,7 @@ from gare_cache.training.settings import TrainSettings
 
 # The whole of a training, from the settings to the saved head.
 _ENTRY = "gare_cache.stages.train"
+Trained = Literal["solo", "batched"]
 _FEATURES_IDENTITY = ("encoder_id", "extraction_id", "content_digest")
 
 
@@ -99,6 +100,7 @@ def training_identity(
     listed: Mapping[str, str],
     *,
     num_processes: int = 1,
+    trained: Trained = "solo",
 ) -> dict[str, Any]:
     """Return the identity of a training: settings, features, data and code.
 
@@ -110,6 +112,7 @@ def training_identity(
         features: content of ``features.json``.
         listed: of ``listed_digests``.
         num_processes: that train together; each draws its own dropout.
+        trained: alone, or with other runs as one batched program, which rounds in another way.
     """
     settings = {"head": head.model_dump(), "train": train.model_dump()}
     return {
@@ -117,6 +120,7 @@ def training_identity(
         **{name: features[name] for name in _FEATURES_IDENTITY},
         "data": dict(listed),
         "processes": num_processes,
+        "trained": trained,
         "source": installed_code_digest(_ENTRY),
         "own": own_digests(settings),
     }

@@ -23,6 +23,7 @@ from gare_cache.project import ledger
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
+from gare_cache.studies import batching
 from gare_cache.studies import estimate as ablate_estimate
 from gare_cache.studies import workers as ablate_workers
 from gare_cache.studies.ablate import ablate
@@ -53,6 +54,8 @@ FAILING = {
 @pytest.fixture(autouse=True)
 def _own_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GARE_CACHE_ROOT", raising=False)
+    # What a trial finds depends on the machine, and with it the last bits of a run.
+    monkeypatch.setattr(batching, "program_seconds", lambda tasks: (1.0, 2.0))
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +254,8 @@ def test_killed_and_started_again_it_redoes_nothing(
     extracted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = write_study(extracted, "killed", set={"train.epochs": 25})
-    arguments = [sys.executable, "-c", "from gare_cache.cli import main; main()", "ablate"]
+    program = "from gare_cache.cli import main; main()"
+    arguments = [sys.executable, "-c", program, "ablate", "--batched", "off"]
     process = subprocess.Popen([*arguments, str(study)], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
@@ -482,3 +486,81 @@ def test_a_trial_that_fails_in_any_way_stops_no_study(
     code, plan, err = command(study, "--dry-run")
     assert code == 0, err
     assert "2 to do, unknown until a run is done" in plan
+
+
+def test_runs_train_together_and_say_so(extracted: Path) -> None:
+    study = write_study(
+        extracted, "together", set={"train.epochs": 2, "train.loss.ib.weight": 0.02}
+    )
+    code, _, err = command(study, "--batched", "on", "--limit", "3")
+    assert code == 0, err
+    assert "trained together" not in err
+    code, _, err = command(study, "--batched", "on")  # one run is left, and begins alone
+    assert code == 2
+    assert "--batched on, and no two missing runs can train together" in err
+    code, out, err = command(study, "--batched", "auto")
+    assert code == 0, err
+    rows = pq.read_table(extracted / "outputs/studies/together/runs.parquet").to_pylist()
+    together = [row for row in rows if row["trained"] == "batched"]
+    assert [row["status"] for row in rows] == ["done"] * 4
+    assert len(together) == 2  # of one alpha, the others have no partner
+    assert "different forms of training: batched, solo" in out.replace("\n", " ")
+    keys = [row["run_key"] for row in together]
+    for row in rows:
+        folder = extracted / ".gare/runs" / row["run_key"]
+        record = read_json(folder / "run.json")
+        assert record["trained"] == row["trained"]
+        assert read_json(folder / "run/record.json")["trained"] == row["trained"]
+        assert record["together"] == (keys if row in together else [row["run_key"]])
+    number = 1 if together[0]["variant"] == "alpha=1.0" else 2
+    code, out, err = command(study, "--check", str(number))
+    assert code == 0, err
+    assert "it was trained together with 1 other run" in err
+    assert "bit for bit equal" in out
+
+    code, _, err = command(study, "--batched", "off")
+    assert code == 0, err
+    rows = pq.read_table(extracted / "outputs/studies/together/runs.parquet").to_pylist()
+    assert [row["trained"] for row in rows] == ["solo"] * 4
+    assert not {row["run_key"] for row in rows} & set(keys)
+
+
+@pytest.mark.parametrize(("together", "trained"), [(0.5, "batched"), (1.5, "solo")])
+def test_a_trial_decides_whether_runs_train_together(
+    extracted: Path, monkeypatch: pytest.MonkeyPatch, together: float, trained: str
+) -> None:
+    tried: list[int] = []
+
+    def trial(tasks: Any) -> tuple[float, float]:
+        seconds = ablate_estimate.program_seconds(tasks)
+        assert min(seconds) > 0
+        tried.append(len(tasks))
+        return 1.0, together
+
+    monkeypatch.setattr(batching, "program_seconds", trial)
+    study = write_study(
+        extracted, f"trial_{trained}", set={"train.epochs": 1, "train.loss.ib.weight": together}
+    )
+    code, _, err = command(study)
+    assert code == 0, err
+    assert f"they take {together:.2f} of the time alone" in err
+    assert tried == [2, 2]  # one trial of each alpha
+    rows = pq.read_table(extracted / f"outputs/studies/trial_{trained}/runs.parquet").to_pylist()
+    assert {row["trained"] for row in rows} == {trained}
+
+
+def test_a_run_that_fails_among_others_is_a_row(
+    extracted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"train.learning_rate": [0.001, 1e30]}
+    study = write_study(
+        extracted, "broken", axes=rates, reference="learning_rate=0.001", seeds=[5, 6]
+    )
+    code, out, err = command(study, "--batched", "on")
+    assert code == 0, err
+    assert "2 of 4 runs failed" in out
+    rows = pq.read_table(extracted / "outputs/studies/broken/runs.parquet").to_pylist()
+    by_status = {(row["train.learning_rate"], row["status"]) for row in rows}
+    assert by_status == {(0.001, "done"), (1e30, "failed")}
+    assert all("no longer finite" in row["reason"] for row in rows if row["status"] == "failed")
+    assert {row["trained"] for row in rows} == {"batched"}
