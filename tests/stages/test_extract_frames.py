@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from gare_cache.cache import schema
+from gare_cache.cache.chunks import checksum, read_chunk, write_chunk
 from gare_cache.cache.identity import folder_name
+from gare_cache.cache.journal import UnitRecord, append
 from gare_cache.cache.loading import load_cache
 from gare_cache.cache.lock import Shard
 from gare_cache.cache.reader import FeatureCache, open_cache
@@ -30,7 +32,7 @@ from gare_cache.extraction.training_frames import (
     decoded_frames,
 )
 from gare_cache.files import read_json, write_record
-from gare_cache.stages.cache_folders import collect_garbage, list_caches
+from gare_cache.stages.cache_folders import collect_garbage, list_caches, pack_cache, unpack_cache
 from gare_cache.stages.extract_frames import estimate_frames, extract_frames
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.verify import reextract, verify
@@ -283,7 +285,23 @@ def test_damage_is_found_refused_and_mended(project: Path) -> None:
         list(reextract(workspace(project), folder.name, count=1))
 
 
-def test_lists_and_cleaning_know_frames(project: Path) -> None:
+def test_pixels_on_padding_are_a_fault_though_their_checksum_is_right(project: Path) -> None:
+    (folder,) = (project / "cache").iterdir()
+    cache = open_cache(folder)
+    spec = next(spec for spec in cache.layout.arrays("video") if spec.name == PIXELS)
+    chunk = read_chunk(folder, spec, 0, unit_rows=4)
+    length = int(cache.num_frames(["train1"])[0])
+    (row,) = cache.rows("video", ["train1"])
+    chunk[row % 4, length, 0, 0, 0] = 1
+    write_chunk(folder, spec, row // 4, chunk)
+    checksums = {**cache.tables["video"].checksums[row // 4], PIXELS: checksum(chunk)}
+    record = UnitRecord(99, "video", row // 4, [], checksums, {})
+    append(folder / "journal" / "units.jsonl", record)
+    (fault,) = verify_cache(folder).faults
+    assert (fault.problem, fault.rows) == ("values on padding frames", (row,))
+
+
+def test_the_commands_for_caches_know_frames(project: Path) -> None:
     (folder,) = (project / "cache").iterdir()
     lines = list(list_caches(project))
     assert lines[1].startswith(f"{folder.name}  ")
@@ -292,6 +310,14 @@ def test_lists_and_cleaning_know_frames(project: Path) -> None:
     assert lines[3].strip() == "video 13 ok 1 failed"
     list(collect_garbage(project, (), remove_them=True))
     assert folder.is_dir()
+    pack_cache(workspace(project), folder.name, project / "packed.tar")
+    before = arrays(project)
+    shutil.rmtree(folder)
+    assert unpack_cache(project, project / "packed.tar") == folder
+    assert_equal_bytes(arrays(project), before)
+    assert (
+        len(cached(open_frame_cache(workspace(project)), requests(project, draws=False), 4)) == 14
+    )
     (project / "outputs" / "frames.json").unlink()
     list(collect_garbage(project, (), remove_them=True))
     assert not folder.exists()
