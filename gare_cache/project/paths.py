@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,15 @@ def open_workspace(
         )
     say(f"{workspace.outputs} has no manifest and features; those of {lender.outputs} are used")
     return Workspace(project, params, workspace.outputs, inputs=lender.outputs)
+
+
+def with_own_encoder(workspace: Workspace) -> Workspace:
+    """Return the workspace with the encoder of its folder of outputs, if there is one."""
+    if not (workspace.encoder / ENCODER_CONFIG).is_file():
+        return workspace
+    values = with_changes(workspace.params.model_dump(), own_encoder(workspace.encoder))
+    params = parse_params(values, where=str(workspace.encoder))
+    return replace(workspace, params=params)
 
 
 def own_encoder(folder: Path) -> dict[str, Any]:

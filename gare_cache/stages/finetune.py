@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from gare_cache.code_identity import installed_code_digest
 from gare_cache.data.batches import num_batches
 from gare_cache.data.frames import FrameChoice
 from gare_cache.data.split import load_split
@@ -33,6 +32,7 @@ from gare_cache.extraction.training_frames import (
 )
 from gare_cache.files import canonical_digest, read_json, write_record
 from gare_cache.finetuning.encoder_folder import CONFIG, write_encoder
+from gare_cache.finetuning.identity import finetuning_identity, finetuning_training, run_file
 from gare_cache.finetuning.settings import FinetuneSettings
 from gare_cache.finetuning.setup import FinetuneSetup, FrameSource, Pixels
 from gare_cache.finetuning.towers import Towers
@@ -60,7 +60,6 @@ from gare_cache.training.setup import (
     frames_of_training,
     listed_digests,
     new_head,
-    training_identity,
 )
 from gare_cache.training.state_file import set_aside_damaged
 
@@ -129,7 +128,7 @@ def _finetune(
     say_epochs: bool,
 ) -> dict[str, Any]:
     settings = workspace.params.finetune
-    training = _training_settings(workspace)
+    training = finetuning_training(workspace.params.train, settings)
     make_deterministic(seed=training.seed, threads=training.threads)
     manifest = read_manifest(workspace.manifest)
     cache, features = open_features(workspace)
@@ -137,15 +136,15 @@ def _finetune(
     head = new_head(workspace.params.head, cache, num_frames=frames_of_training(training, cache))
     started = _start_from(head, _run_folder(workspace, from_run), encoder_id=cache.encoder_id)
     setup = _setup(workspace, encoder, head.to(device), training, cache, manifest, workers=workers)
-    identity = training_identity(
+    identity = finetuning_identity(
         workspace.params.head,
         training,
+        settings,
         features,
         listed_digests(manifest),
+        from_run=started,
         num_processes=processes.count,
     )
-    identity["settings"]["finetune"] = settings.model_dump()
-    identity |= {"from_run": started, "source": installed_code_digest(__name__)}
     record = processes.collect(run_record(identity, device))[0]
     record |= {"scoring": "exact" if head.exact else "dense in blocks"}
     state_folder = workspace.state / canonical_digest(record)[:16]
@@ -216,30 +215,6 @@ def _finished(target: Workspace, key: str) -> dict[str, Any] | None:
     return record if record.get("run_key") == key else None
 
 
-def _training_settings(workspace: Workspace) -> TrainSettings:
-    """Return the settings of ``train`` with what ``finetune`` replaces."""
-    own = workspace.params.finetune
-    replaced = {
-        name: value
-        for name in ("epochs", "batch_size", "learning_rate")
-        if (value := getattr(own, name)) is not None
-    }
-    settings = workspace.params.train.model_copy(update=replaced)
-    idle = {"views": settings.views, "frame_choice: jittered": settings.frame_choice == "jittered"}
-    for name, asked in {**idle, "compile": settings.compile}.items():
-        if asked:
-            raise ConfigError(
-                f"train.{name} is for training on cached features alone; finetuning does without "
-                "it (finetune.augment augments its frames)"
-            )
-    if settings.precision != "float32":
-        raise ConfigError(
-            f"train.precision is {settings.precision}; finetuning has finetune.precision instead; "
-            "set train.precision: float32"
-        )
-    return settings
-
-
 def _encoder_settings(workspace: Workspace) -> Any:
     assert workspace.params.encoder is not None
     return workspace.params.encoder
@@ -272,8 +247,7 @@ def _start_from(head: RetrievalHead, run: Path | None, *, encoder_id: str) -> st
     """Give the head the weights of a run on the cached features; return that run's key."""
     if run is None:
         return None
-    places = run / "head.safetensors", run / "run" / "head.safetensors"
-    file = next((place for place in places if place.is_file()), places[0])
+    file = run_file(run)
     checkpoint = load_checkpoint(file)
     require_encoder(checkpoint, encoder_id, where="the project's cache")
     if checkpoint.head.settings != head.settings:

@@ -40,7 +40,11 @@ def programs_of(
     why: dict[str, None] = {}
     for task in left if mode != "off" else ():
         params = task.params
-        reason = obstacle(params.head, params.train, resolve_device(task.device))
+        reason = (
+            "a finetuning trains alone"
+            if task.finetunes
+            else obstacle(params.head, params.train, resolve_device(task.device))
+        )
         if task.trained == "solo" and (reason or is_begun(task)):
             why[reason or "runs were begun alone, and go on so"] = None
             continue

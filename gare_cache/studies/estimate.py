@@ -51,6 +51,8 @@ def trial_seconds(tasks: Iterable[RunTask]) -> dict[str, float]:
     threads = torch.get_num_threads()
     seconds = {}
     for task in tasks:
+        if task.finetunes:  # it would decode videos; its first runs tell how long the others take
+            continue
         torch.set_num_threads(threads)
         try:
             seconds[task.variant] = _trial(task, kept)

@@ -11,6 +11,7 @@ import yaml
 
 from gare_cache.config import read_values, resolve
 from gare_cache.errors import ConfigError
+from gare_cache.finetuning.identity import finetuning_identity, finetuning_training, key_of_run
 from gare_cache.own import own_names, require_trusted, split_own, use_project
 from gare_cache.presets import PRESETS, project_files
 from gare_cache.project.paths import Workspace
@@ -146,14 +147,25 @@ def _task(
     params = variant.with_seed(seed)
     unkeyed = RunTask(project, features.inputs, params, "", variant.name, device)
     alone = _trained_as("solo", unkeyed, features)
-    if not batched or is_begun(alone):
+    if not batched or alone.finetunes or is_begun(alone):
         return alone
     together = as_batched(alone, features)
     return together if is_begun(together) else alone
 
 
 def _trained_as(trained: Trained, task: RunTask, features: VariantFeatures) -> RunTask:
-    identity = training_identity(
-        task.params.head, task.params.train, features.features, features.listed, trained=trained
-    )
+    params, own = task.params, task.params.finetune
+    if own.encoder is None:
+        identity = training_identity(
+            params.head, params.train, features.features, features.listed, trained=trained
+        )
+    else:
+        identity = finetuning_identity(
+            params.head,
+            finetuning_training(params.train, own),
+            own,
+            features.features,
+            features.listed,
+            from_run=key_of_run(task.project, own),
+        )
     return replace(task, run_key=run_key(identity), trained=trained)

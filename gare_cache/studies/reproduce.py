@@ -15,6 +15,7 @@ from torch import Tensor
 from gare_cache.data.split import load_split
 from gare_cache.errors import ConfigError, GareCacheError
 from gare_cache.files import finite_or_none, read_json
+from gare_cache.finetuning.encoder_folder import WEIGHTS
 from gare_cache.project.progress import say
 from gare_cache.studies.opening import OpenStudy, open_study
 from gare_cache.studies.runs import (
@@ -114,7 +115,13 @@ def _program(opened: OpenStudy, stored: RunTask) -> list[RunTask]:
 
 
 def _weights(stored: RunTask, again: RunTask) -> Iterator[str]:
-    ours, theirs = (load_file(t.folder / "run" / "head.safetensors") for t in (stored, again))
+    yield from _differing_weights(stored, again, Path("run") / "head.safetensors")
+    if stored.finetunes:
+        yield from _differing_weights(stored, again, Path("encoder") / WEIGHTS)
+
+
+def _differing_weights(stored: RunTask, again: RunTask, file: Path) -> Iterator[str]:
+    ours, theirs = (load_file(task.folder / file) for task in (stored, again))
     if ours.keys() != theirs.keys():
         yield f"other tensors: {', '.join(sorted(ours.keys() ^ theirs.keys())[:_SHOWN])}"
         return

@@ -39,10 +39,12 @@ from gare_cache.files import (
 )
 from gare_cache.locks import holder_of, lock_within, opened, try_lock
 from gare_cache.own import own_names, use_project
-from gare_cache.project.paths import Workspace
+from gare_cache.project.paths import Workspace, with_own_encoder
 from gare_cache.project.progress import quiet, say
 from gare_cache.reproducibility import resolve_device
 from gare_cache.stages.evaluate import evaluate
+from gare_cache.stages.extract import extract
+from gare_cache.stages.finetune import finetune
 from gare_cache.stages.train import train, train_together
 from gare_cache.studies.expansion import row_normaliser
 from gare_cache.studies.results import RANK_COLUMNS, RunResult, SplitResult
@@ -89,6 +91,11 @@ class RunTask:
     def folder(self) -> Path:
         """The run's folder."""
         return (self.runs or self.project / ".gare" / "runs") / self.run_key
+
+    @property
+    def finetunes(self) -> bool:
+        """Whether the run trains its encoder, too, and so has features of its own."""
+        return self.params.finetune.encoder is not None
 
     @property
     def scores(self) -> Path:
@@ -190,7 +197,8 @@ def read_run(task: RunTask, splits: tuple[str, ...]) -> RunResult:
         splits: the splits to read; a run that failed on one of them counts as failed.
     """
     settings = task.params.model_dump(exclude={"report": True, "evaluate": {"split"}})
-    features = read_json(task.inputs / "features.json")
+    own = task.folder / "features.json"  # of a finetuned encoder; a failed run has none
+    features = read_json(own if own.is_file() else task.inputs / "features.json")
     common = {
         "variant": task.variant,
         "seed": task.params.train.seed,
@@ -226,7 +234,11 @@ def _train(task: RunTask, load: SplitLoader) -> dict[str, Any]:
     device = resolve_device(task.device)
     reset_peak_memory(device)
     started = time.perf_counter()
-    train(space, device=task.device, load=load, say_epochs=False)
+    if task.finetunes:
+        finetune(space, target=_scored_space(task), device=task.device, say_epochs=False)
+        extract(_scored_space(task), device=task.device)
+    else:
+        train(space, device=task.device, load=load, say_epochs=False)
     seconds = None if begun else time.perf_counter() - started
     return _trained(task, seconds, together=[task])
 
@@ -252,17 +264,25 @@ def _space(task: RunTask) -> Workspace:
     return Workspace(task.project, task.params, task.folder, inputs=task.inputs)
 
 
+def _scored_space(task: RunTask) -> Workspace:
+    """Return the run's outputs with the features to score: the project's, or the run's own."""
+    space = _space(task)
+    return with_own_encoder(replace(space, inputs=None)) if task.finetunes else space
+
+
 def _trained(
     task: RunTask, seconds: float | None, *, together: Sequence[RunTask]
 ) -> dict[str, Any]:
     space = _space(task)
     head = load_checkpoint(space.run / "head.safetensors").head
-    shutil.rmtree(space.state)
+    shutil.rmtree(space.state, ignore_errors=task.finetunes)
+    cost = read_json(space.run / "cost.json") if task.finetunes else {}
+    of_head = sum(parameter.numel() for parameter in head.parameters())
     return {
         "reason": None,
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(resolve_device(task.device)),
-        "parameters": sum(parameter.numel() for parameter in head.parameters()),
+        "parameters": cost.get("parameters_trained", of_head),
         "scoring": "exact" if head.exact else "dense",
         "trained": task.trained,
         "together": [other.run_key for other in together],
@@ -271,8 +291,8 @@ def _trained(
 
 def _score(task: RunTask, load: SplitLoader) -> None:
     settings = task.params.evaluate.model_copy(update={"split": task.split})
-    params = task.params.model_copy(update={"evaluate": settings})
-    space = Workspace(task.project, params, task.folder, inputs=task.inputs)
+    space = _scored_space(task)
+    space = replace(space, params=space.params.model_copy(update={"evaluate": settings}))
     shutil.rmtree(space.evaluation, ignore_errors=True)
     space.evaluation.mkdir()
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -213,3 +214,32 @@ def test_off_it_does_nothing(made: Path, tuned: Path) -> None:
     result = run(made, "extract", "--encoder-from", "outputs/off")
     assert result.exit_code == 2
     assert "has no encoder/open_clip_config.json" in " ".join(result.output.split())
+
+
+def test_a_study_of_what_trains(made: Path) -> None:
+    study = made / "studies" / "what_trains.yaml"
+    study.parent.mkdir(exist_ok=True)
+    study.write_text(
+        "title: What trains\n"
+        "question: Does training the encoder help?\n"
+        "base: params.yaml\n"
+        "axes:\n"
+        "  trained:\n"
+        "    frozen: {finetune.encoder: null}\n"
+        "    lora: {finetune.encoder: lora, finetune.encoder_lr_scale: 1.0, finetune.epochs: 1}\n"
+        "    impossible: {finetune.encoder: last, finetune.last_blocks: 99}\n"
+        "seeds: [0]\n"
+        "reference: frozen\n"
+    )
+    result = run(made, "ablate", "studies/what_trains.yaml")
+    assert result.exit_code == 0, result.output
+    folder = made / "outputs" / "studies" / "what_trains"
+    runs = pq.read_table(folder / "runs.parquet").to_pylist()
+    by_name = {row["variant"].removeprefix("trained="): row for row in runs}
+    assert "finetune.last_blocks is 99" in by_name["impossible"]["reason"]
+    assert by_name["lora"]["extraction_id"] != by_name["frozen"]["extraction_id"]
+    assert by_name["lora"]["parameters"] > by_name["frozen"]["parameters"] > 0
+    assert by_name["lora"]["seconds"] > 0
+    result = run(made, "ablate", "studies/what_trains.yaml", "--check", "2")
+    assert result.exit_code == 0, result.output
+    assert "bit for bit equal" in result.output
