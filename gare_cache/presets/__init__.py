@@ -14,6 +14,7 @@ PRESETS = {"demo": False, "generic": True, **dict.fromkeys(DATA_SETS, True)}
 STUDIES = (
     "aggregators",
     "alpha",
+    "finetuning",
     "frames",
     "gap_query",
     "gare_losses",
@@ -23,6 +24,7 @@ STUDIES = (
     "lambda",
     "ncl_batch_size",
     "normalisers",
+    "paper",
     "side_context",
 )
 # All with OpenAI's weights, whose tag sets QuickGELU. The first is the default.
