@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +22,11 @@ from gare_cache.training.distributed import Processes
 from gare_cache.training.loop import Draw, TrainingSetup, loss_of_scores
 from gare_cache.training.settings import TrainSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 Pixels = npt.NDArray[np.uint8]
 # Streams the frames (F, H, W, 3) of videos by id, each with what its augmentation is drawn from;
 # None leaves them as they are.
 FrameSource = Callable[
-    [Sequence[str], Sequence[str] | None], AbstractContextManager["Iterator[Pixels]"]
+    [Sequence[str], Sequence[str] | None], AbstractContextManager[Iterator[Pixels]]
 ]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -185,10 +185,12 @@ def _finetune(
     for folder in (target.encoder, target.run):
         (folder / OFF).unlink(missing_ok=True)
     write_encoder(target.encoder, setup.towers)
+    of_project = workspace.params.encoder
+    assert of_project is not None, "its encoder was loaded"
     made = load_encoder(
         ModelSource(f"{LOCAL_DIR}{target.encoder}"),
-        context_length=_encoder_settings(workspace).context_length,
-        preprocess=_encoder_settings(workspace).preprocess,
+        context_length=of_project.context_length,
+        preprocess=of_project.preprocess,
     )
     record |= {
         "coverage": {of.name: of.coverage for of in (setup.train_split, setup.val_split)},
@@ -213,11 +215,6 @@ def _finished(target: Workspace, key: str) -> dict[str, Any] | None:
         return None
     record: dict[str, Any] = read_json(file)
     return record if record.get("run_key") == key else None
-
-
-def _encoder_settings(workspace: Workspace) -> Any:
-    assert workspace.params.encoder is not None
-    return workspace.params.encoder
 
 
 def _encoder(workspace: Workspace, manifest: Manifest, *, device: str, held_by: str) -> Encoder:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from gare_cache.cli import app
+from gare_cache.finetuning.towers import Towers
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.train import train
@@ -243,3 +244,27 @@ def test_a_study_of_what_trains(made: Path) -> None:
     result = run(made, "ablate", "studies/what_trains.yaml", "--check", "2")
     assert result.exit_code == 0, result.output
     assert "bit for bit equal" in result.output
+
+
+def test_too_little_memory_says_what_to_lower(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Towers, "frames", full)
+    result = finetune(made, "outputs/large", "finetune.chunk=3", code=1)
+    message = " ".join(result.output.split())
+    assert "too little memory with finetune.chunk 3 and finetune.checkpointing false" in message
+    assert "lower the chunk to 1 (the same gradients)" in message
+
+
+def test_videos_without_features_are_left_out_and_counted(
+    tmp_path: Path, tiny_encoder_dir: Path
+) -> None:
+    folder = make_project(tmp_path / "project", tiny_encoder_dir)
+    (folder / "videos" / "train" / "train3.mp4").write_bytes(b"no video")
+    change_params(folder, **FAST, extract__max_failed_percent=50.0)
+    for stage in (prepare, extract):
+        stage(workspace(folder))
+    result = finetune(folder, "outputs/finetune", "finetune.epochs=1")
+    assert "7 of 8 train videos, 14 of 16 captions" in result.output
+    assert "warning: 2 captions of videos without features are left out" in result.output
