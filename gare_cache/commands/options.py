@@ -36,6 +36,18 @@ Changes = Annotated[
         help="Change a setting for this command, such as train.epochs=5; may be repeated.",
     ),
 ]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Random seed.", show_default="train.seed"),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(min=1.0, metavar="S", help="How long one of several processes waits for another."),
+]
+Workers = Annotated[
+    int,
+    typer.Option(min=0, metavar="N", help="Decoding processes (0: one per processor, at most 16)."),
+]
 Trust = Annotated[
     bool,
     typer.Option(

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from gare_cache.commands.options import DEFAULT_PARAMS, Changes, Device, Outputs, ParamsFile, Trust
+from gare_cache.commands.options import (
+    DEFAULT_PARAMS,
+    Changes,
+    Device,
+    Outputs,
+    ParamsFile,
+    Seed,
+    Timeout,
+    Trust,
+    Workers,
+)
 
 
 def prepare(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
@@ -35,12 +45,7 @@ def extract(
     threads: Annotated[
         int, typer.Option(min=0, metavar="N", help="Torch threads (0: torch's default).")
     ] = 0,
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=0, metavar="N", help="Decoding processes (0: one per processor, at most 16)."
-        ),
-    ] = 0,
+    workers: Workers = 0,
     shard: Annotated[
         str | None,
         typer.Option(metavar="i/n", help="Encode only part i of n. Run one process for each part."),
@@ -309,16 +314,8 @@ def train(
     outputs: Outputs = None,
     device: Device = "auto",
     settings: Changes = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Random seed.", show_default="train.seed"),
-    ] = None,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            min=1.0, metavar="S", help="How long one of several processes waits for another."
-        ),
-    ] = 60.0,
+    seed: Seed = None,
+    timeout: Timeout = 60.0,
 ) -> None:
     """Train a head on the cached features.
 
@@ -358,12 +355,7 @@ def finetune(
         ),
     ] = None,
     device: Device = "auto",
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=0, metavar="N", help="Decoding processes (0: one per processor, at most 16)."
-        ),
-    ] = 0,
+    workers: Workers = 0,
     from_run: Annotated[
         Path | None,
         typer.Option(
@@ -373,16 +365,8 @@ def finetune(
         ),
     ] = None,
     settings: Changes = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Random seed.", show_default="train.seed"),
-    ] = None,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            min=1.0, metavar="S", help="How long one of several processes waits for another."
-        ),
-    ] = 60.0,
+    seed: Seed = None,
+    timeout: Timeout = 60.0,
 ) -> None:
     """Train the encoder, too, on frames.
 

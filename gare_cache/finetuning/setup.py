@@ -110,11 +110,7 @@ class FinetuneSetup(TrainingSetup):
 
     def update(self, *, max_grad_norm: float, processes: Processes) -> None:
         """Follow the gradient that ``losses`` left; float16 skips a step with inf or NaN in it."""
-        processes.sum_gradients(
-            self.parameters,
-            replicated=[self.head.logit_scale, *self.objective.parameters()],
-            encoding=self.encoding,
-        )
+        self.sum_gradients(processes)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
         self.scaler.step(self.optimizer)

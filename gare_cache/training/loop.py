@@ -87,13 +87,17 @@ class TrainingSetup:
 
     def update(self, *, max_grad_norm: float, processes: Processes) -> None:
         """Follow the gradient that ``losses`` left, clipped to a norm."""
+        self.sum_gradients(processes)
+        nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
+        self.optimizer.step()
+
+    def sum_gradients(self, processes: Processes) -> None:
+        """Turn the gradients of all processes into that of one, see ``Processes``."""
         processes.sum_gradients(
             self.parameters,
             replicated=[self.head.logit_scale, *self.objective.parameters()],
             encoding=self.encoding,
         )
-        nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
-        self.optimizer.step()
 
     def validation_split(self, processes: Processes) -> FeatureSplit:
         """Return the validation split's features as they are now."""

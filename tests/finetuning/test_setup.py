@@ -45,11 +45,7 @@ def gradients(setup: FinetuneSetup, processes: Processes = ALONE) -> dict[str, T
     for module in setup.modules.values():
         module.train()
     for _ in setup.losses(draw, TRAINING):
-        processes.sum_gradients(
-            setup.parameters,
-            replicated=[setup.head.logit_scale, *setup.objective.parameters()],
-            encoding=setup.encoding,
-        )
+        setup.sum_gradients(processes)
     return {
         f"{name}.{path}": parameter.grad.clone()
         for name, module in setup.modules.items()
