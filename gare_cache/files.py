@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -356,7 +357,8 @@ def _bounds(path: Path, file: pq.ParquetFile, strings: Sequence[str]) -> dict[st
     its dictionary, which is read with the first row. A dictionary of one entry may be that of a
     plain page before others.
     """
-    bounds = dict.fromkeys((name for name in strings if "." not in name), 0)
+    once = [name for name, times in Counter(strings).items() if times == 1]
+    bounds = dict.fromkeys((name for name in once if "." not in name), 0)
     with pq.ParquetFile(path, read_dictionary=list(bounds)) as opened:
         for number in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(number)
