@@ -44,7 +44,13 @@ from gare_cache.project.finetuned import OFF
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress, say
 from gare_cache.reproducibility import make_deterministic, resolve_device
-from gare_cache.stages.training_outputs import EpochLines, outcome, run_record, write_run
+from gare_cache.stages.training_outputs import (
+    EpochLines,
+    open_run_log,
+    outcome,
+    run_record,
+    write_run,
+)
 from gare_cache.training.checkpoint import load_checkpoint, require_encoder
 from gare_cache.training.distributed import (
     COLLECTIVE_TIMEOUT,
@@ -91,7 +97,7 @@ def finetune(
         from_run: folder of a run on the cached features, whose head it starts from; None takes
             ``finetune.from_run``.
         timeout: seconds that one of several processes waits for the others.
-        say_epochs: whether to say a line an epoch.
+        say_epochs: whether to say a line an epoch, and to log to ``train.logger``.
 
     Returns:
         The record.
@@ -100,7 +106,8 @@ def finetune(
         ConfigError: settings do not fit together or the data.
         CacheError: the features of the frozen encoder are missing.
         DecodeError: a video can no longer be decoded.
-        EnvironmentFailure: too little memory, or another process writes these outputs.
+        EnvironmentFailure: too little memory, another process writes these outputs, or
+            ``train.logger`` cannot begin or go on.
         KeyboardInterrupt: it was stopped; the state is kept.
     """
     on = resolve_device(own_device(device))
@@ -157,24 +164,33 @@ def _finetune(
         held.enter_context(workspace.alone("finetune", state_folder))
         if damage := set_aside_damaged(state_folder / "training.pt"):
             say(f"warning: {damage}")
-    lines = EpochLines(state_folder / "train_log.jsonl", epochs=training.epochs, spoken=say_epochs)
+    state_file = state_folder / "training.pt"
+    lines = EpochLines(
+        state_folder / "train_log.jsonl",
+        epochs=training.epochs,
+        spoken=say_epochs,
+        tracker=open_run_log(
+            target, record, resumed=state_file.exists(), followed=first and say_epochs
+        ),
+    )
     steps = num_batches(len(setup.train_split.captions), training.batch_size)
     shown = progress("finetune", training.epochs * steps) if first else nullcontext(lambda _: None)
     reset_peak_memory(device)
     begun = time.perf_counter()
-    with _stopping(processes) as stop, shown as advance, _memory_advice(settings, training):
+    with lines, _stopping(processes) as stop, shown as advance, _memory_advice(settings, training):
         for line in _beginning(setup) if first else ():
             say(line)
         state = train_head(
             setup,
             training,
             processes=processes,
-            state_file=state_folder / "training.pt",
+            state_file=state_file,
             on_batch=lambda: advance(1),
             on_epoch=lines.ended if first else ignore,
             on_resume=lines.resumed if first else ignore,
             stop=stop,
         )
+        lines.finished(state)
     cost = {
         "seconds": time.perf_counter() - begun,
         "peak_memory_bytes": peak_memory_bytes(device),

@@ -19,7 +19,14 @@ from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress, say
 from gare_cache.reproducibility import resolve_device
-from gare_cache.stages.training_outputs import EpochLines, outcome, run_record, write_log, write_run
+from gare_cache.stages.training_outputs import (
+    EpochLines,
+    open_run_log,
+    outcome,
+    run_record,
+    write_log,
+    write_run,
+)
 from gare_cache.training.distributed import (
     COLLECTIVE_TIMEOUT,
     Processes,
@@ -60,7 +67,7 @@ def train(
         device: where to train; with several processes, ``auto`` and ``cuda`` give each its own GPU.
         load: replaces ``load_split``, for example by one that keeps loaded splits in memory.
         timeout: seconds that one of several processes waits for the others.
-        say_epochs: whether to say a line an epoch.
+        say_epochs: whether to say a line an epoch, and to log to ``train.logger``.
 
     Returns:
         The content of ``record.json``.
@@ -68,8 +75,8 @@ def train(
     Raises:
         ConfigError: settings do not fit the data.
         CacheError: the features are missing or have changed.
-        EnvironmentFailure: another process writes these outputs or trains the same head, or one of
-            several processes does not come in time.
+        EnvironmentFailure: another process writes these outputs or trains the same head, one of
+            several processes does not come in time, or ``train.logger`` cannot begin or go on.
     """
     target = resolve_device(own_device(device))
     gather = workspace.params.train.reference_gather
@@ -170,19 +177,30 @@ def _train(
     setup, state_folder = prepared.setup, prepared.state_folder
     steps = num_batches(len(setup.train_split.text), settings.batch_size)
     first = processes.rank == 0
-    log = state_folder / "train_log.jsonl"
-    lines = EpochLines(log, epochs=settings.epochs, spoken=say_epochs)
+    state_file = state_folder / "training.pt"
+    lines = EpochLines(
+        state_folder / "train_log.jsonl",
+        epochs=settings.epochs,
+        spoken=say_epochs,
+        tracker=open_run_log(
+            workspace,
+            prepared.record,
+            resumed=state_file.exists(),
+            followed=first and say_epochs,
+        ),
+    )
     shown = progress("train", settings.epochs * steps) if first else nullcontext(lambda _: None)
-    with shown as advance:
+    with lines, shown as advance:
         state = train_head(
             setup,
             settings,
             processes=processes,
-            state_file=state_folder / "training.pt",
+            state_file=state_file,
             on_batch=lambda: advance(1),
             on_epoch=lines.ended if first else ignore,
             on_resume=lines.resumed if first else ignore,
         )
+        lines.finished(state)
     return _finish(prepared, state, first=first)
 
 

@@ -14,9 +14,11 @@ from gare_cache.errors import counted
 from gare_cache.files import write_json, write_json_lines, write_record, write_text
 from gare_cache.heads.retrieval import RetrievalHead
 from gare_cache.manifest.splits import caution_small
+from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import say
 from gare_cache.reproducibility import provenance
 from gare_cache.training.checkpoint import save_checkpoint
+from gare_cache.training.loggers import RunLog
 from gare_cache.training.loop import TrainingState
 from gare_cache.training.setup import run_key
 
@@ -50,23 +52,35 @@ def write_log(path: Path, state: TrainingState) -> None:
 
 
 class EpochLines:
-    """Says what each epoch of a training was like, and keeps its log.
+    """Says what each epoch of a training was like, and keeps its log; closed as a context manager.
 
     Args:
         log: file of one JSON line an epoch, written anew behind each.
         epochs: of the training.
         spoken: whether to say a line an epoch; a study of many trainings does not.
+        tracker: logs the epochs elsewhere; None where ``train.logger`` is not set.
     """
 
-    def __init__(self, log: Path, *, epochs: int, spoken: bool = True) -> None:
-        self._log, self._epochs, self._spoken = log, epochs, spoken
+    def __init__(
+        self, log: Path, *, epochs: int, spoken: bool = True, tracker: RunLog | None = None
+    ) -> None:
+        self._log, self._epochs, self._spoken, self._tracker = log, epochs, spoken, tracker
         self._begun = time.perf_counter()
+
+    def __enter__(self) -> EpochLines:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
 
     def resumed(self, state: TrainingState) -> None:
         """Say behind which epoch a training goes on."""
         if self._spoken:
             batches = "" if state.part is None else f" and {counted(state.part.done, 'batch')}"
             say(f"resumed behind epoch {state.epoch} of {self._epochs}{batches}")
+        if self._tracker is not None:
+            self._tracker.log(state)
         self._begun = time.perf_counter()
 
     def ended(self, state: TrainingState) -> None:
@@ -75,6 +89,45 @@ class EpochLines:
         seconds, self._begun = time.perf_counter() - self._begun, time.perf_counter()
         if self._spoken:
             say(_epoch_line(state, epochs=self._epochs, seconds=seconds))
+        if self._tracker is not None:
+            self._tracker.log(state)
+
+    def finished(self, state: TrainingState) -> None:
+        """Log the best epoch of a training that is done."""
+        if self._tracker is not None:
+            self._tracker.finish(state)
+
+
+def open_run_log(
+    workspace: Workspace, record: dict[str, Any], *, resumed: bool, followed: bool
+) -> RunLog | None:
+    """Open the log that ``train.logger`` names, in ``logs/RUN_KEY`` of the outputs.
+
+    It lies beside ``run/``, which DVC deletes before a training.
+
+    Args:
+        workspace: whose outputs and settings these are.
+        record: of the training that begins.
+        resumed: whether the training goes on.
+        followed: whether to log at all: trainings of a study, and all but the first of several
+            processes, do not.
+
+    Returns:
+        The log; None without one.
+
+    Raises:
+        EnvironmentFailure: the logger's package is missing, or it cannot begin.
+    """
+    name = workspace.params.train.logger
+    if name is None or not followed:
+        return None
+    return RunLog(
+        name,
+        workspace.outputs / "logs" / record["run_key"],
+        run_key=record["run_key"],
+        settings=record["settings"],
+        resumed=resumed,
+    )
 
 
 def _epoch_line(state: TrainingState, *, epochs: int, seconds: float) -> str:

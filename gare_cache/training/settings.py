@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -13,7 +13,7 @@ from gare_cache.settings import Count, Fraction, NonNegative, Positive, Settings
 
 
 class TrainSettings(Settings):
-    """The optimisation."""
+    """The optimisation, and what follows it."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
@@ -32,4 +32,10 @@ class TrainSettings(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     reference_gather: bool = False
+    logger: Literal["tensorboard", "wandb", "trackio", "dvclive"] | None = None
     loss: LossSettings = LossSettings()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what comes out: all but the logger."""
+        return self.model_dump(exclude={"logger"})

@@ -105,6 +105,7 @@ def training_identity(
     """Return the identity of a training: settings, features, data and code.
 
     Machine and versions are not in it; they decide the last bits alone and stand in the record.
+    Nor is ``train.logger``, which decides nothing.
 
     Args:
         head: settings of the head.
@@ -114,7 +115,7 @@ def training_identity(
         num_processes: that train together; each draws its own dropout.
         trained: alone, or with other runs as one batched program, which rounds in another way.
     """
-    settings = {"head": head.model_dump(), "train": train.model_dump()}
+    settings = {"head": head.model_dump(), "train": train.identity}
     return {
         "settings": settings,
         **{name: features[name] for name in _FEATURES_IDENTITY},

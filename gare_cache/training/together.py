@@ -65,7 +65,7 @@ def program_key(head: HeadSettings, train: TrainSettings) -> str:
     These are the seed, the number of epochs, the learning rates, weight decay, warm-up, the largest
     gradient norm and, for a head with a gap module, the weights of the regularisers.
     """
-    settings = train.model_dump(exclude=set(_SCALARS))
+    settings = {key: value for key, value in train.identity.items() if key not in _SCALARS}
     if head.gap is not None:
         for name in train.loss.regularisers:
             del settings["loss"][name]["weight"]

@@ -167,6 +167,7 @@ ELSEWHERE = {
     ),
     "train.precision",  # training/test_speed.py
     "train.compile",
+    "train.logger",  # training/test_loggers.py
     "train.reference_gather",  # needs several processes: training/test_distributed.py
 }
 
