@@ -189,12 +189,12 @@ class BrowsedQuery:
 
 
 @dataclass(frozen=True)
-class NormaliserLedger:
-    """The scores after test-time normalisers, beside the raw ones.
+class TableSection:
+    """A table of a report with what explains it.
 
     Attributes:
         header: column titles.
-        rows: cells, the raw scores first in each direction.
+        rows: cells.
         notes: explanations, one sentence each.
     """
 
@@ -218,6 +218,7 @@ class ReportContent:
         rows: results, the zero-shot baseline first.
         alternative_rows: the same under the other rule for missing queries; empty if none is.
         normalisers: the ledger of normalisers; None without normalisers.
+        finetuned: the encoder before and after its finetuning; None where it is frozen.
         differences: a sentence per paired difference, with its interval.
         epochs: training curves, in order; empty if nothing was trained.
         best_epoch: the epoch whose weights were kept.
@@ -255,7 +256,8 @@ class ReportContent:
     summary: Sequence[str] = ()
     without_features: Sequence[tuple[str, str, str]] = ()
     alternative_rows: Sequence[ResultRow] = ()
-    normalisers: NormaliserLedger | None = None
+    normalisers: TableSection | None = None
+    finetuned: TableSection | None = None
     ranks: Mapping[str, Mapping[str, npt.NDArray[np.float64]]] = field(default_factory=dict)
     hubness: Sequence[Hubness] = ()
     duplicates: Sequence[NearDuplicates] = ()

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gare_cache.reports.content import Epoch, NearDuplicates, QueryExample, ReportContent
+from gare_cache.reports.content import (
+    Epoch,
+    NearDuplicates,
+    QueryExample,
+    ReportContent,
+    TableSection,
+)
 from gare_cache.reports.pages.grids import escape_markdown, format_rank, markdown_grid
 from gare_cache.reports.protocol import protocol_markdown
 from gare_cache.reports.sections import gap_grid, gap_sentences, hubness_grid
@@ -28,7 +34,8 @@ def render_markdown(content: ReportContent) -> str:
         f"**{escape_markdown(content.verdict)}**\n" if content.verdict else "",
         "".join(f"* {escape_markdown(sentence)}\n" for sentence in content.summary),
         f"## Results\n\n{_results(content)}",
-        _normalisers(content),
+        _table("Frozen and finetuned", content.finetuned, num_left=2),
+        _table("Normalisers", content.normalisers, num_left=3),
         _bullets("Differences", content.differences),
         _bullets("Notes", content.notes),
         protocol_markdown(content.protocol) if content.protocol else "",
@@ -86,12 +93,11 @@ def _cell(value: float | None, form: str) -> str:
     return "—" if value is None else format(value, form)
 
 
-def _normalisers(content: ReportContent) -> str:
-    ledger = content.normalisers
-    if ledger is None:
+def _table(title: str, section: TableSection | None, *, num_left: int) -> str:
+    if section is None:
         return ""
-    grid = _section("Normalisers", ledger.header, ledger.rows, num_left=3)
-    return f"{grid}\n" + "".join(f"* {escape_markdown(note)}\n" for note in ledger.notes)
+    grid = _section(title, section.header, section.rows, num_left=num_left)
+    return f"{grid}\n" + "".join(f"* {escape_markdown(note)}\n" for note in section.notes)
 
 
 def _kinds(title: str, kinds: Sequence[NearDuplicates]) -> str:

@@ -10,7 +10,7 @@ from gare_cache.evaluation.metrics import DIRECTIONS
 from gare_cache.evaluation.results import CountedResult, PairedDifference, SplitResult
 from gare_cache.evaluation.scores import HEAD, ZERO_SHOT
 from gare_cache.own import is_own
-from gare_cache.reports.content import NormaliserLedger, ResultRow
+from gare_cache.reports.content import ResultRow, TableSection
 from gare_cache.reports.normalisers import HEADER, ledger_cells, ledger_notes
 from gare_cache.reports.pages.grids import (
     DIRECTION_TITLES,
@@ -115,12 +115,12 @@ def alternative_rows(result: SplitResult, names: Mapping[str, str]) -> list[Resu
     return [] if other is None else _rows(other, names, f" ({_SHORT_RULES[other.missing]})")
 
 
-def normaliser_ledger(result: SplitResult) -> NormaliserLedger | None:
+def normaliser_ledger(result: SplitResult) -> TableSection | None:
     """Return the ledger of normalisers as cells and notes."""
     ledger = result.normalisers
     if ledger is None:
         return None
-    return NormaliserLedger(HEADER, ledger_cells(ledger["rows"]), ledger_notes(ledger))
+    return TableSection(HEADER, ledger_cells(ledger["rows"]), ledger_notes(ledger))
 
 
 def difference_sentences(result: SplitResult) -> list[str]:

@@ -27,7 +27,8 @@ from gare_cache.reports.analysis_sections import (
     leaks,
     without_gap,
 )
-from gare_cache.reports.content import Epoch, ReportContent
+from gare_cache.reports.content import Epoch, ReportContent, TableSection
+from gare_cache.reports.finetuned import finetuned_section
 from gare_cache.reports.markdown import render_markdown
 from gare_cache.reports.page import render_html
 from gare_cache.reports.protocol import CAPTION_RULES, protocol_section
@@ -85,7 +86,7 @@ def report(workspace: Workspace) -> str:
         facts=run_facts(
             result,
             record,
-            encoder=_encoder_fact(workspace, cache),
+            encoder=_encoder_fact(workspace, cache, record),
             frames=_frames_fact(cache, record["settings"]["train"]),
             ledger=scored,
         ),
@@ -98,6 +99,7 @@ def report(workspace: Workspace) -> str:
         rows=result_rows(result, METHOD_TITLES),
         alternative_rows=alternative_rows(result, METHOD_TITLES),
         normalisers=normaliser_ledger(result),
+        finetuned=_finetuned(workspace, result),
         differences=difference_sentences(result),
         epochs=_epochs(workspace.run / "train_log.jsonl"),
         best_epoch=record["best_epoch"],
@@ -211,8 +213,24 @@ def _pictures(cache: FeatureCache, videos: Sequence[str]) -> dict[str, bytes | N
     return dict(zip(ids, cache.thumbnails(ids), strict=True))
 
 
-def _encoder_fact(workspace: Workspace, cache: FeatureCache) -> str:
+def _finetuned(workspace: Workspace, result: SplitResult) -> TableSection | None:
+    """Return the encoder before and after, if this run has finetuned it."""
+    if not (workspace.run / "cost.json").is_file():
+        return None
+    frozen = workspace.project / "outputs" / "evaluation" / "metrics.json"
+    return finetuned_section(
+        result,
+        _read_result(frozen) if frozen.is_file() else None,
+        read_json(workspace.run / "cost.json"),
+    )
+
+
+def _encoder_fact(workspace: Workspace, cache: FeatureCache, record: dict[str, Any]) -> str:
     settings = workspace.params.encoder
+    if "started_from" in record:
+        how = record["settings"]["finetune"]["encoder"]
+        start = record["started_from"]["encoder_id"]
+        return f"{cache.encoder_id[:12]}, finetuned ({how}) from {start[:12]}"
     if is_imported(cache):
         return ", ".join(filter(None, (declared_name(cache), "features imported")))
     return f"{settings.model}, {settings.precision}, frozen" if settings else "frozen"

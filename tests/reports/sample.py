@@ -16,11 +16,11 @@ from gare_cache.reports.content import (
     Hubness,
     ModalityGap,
     NearDuplicates,
-    NormaliserLedger,
     QueryExample,
     ReportContent,
     ResultRow,
     RetrievedVideo,
+    TableSection,
     VideoCell,
 )
 from gare_cache.reports.protocol import protocol_section
@@ -85,7 +85,7 @@ FACTS = (
     ("Seed", "0"),
     ("Versions", "gare-cache 0.1.0, torch 2.6.0, open_clip 3.3.0"),
 )
-NORMALISERS = NormaliserLedger(
+NORMALISERS = TableSection(
     header=("Direction", "Scores", "Kind", "n", "R@1", "95 % interval", "R@5", "R@10", "E"),
     rows=[
         ("t2v", "raw", "", "400", "61.5", "54.0 to 68.8", "88.2", "94.5", "0.412"),

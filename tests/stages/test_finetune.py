@@ -111,8 +111,22 @@ def test_the_way_back_into_the_cache(made: Path, tuned: Path) -> None:
     )
     result = run(made, "search", "a blocks", "-o", "outputs/finetune", "--top", "2")
     assert result.exit_code == 0, result.output
-    # The project's own outputs are as before.
+    # The project's own outputs are as before, and stand beside it in its report.
     assert run(made, "evaluate").exit_code == 0
+    assert run(made, "report", "-o", "outputs/finetune").exit_code == 0
+    text = (tuned / "report" / "report.md").read_text()
+    assert "another split and another choice of captions and are left out" in text
+    assert run(made, "evaluate", "-o", "outputs/finetune").exit_code == 0
+    assert run(made, "report", "-o", "outputs/finetune").exit_code == 0
+    text = (tuned / "report" / "report.md").read_text()
+    section = text[text.index("## Frozen and finetuned") :].split("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("|")][2:]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        [encoder, method] for encoder in ("frozen", "finetuned") for method in ("zero shot", "head")
+    ]
+    assert "finetuned (full) from" in text
+    page = (tuned / "report" / "report.html").read_text()
+    assert '<section id="finetuned">' in page
 
 
 def test_from_a_run_on_the_cache(made: Path) -> None:
