@@ -131,6 +131,7 @@ def test_cached_frames_are_the_decoded_ones(extracted: Path, most: int) -> None:
     assert all(frames.flags.writeable for frames in found)
 
 
+@pytest.mark.slow
 def test_the_draw_decides_the_augmentation_wherever_frames_come_from(extracted: Path) -> None:
     cache = open_frame_cache(workspace(extracted))
     wanted = requests(extracted, draws=True)
@@ -341,6 +342,7 @@ def test_the_estimate_counts_the_bytes(prepared: Path, extracted: Path) -> None:
     assert "0 of 14 videos to decode" in _[1]
 
 
+@pytest.mark.slow
 def test_the_command_line(prepared: Path, tmp_path: Path) -> None:
     project = shutil.copytree(prepared, tmp_path / "project")
     code, err = run_command("extract", "--frames", "--device", "cpu", folder=project)
