@@ -177,6 +177,7 @@ def test_too_many_failures_stop_it(prepared: Path, tmp_path: Path) -> None:
     assert record["videos"]["failed"] == 0
 
 
+@pytest.mark.slow  # the store's own tests cover the mechanism
 def test_shards_write_the_bytes_of_one_process(
     prepared: Path, extracted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +194,7 @@ def test_shards_write_the_bytes_of_one_process(
     assert json.loads(names[0])["extraction_id"] == json.loads(names[1])["extraction_id"]
 
 
+@pytest.mark.slow  # the store's own tests cover the mechanism
 def test_an_extraction_that_was_stopped_goes_on(
     prepared: Path, extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,6 +181,7 @@ def test_an_interrupted_program_goes_on_with_the_same_result(tmp_path: Path) -> 
         assert largest_difference(ours, theirs) < 1e-5
 
 
+@pytest.mark.slow
 def test_pairs_that_cancel_are_scored_densely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
