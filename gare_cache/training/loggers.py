@@ -32,11 +32,13 @@ class LogPlace:
         folder: of the logger's files, which exists.
         run_key: of the training, its name in the log.
         logged: epochs that are in the log already; 0 for a new one.
+        settings: of the training by dotted key, for a tracker that takes them when it begins.
     """
 
     folder: Path
     run_key: str
     logged: int
+    settings: Mapping[str, Any]
 
 
 class Logger(Protocol):
@@ -88,9 +90,10 @@ class RunLog:
         require_logger(name)
         own.mkdir(parents=True, exist_ok=True)
         with self._failures():
-            self._logger = LOGGERS[name](LogPlace(own, run_key, self._logged))
+            flat = dict(_flat(settings))
+            self._logger = LOGGERS[name](LogPlace(own, run_key, self._logged, flat))
             if not self._logged:
-                self._logger.log_settings(dict(_flat(settings)))
+                self._logger.log_settings(flat)
 
     def log(self, state: TrainingState) -> None:
         """Log the epochs that are not in the log yet."""
@@ -234,6 +237,7 @@ class _Trackio:
             self._run = importlib.import_module("trackio").init(
                 project=_PROJECT,
                 name=place.run_key,
+                config=dict(place.settings),
                 resume="allow" if place.logged else "never",
                 embed=False,
                 auto_log_gpu=False,
@@ -241,22 +245,35 @@ class _Trackio:
             )
 
     def log_settings(self, settings: Mapping[str, Any]) -> None:
-        self._run.config.update(settings)
+        """Do nothing: Trackio stores the settings that it is given at its beginning alone."""
 
     def log_epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
         self._run.log(dict(figures), step=epoch)
 
     def log_best(self, figures: Mapping[str, float]) -> None:
-        self._run.log(dict(figures))
+        self._run.log(dict(figures), step=int(figures["best/epoch"]))
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _require_dvc_beside_git(folder: Path) -> None:
+    """Refuse a git repository without DVC, which DVCLive would initialise and stage unasked."""
+    for place in (folder, *folder.parents):
+        if (place / ".dvc").is_dir():
+            return
+        if (place / ".git").exists():
+            raise EnvironmentFailure(
+                f"train.logger: dvclive would make the git repository {place} one of DVC, too; run "
+                "`dvc init` there first, or name another logger"
+            )
 
 
 class _DVCLive:
     """DVCLive's files, without an experiment, a commit or a ``dvc.yaml``."""
 
     def __init__(self, place: LogPlace) -> None:
+        _require_dvc_beside_git(Path.cwd())
         self._live = importlib.import_module("dvclive").Live(
             str(place.folder),
             resume=place.logged > 0,
