@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,15 @@ class FinetuneSetup(TrainingSetup):
             self._scaler.append(torch.amp.GradScaler(self.device.type, enabled=enabled))
         return self._scaler[0]
 
+    @property
+    def scaling(self) -> dict[str, Any]:
+        """The state of the scaler: in float16 the next step depends on it."""
+        return self.scaler.state_dict()
+
+    def rescale(self, scaling: dict[str, Any]) -> None:
+        """Take up the ``scaling`` that a state kept."""
+        self.scaler.load_state_dict(scaling)
+
     def losses(self, draw: Draw, settings: TrainSettings) -> Generator[LossTerms]:
         """Yield the loss of each batch of an epoch, with its gradient left on the parameters.
 
@@ -89,9 +99,9 @@ class FinetuneSetup(TrainingSetup):
             ConfigError: a loss is not finite.
             DecodeError: a video cannot be decoded.
         """
-        split = self.train_split
+        split, video_of_text = self.train_split, self.train_split.video_of_text.cpu()
         shares = [draw.processes.own(batch) for batch in draw.batches]
-        videos = [_distinct(split.video_of_text.cpu()[share].tolist()) for share in shares]
+        videos = [_distinct(video_of_text[share].tolist()) for share in shares]
         asked = [split.video_ids[video] for of_batch in videos for video in of_batch]
         draws = None if self.settings.augment.is_idle else self._draws(draw, videos)
         with self.source(asked, draws) as stream:

@@ -45,7 +45,10 @@ def finetuned_section(
     else:
         rows += _rows("frozen", frozen, {})
         notes.append("Time and memory of trainings on the cache stand in a study's table.")
-    notes.append("Trained: number of weights; time and peak memory are those of the training.")
+    notes.append(
+        "Trained: number of weights; time and peak memory are those of the training; no time for "
+        "one that was stopped and resumed."
+    )
     rows += _rows("finetuned", tuned, cost)
     return TableSection(header, rows, notes)
 
@@ -76,9 +79,9 @@ def _rows(encoder: str, result: SplitResult, cost: Mapping[str, Any]) -> Iterato
 def _cost_cells(cost: Mapping[str, Any]) -> list[str]:
     if not cost:
         return ["—"] * 3
-    memory = cost["peak_memory_bytes"]
+    seconds, memory = cost["seconds"], cost["peak_memory_bytes"]
     return [
         f"{cost['parameters_trained']:,}",
-        f"{cost['seconds'] / 60:,.1f} min",
+        "—" if seconds is None else f"{seconds / 60:,.1f} min",
         "—" if memory is None else f"{memory / 1e9:.1f} GB",
     ]

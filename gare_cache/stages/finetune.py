@@ -165,13 +165,12 @@ def _finetune(
         if damage := set_aside_damaged(state_folder / "training.pt"):
             say(f"warning: {damage}")
     state_file = state_folder / "training.pt"
+    resumed = state_file.exists()
     lines = EpochLines(
         state_folder / "train_log.jsonl",
         epochs=training.epochs,
         spoken=say_epochs,
-        tracker=open_run_log(
-            target, record, resumed=state_file.exists(), followed=first and say_epochs
-        ),
+        tracker=open_run_log(target, record, resumed=resumed, followed=first and say_epochs),
     )
     steps = num_batches(len(setup.train_split.captions), training.batch_size)
     shown = progress("finetune", training.epochs * steps) if first else nullcontext(lambda _: None)
@@ -192,7 +191,7 @@ def _finetune(
         )
         lines.finished(state)
     cost = {
-        "seconds": time.perf_counter() - begun,
+        "seconds": None if resumed else time.perf_counter() - begun,
         "peak_memory_bytes": peak_memory_bytes(device),
         "parameters_trained": sum(parameter.numel() for parameter in setup.parameters),
     }
@@ -403,11 +402,13 @@ def _memory_advice(settings: FinetuneSettings, training: TrainSettings) -> Itera
         yield
     except (torch.OutOfMemoryError, MemoryError) as err:
         chunk = settings.chunk or training.batch_size
+        ways = [f"lower the chunk to {chunk // 2} (the same gradients)"] if chunk > 1 else []
+        if not settings.checkpointing:
+            ways.append("set checkpointing: true (the same, some 20 % slower)")
         raise EnvironmentFailure(
             f"finetuning has too little memory with finetune.chunk {chunk} and "
-            f"finetune.checkpointing {str(settings.checkpointing).lower()}: lower the chunk to "
-            f"{max(1, chunk // 2)} (the same gradients), set checkpointing: true (the same, some "
-            "30 % slower), or lower finetune.batch_size (another loss)"
+            f"finetune.checkpointing {str(settings.checkpointing).lower()}: "
+            f"{''.join(f'{way}, ' for way in ways)}or lower finetune.batch_size (another loss)"
         ) from err
 
 

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,14 @@ class TrainingSetup:
     def modules(self) -> dict[str, nn.Module]:
         """Everything that trains, by the name under which its state is kept."""
         return {"head": self.head, "objective": self.objective}
+
+    @property
+    def scaling(self) -> dict[str, Any]:
+        """What scales the loss, as far as it is kept with the state; nothing here."""
+        return {}
+
+    def rescale(self, scaling: dict[str, Any]) -> None:
+        """Take up the ``scaling`` that a state kept."""
 
     @property
     def encoding(self) -> list[nn.Parameter]:
@@ -308,6 +317,7 @@ class Training:
             },
             "modules": {name: module.state_dict() for name, module in setup.modules.items()},
             "optimizer": setup.optimizer.state_dict(),
+            "scaling": setup.scaling,
             "order": self._order.get_state(),
             "random": random_states,
         }
@@ -320,6 +330,7 @@ class Training:
         for name, weights in saved["modules"].items():
             setup.modules[name].load_state_dict(weights)
         setup.optimizer.load_state_dict(saved["optimizer"])
+        setup.rescale(saved["scaling"])
         self._order.set_state(saved["order"])
         random_state = saved["random"][self._processes.rank]
         self.stream.set_state(random_state["torch"])

@@ -130,20 +130,22 @@ def weights(setup: FinetuneSetup) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("stops", [(1,), (2, 5), (4,)])
+@pytest.mark.parametrize(
+    ("stops", "precision"), [((1,), "float32"), ((2, 5), "float32"), ((4,), "float16")]
+)
 def test_stopped_behind_any_batch_it_ends_the_same(
-    encoder: Encoder, tmp_path: Path, stops: tuple[int, ...]
+    encoder: Encoder, tmp_path: Path, stops: tuple[int, ...], precision: str
 ) -> None:
     head = {"gap": {"dropout": 0.3}, "aggregator": {"name": "lstm"}}
-    whole = finetuning(encoder, training=TRAINING, head=head)
+    whole = finetuning(encoder, training=TRAINING, head=head, precision=precision)
     state = trained(whole, tmp_path / "whole.pt")
     for number, stop in enumerate(stops):
-        resumed = finetuning(encoder, training=TRAINING, head=head)
+        resumed = finetuning(encoder, training=TRAINING, head=head, precision=precision)
         if number:
             torch.manual_seed(99)  # what is restored decides
         with pytest.raises(KeyboardInterrupt):
             trained(resumed, tmp_path / "parts.pt", stop)
-    resumed = finetuning(encoder, training=TRAINING, head=head)
+    resumed = finetuning(encoder, training=TRAINING, head=head, precision=precision)
     again = trained(resumed, tmp_path / "parts.pt")
     assert again.history == state.history
     for name, value in weights(whole).items():
