@@ -1,8 +1,8 @@
 """LoRA on the blocks of a CLIP, as parametrisations of its weights.
 
-``peft`` is no choice here: open_clip's attention keeps query, key and value in one parameter
-``in_proj_weight``, which is no layer that it could wrap, and its ``out_proj`` is read by the
-attention, not called, so that merging counts the difference twice.
+``peft`` is no choice here: it wraps layers, and open_clip's attention reads the weights of its
+projections, one of which is no layer (``in_proj_weight``); what it trains on ``out_proj`` changes no
+feature until it is merged (docs/finetuning.md has the figures).
 """
 
 from __future__ import annotations

@@ -51,8 +51,6 @@ def obstacle(head: HeadSettings, train: TrainSettings, device: torch.device) -> 
         return "train.reference_gather is for several processes"
     if head.aggregator.name == "lstm":
         return "torch.vmap cannot map an LSTM (head.aggregator.name: lstm)"
-    if train.loss.contrastive.name == "ncl":
-        return "train.loss.contrastive.name: ncl checks its scores, which torch.vmap cannot map"
     drops = any(getattr(part, "dropout", None) for part in (head.pooling, head.gap))
     if drops and device.type != "cpu":
         return f"runs on {device} would not draw the dropout that each would draw alone"

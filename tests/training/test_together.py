@@ -15,7 +15,7 @@ from gare_cache.errors import GareCacheError
 from gare_cache.heads.retrieval import build_head
 from gare_cache.heads.settings import HeadSettings, LstmSettings
 from gare_cache.losses.objective import Objective
-from gare_cache.losses.settings import DirectionSettings, NclSettings
+from gare_cache.losses.settings import DirectionSettings
 from gare_cache.training.loop import Training, TrainingSetup
 from gare_cache.training.optimizers import build_optimizer
 from gare_cache.training.settings import TrainSettings
@@ -23,6 +23,7 @@ from gare_cache.training.together import obstacle, program_key, train_heads
 from tests.training.test_loop import DIM, EVEN, JITTERED, TRAIN, VAL
 
 NO_LOSS = {"ib": {"weight": 0.0}, "eps": {"weight": 0.0}, "dir": {"weight": 0.0}}
+NCL = {**NO_LOSS, "contrastive": {"name": "ncl"}}
 MEAN = {"name": "mean"}
 PLAIN: dict[str, Any] = {"projection": "linear", "aggregator": MEAN, "gap": None, "pooling": MEAN}
 GARE = {**PLAIN, "pooling": {"name": "text_conditioned"}}
@@ -140,6 +141,22 @@ def test_twenty_updates_equal_those_of_runs_trained_alone(
     assert float(moved.abs().max()) > 1e-2
 
 
+def test_runs_with_ncl_train_together(tmp_path: Path) -> None:
+    head, choice = HEADS["linear, mean"]
+    made = [
+        [
+            training(tmp_path / f"{side}{seed}", head, choice, seed=seed, epochs=1, loss=NCL)
+            for seed in range(2)
+        ]
+        for side in ("alone", "together")
+    ]
+    assert obstacle(HeadSettings(), made[0][0].settings, torch.device("cpu")) is None
+    solo = [alone(run) for run in made[0]]
+    assert together(made[1]) == {}
+    for ours, theirs in zip(made[1], solo, strict=True):
+        assert largest_difference(ours, theirs) < 1e-4
+
+
 def test_a_run_without_a_finite_loss_fails_alone(tmp_path: Path) -> None:
     head, choice = HEADS["linear, mean"]
     runs = [training(tmp_path / str(i), head, choice, seed=i) for i in range(3)]
@@ -208,7 +225,5 @@ def test_what_may_differ_and_what_cannot_be_mapped() -> None:
     assert obstacle(head, train, cpu) is None
     assert obstacle(plain, train, cuda) is None
     assert "dropout" in str(obstacle(head, train, cuda))
-    ncl = train.loss.model_copy(update={"contrastive": NclSettings()})
-    assert "ncl" in str(obstacle(head, TrainSettings(loss=ncl), cpu))
     lstm = head.model_copy(update={"aggregator": LstmSettings()})
     assert "lstm" in str(obstacle(lstm, train, cpu))
