@@ -1,8 +1,8 @@
 """LoRA on the blocks of a CLIP, as parametrisations of its weights.
 
 ``peft`` is no choice here: it wraps layers, and open_clip's attention reads the weights of its
-projections, one of which is no layer (``in_proj_weight``); what it trains on ``out_proj`` changes no
-feature until it is merged (docs/finetuning.md has the figures).
+projections, one of which is no layer (``in_proj_weight``); what it trains on ``out_proj`` changes
+no feature until it is merged (docs/finetuning.md has the figures).
 """
 
 from __future__ import annotations

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from gare_cache.encoders.encoder import Encoder
@@ -19,6 +17,7 @@ from gare_cache.training.distributed import Processes, process_group
 from gare_cache.training.loop import Draw, TrainingState, train_head
 from gare_cache.training.settings import TrainSettings
 from tests.finetuning.worlds import OFF, finetuning, source, tiny_encoder
+from tests.training.two_processes import run_two
 
 TRAINING = TrainSettings(batch_size=8, epochs=2, optimizer="adamw", learning_rate=1e-3, threads=1)
 ALONE = Processes()
@@ -213,16 +212,8 @@ def test_a_loss_that_is_no_number_names_its_batch(encoder: Encoder, tmp_path: Pa
 SHARED = TrainSettings.model_validate({**TRAINING.model_dump(), "loss": {"ib": OFF}})
 
 
-def worker(rank: int, folder: Path, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    encoder = tiny_encoder(folder / f"encoder{rank}")
+def worker(folder: Path) -> dict[str, Any]:
+    encoder = tiny_encoder(folder / f"encoder{os.environ['RANK']}")
     found: dict[str, Any] = {}
     with process_group(torch.device("cpu"), reference_gather=False) as processes:
         for chunk in (None, 3):
@@ -239,20 +230,16 @@ def worker(rank: int, folder: Path, port: int) -> None:
         )
         found["losses"] = [record.losses["total"] for record in state.history]
         found["scores"] = [record.validation["score"] for record in state.history]
-    torch.save(found, folder / f"rank{rank}.pt")
+    return found
 
 
 def test_two_processes_have_the_gradients_and_losses_of_one(
     encoder: Encoder, tmp_path: Path
 ) -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    mp.spawn(worker, args=(tmp_path, port), nprocs=2)
+    two = run_two(worker, tmp_path)
     one = gradients(finetuning(encoder, training=SHARED))
     state = trained(finetuning(encoder, training=SHARED), tmp_path / "one.pt", settings=SHARED)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+    for found in two:
         require_equal(found["gradients None"], one, 1e-5)
         require_equal(found["gradients 3"], one, 1e-5)
         losses = [record.losses["total"] for record in state.history]

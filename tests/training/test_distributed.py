@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from gare_cache.data.frames import FrameChoice
 from gare_cache.errors import ConfigError, EnvironmentFailure
@@ -33,6 +31,7 @@ from gare_cache.training.settings import TrainSettings
 from tests.plain_head import plain_head
 from tests.tiny import change_params, workspace
 from tests.training.test_loop import DIM, TRAIN, VAL
+from tests.training.two_processes import run_two
 
 BATCH = 16
 OFF: dict[str, Any] = {"weight": 0.0}
@@ -113,15 +112,7 @@ def gradients(processes: Processes, *, gap: bool = True) -> dict[str, Tensor]:
     return {name: p.grad for name, p in named if p.grad is not None}
 
 
-def worker(rank: int, folder: Path, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+def worker(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with process_group(torch.device("cpu"), reference_gather=False) as processes:
         for name in OBJECTIVES:
@@ -136,7 +127,7 @@ def worker(rank: int, folder: Path, port: int) -> None:
         reference = Processes(processes.rank, processes.count, reference_gather=True)
         found["reference gradients"] = gradients(reference)
         head = plain_head(dim=DIM, max_frames=5, aggregator={"name": "mean"})
-        torch.manual_seed(rank)
+        torch.manual_seed(processes.rank)
         other = plain_head(dim=DIM, max_frames=5, aggregator={"name": "lstm"})
         processes.start([other], encoding=encoding_parameters(other), seed=0)
         found["started"] = dict(other.state_dict())
@@ -148,18 +139,13 @@ def worker(rank: int, folder: Path, port: int) -> None:
                 call()
             except ConfigError as err:
                 found[key] = str(err)
-    torch.save(found, folder / f"rank{rank}.pt")
+    return found
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
-    folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    spawn(worker, args=(folder, port), nprocs=2)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    return run_two(worker, tmp_path_factory.mktemp("two"))
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
