@@ -12,7 +12,7 @@ from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import KINDS, Kind
 from gare_cache.errors import CacheError, FingerprintMismatch
 from gare_cache.files import read_json, write_record
-from gare_cache.project.paths import Workspace
+from gare_cache.project.paths import ENCODER_CONFIG, Workspace
 from gare_cache.project.progress import say
 
 
@@ -171,7 +171,9 @@ def open_features(workspace: Workspace) -> tuple[FeatureCache, dict[str, Any]]:
     if stopped := stopped_extraction(workspace):
         raise CacheError(f"the last extraction stopped: {stopped['message']}")
     if not workspace.features.is_file():
-        raise CacheError(f"{workspace.features} does not exist; run `gare-cache extract` first")
+        own = (workspace.encoder / ENCODER_CONFIG).is_file()
+        command = f"extract --encoder-from {workspace.outputs}" if own else "extract"
+        raise CacheError(f"{workspace.features} does not exist; run `gare-cache {command}` first")
     features = read_json(workspace.features)
     cache = open_cache(workspace.cache_root / features["folder"])
     if difference := _difference(cache, features):

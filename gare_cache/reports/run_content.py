@@ -28,7 +28,7 @@ _REGULARISER_NAMES = {
     "orthogonality": "L_orth",
     "trust_region": "L_tr",
 }
-_ZERO_SHOT_METHOD = "mean pooling of the features, without a trained head"
+_ZERO_SHOT_METHOD = "zero-shot mean pooling of the features"
 # The same behind a method's name, where a table has rows of both rules.
 _SHORT_RULES = {"drop": "left out", "count_as_miss": "as misses"}
 

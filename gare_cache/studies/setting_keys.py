@@ -73,6 +73,7 @@ def stage_changes(
             seed is given in two ways.
     """
     changes = parse_assignments(assignments)
+    read = " and ".join(filter(None, (", ".join(sections[:-1]), sections[-1])))
     for key in changes:
         try:
             check_setting(key)
@@ -80,8 +81,8 @@ def stage_changes(
             raise ConfigError(f"--set: {err}") from err
         if key.partition(".")[0] not in sections:
             raise ConfigError(
-                f"--set {key}: `gare-cache {stage}` reads the settings of {' and '.join(sections)} "
-                "alone; set it in params.yaml and run the stages that read it"
+                f"--set {key}: `gare-cache {stage}` reads the settings of {read} alone; set it in "
+                "params.yaml and run the stages that read it"
             )
     if seed is not None:
         if any(overlap(key, "train.seed") for key in changes):

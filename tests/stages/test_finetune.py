@@ -85,6 +85,10 @@ def test_it_is_a_folder_of_outputs(made: Path, tuned: Path) -> None:
 
 
 def test_the_way_back_into_the_cache(made: Path, tuned: Path) -> None:
+    result = run(made, "evaluate", "-o", "outputs/finetune")
+    assert "run `gare-cache extract --encoder-from outputs/finetune` first" in " ".join(
+        result.output.split()
+    )
     result = run(made, "extract", "--encoder-from", "outputs/finetune")
     assert result.exit_code == 0, result.output
     features = json.loads((tuned / "features.json").read_text())
