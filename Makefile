@@ -53,7 +53,7 @@ format: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,hf,serve,ann,qdrant,tensorboard,dvclive,dev,docs]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dvc,hf,serve,ann,qdrant,ray,tensorboard,dvclive,dev,docs]'
 	touch $@
 
 clean:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gare_cache.extraction.dispatch import Dispatched, Event, Finished, Lost, Started, dispatch
+from gare_cache.cluster.dispatch import Dispatched, Event, Finished, Lost, Started, dispatch
 
 HOUR = 3600.0
 

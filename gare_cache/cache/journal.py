@@ -28,7 +28,7 @@ from gare_cache.errors import CacheError
 from gare_cache.files import append_line, last_line, replacing
 from gare_cache.limits import parse_json, read_bytes
 
-UNITS_FILE = "units.jsonl"
+_NOT_A_RECORD = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _CHECKSUM = re.compile(rb', "line": "([0-9a-f]{8})"\}')
 _CHECKSUM_BYTES = 21
 _DROP = f"run `{DROP_COMMAND}`, then `gare-cache extract` to encode again what it recorded"
@@ -158,6 +158,21 @@ def append(path: Path, record: UnitRecord) -> None:
     append_line(path, _line(record, after=last_line(path)).decode())
 
 
+def last_record(path: Path) -> UnitRecord | None:
+    """Return the last record of a file; None if there is none.
+
+    Raises:
+        CacheError: the line is damaged.
+    """
+    line = last_line(path)
+    if not line:
+        return None
+    try:
+        return _parse(line, None)[0]
+    except _NOT_A_RECORD as err:
+        raise CacheError(f"{path}: the last line is not a journal record ({err}); {_DROP}") from err
+
+
 def read(folder: Path) -> list[UnitRecord]:
     """Read the records of all files of a cache in the order of their sequence numbers.
 
@@ -227,7 +242,7 @@ def _read_file(path: Path) -> Iterator[tuple[UnitRecord | None, DamagedLine | No
     for number, (line, outcomes) in enumerate(zip(lines, _written(path, lines), strict=True), 1):
         try:
             record, after = _parse(line, outcomes)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        except _NOT_A_RECORD as err:
             yield None, DamagedLine(path, number, f"the line is not a journal record ({err})")
         else:
             lost = after not in (None, _checksum(before))

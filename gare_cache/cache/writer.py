@@ -174,8 +174,12 @@ class CacheWriter:
                 checksums=checksums,
                 seconds={**seconds, "write": time.perf_counter() - started},
             )
-            journal.append(self.folder / JOURNAL / _journal_name(self._shard), record)
-        self.tables[pending.kind].apply(record)
+            journal.append(units_file(self.folder, self._shard), record)
+        self.take(record)
+
+    def take(self, record: journal.UnitRecord) -> None:
+        """Take note of a unit that this writer, or a worker that it drives, has committed."""
+        self.tables[record.kind].apply(record)
         if self._on_commit:
             self._on_commit(record)
 
@@ -300,7 +304,13 @@ def drop_units(folder: Path, units: Sequence[tuple[Kind, int]]) -> None:
                 seconds={},
                 dropped=True,
             )
-            journal.append(folder / JOURNAL / _journal_name(None), record)
+            journal.append(units_file(folder, None), record)
+
+
+def units_file(folder: Path, shard: Shard | None) -> Path:
+    """Return the file of the journal that a shard appends to; None is the whole cache's writer."""
+    name = f"worker-{shard.index}-of-{shard.count}.jsonl" if shard else "units.jsonl"
+    return folder / JOURNAL / name
 
 
 def partial_files(folder: Path) -> list[Path]:
@@ -322,10 +332,6 @@ def _not_as_recorded(path: Path) -> CacheError:
         f"{path} does not have the checksum of the journal, so the unit's other rows cannot be "
         f"kept; run `{DROP_COMMAND}`, then `gare-cache extract`"
     )
-
-
-def _journal_name(shard: Shard | None) -> str:
-    return f"worker-{shard.index}-of-{shard.count}.jsonl" if shard else journal.UNITS_FILE
 
 
 def _sweep(folder: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from gare_cache.cluster.ray_pool import Cluster
 
 ParamsFile = Annotated[
     Path,
@@ -32,7 +35,7 @@ Changes = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        metavar="KEY=VALUE",
+        metavar="KEY=VAL",
         help="Change a setting for this command, such as train.epochs=5; may be repeated.",
     ),
 ]
@@ -55,5 +58,54 @@ Trust = Annotated[
         help="Import custom parts that the file names and params.yaml does not: their code runs.",
     ),
 ]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(metavar="NAME", help="local: this machine; ray: the actors of a Ray cluster."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDR",
+        help="HOST:PORT of the Ray cluster's head, or auto: the one this machine is in.",
+        show_default="a Ray of this machine alone",
+    ),
+]
+Actors = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Number of Ray actors.",
+        show_default="one per GPU; without any, one per node",
+    ),
+]
+GpusPerActor = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="GPUs of each Ray actor; 0.5 shares one.",
+        show_default="1 if there are GPUs",
+    ),
+]
 
 DEFAULT_PARAMS = Path("params.yaml")
+
+
+def cluster_of(
+    engine: str, address: str | None, actors: int | None, gpus_per_actor: float | None
+) -> Cluster | None:
+    """Return the cluster that the options name; None for the local engine.
+
+    Raises:
+        ConfigError: options of Ray are given without it, or a number of GPUs is negative.
+    """
+    from gare_cache.cluster.ray_pool import Cluster
+    from gare_cache.errors import ConfigError
+
+    if gpus_per_actor is not None and gpus_per_actor < 0:
+        raise ConfigError(f"--gpus-per-actor is {gpus_per_actor:g}; give 0 or more")
+    if engine == "ray":
+        return Cluster(address, actors or 0, gpus_per_actor)
+    if (address, actors, gpus_per_actor) != (None, None, None):
+        raise ConfigError("--ray-address, --actors and --gpus-per-actor need --engine ray")
+    return None

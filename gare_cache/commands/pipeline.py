@@ -9,14 +9,19 @@ import typer
 
 from gare_cache.commands.options import (
     DEFAULT_PARAMS,
+    Actors,
     Changes,
     Device,
+    Engine,
+    GpusPerActor,
     Outputs,
     ParamsFile,
+    RayAddress,
     Seed,
     Timeout,
     Trust,
     Workers,
+    cluster_of,
 )
 
 
@@ -75,6 +80,10 @@ def extract(
             help="Instead of features, keep the resized frames, to train the encoder on.",
         ),
     ] = False,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = None,
     encoder_from: Annotated[
         Path | None,
         typer.Option(
@@ -102,6 +111,10 @@ def extract(
     own that serves every encoder with the same input: about 1.8 MB for a video of 12 frames of
     224 x 224 pixels. Training an encoder from them decodes no video again.
 
+    With --engine ray, the actors of a Ray cluster are handed the units one by one and write one
+    cache on a file system that they share; --threads and --workers are those of each actor. Workers
+    may be lost and the command may be run again at any time. See docs/scale.md.
+
     Example:
         gare-cache extract --dry-run
     """
@@ -114,6 +127,9 @@ def extract(
         outputs = require_encoder_in(encoder_from, outputs)
     workspace = open_workspace(params, outputs)
     part = parse_shard(shard) if shard else None
+    cluster = cluster_of(engine, ray_address, actors, gpus_per_actor)
+    if cluster and (frames or dry_run):
+        raise ConfigError("--engine ray goes with neither --frames nor --dry-run")
     if frames:
         from gare_cache.stages.extract_frames import estimate_frames, extract_frames
 
@@ -149,6 +165,7 @@ def extract(
         finalise=finalise,
         retry_failed=retry_failed,
         max_failures=max_failures,
+        cluster=cluster,
     )
     if features is not None:
         typer.echo(f"{workspace.features}")

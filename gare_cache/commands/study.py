@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from gare_cache.commands.options import Changes, Device, Outputs, Trust
+from gare_cache.commands.options import (
+    Actors,
+    Changes,
+    Device,
+    Engine,
+    GpusPerActor,
+    Outputs,
+    RayAddress,
+    Trust,
+    cluster_of,
+)
 
 
 def ablate(
@@ -55,6 +65,10 @@ def ablate(
             "auto does where a trial finds it faster.",
         ),
     ] = "auto",
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = None,
 ) -> None:
     """Train the missing runs of a study and compare its variants.
 
@@ -95,6 +109,7 @@ def ablate(
             settings=settings or (),
             trust=trust,
             batched=batched,
+            cluster=cluster_of(engine, ray_address, actors, gpus_per_actor),
         )
     for line in lines:
         typer.echo(line)

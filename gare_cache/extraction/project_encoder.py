@@ -23,7 +23,7 @@ DEMO_MODEL = "demo"
 
 def project_encoder(
     workspace: Workspace,
-    manifest: Manifest,
+    manifest: Manifest | None,
     *,
     device: str,
     precision: str | None = None,
@@ -33,7 +33,7 @@ def project_encoder(
 
     Args:
         workspace: the project.
-        manifest: the items to encode.
+        manifest: the items to encode; None if others have checked that there are some.
         device: where the encoder runs.
         precision: overrides the precision of params.yaml.
         download: whether missing weights are downloaded; otherwise they stay random.
@@ -105,12 +105,12 @@ def project_views(settings: ExtractSettings) -> Views | None:
     return None if settings.views is None else Views(**settings.views.model_dump())
 
 
-def _encoder_settings(workspace: Workspace, manifest: Manifest) -> EncoderSettings:
+def _encoder_settings(workspace: Workspace, manifest: Manifest | None) -> EncoderSettings:
     settings = workspace.params.encoder
     instead = "bring features with `gare-cache import-features`"
     if settings is None:
         raise ConfigError(f"encoder is not set, so nothing can be encoded; set it, or {instead}")
-    if manifest.videos["path"].null_count == len(manifest.videos):
+    if manifest is not None and manifest.videos["path"].null_count == len(manifest.videos):
         raise ConfigError(
             f"the manifest names no video file: dataset.video_roots is empty; set it, or {instead}"
         )

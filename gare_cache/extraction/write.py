@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 
@@ -138,7 +138,19 @@ def _write_videos(
                 commit(unit, encoded)
             faint += encoded.faint
             postponed += encoded.postponed_reasons
-    _say_faint(faint, "frames")
+    say_faint(faint, "frames")
+    raise_postponed(postponed)
+
+
+def raise_postponed(postponed: Sequence[str]) -> None:
+    """Raise an error if videos were postponed for lack of memory.
+
+    Args:
+        postponed: the reasons.
+
+    Raises:
+        EnvironmentFailure: there are some.
+    """
     if postponed:
         raise EnvironmentFailure(
             f"{counted(len(postponed), 'video')} could not be decoded for lack of memory "
@@ -175,10 +187,11 @@ def encode_all_captions(
                 unit, encoded.values, encoded.outcomes, thumbnails={}, seconds=encoded.seconds
             )
             faint += encoded.faint
-    _say_faint(faint, "captions")
+    say_faint(faint, "captions")
 
 
-def _say_faint(faint: Faint, what: str) -> None:
+def say_faint(faint: Faint, what: str) -> None:
+    """Warn of features near zero."""
     if faint.count:
         say(
             f"warning: the features of {faint.count:,} {what} have norms below {FAINT_NORM:g}, "

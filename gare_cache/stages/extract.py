@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from gare_cache.annotations.record import SPLITS
@@ -11,18 +13,21 @@ from gare_cache.cache.copies import copies_across_splits
 from gare_cache.cache.coverage import NOUNS, coverage
 from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.journal import UnitRecord
-from gare_cache.cache.lock import Shard
+from gare_cache.cache.lock import DRIVER, Shard
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import KINDS, MANIFEST
 from gare_cache.cache.writer import open_writer
+from gare_cache.cluster.ray_pool import Cluster
 from gare_cache.encoders.encoder import Encoder
 from gare_cache.errors import CacheError, ConfigError, DecodeError, counted
+from gare_cache.extraction.cluster import encode_on_cluster, wait_for_former_workers
 from gare_cache.extraction.pending import require_nothing_pending, units_left
 from gare_cache.extraction.project_encoder import (
     project_encoder,
     project_identity,
     project_layout,
 )
+from gare_cache.extraction.unit_worker import WorkerSettings
 from gare_cache.extraction.write import encode_all_captions, encode_all_videos
 from gare_cache.manifest.tables import Manifest, read_manifest
 from gare_cache.project.features import cache_folder, write_features, write_stopped
@@ -44,6 +49,7 @@ def extract(
     finalise: bool = False,
     retry_failed: bool = False,
     max_failures: int | None = None,
+    cluster: Cluster | None = None,
 ) -> dict[str, Any] | None:
     """Encode the manifest's items that the cache lacks, then write ``features.json``.
 
@@ -57,6 +63,7 @@ def extract(
         finalise: encode nothing; raise an error if units are left.
         retry_failed: retry the videos that failed in earlier runs.
         max_failures: stop once more videos than this have failed in this run; None never stops.
+        cluster: encode by Ray actors; None encodes in this process.
 
     Returns:
         The content of ``features.json``; None for a shard.
@@ -71,28 +78,36 @@ def extract(
     """
     if finalise and (shard or retry_failed):
         raise ConfigError("--finalise encodes nothing; leave out --shard and --retry-failed")
+    if cluster and (shard or finalise):
+        raise ConfigError("--engine ray hands out all units; leave out --shard and --finalise")
     set_threads(threads)
     manifest = read_manifest(workspace.manifest)
     if workspace.original != workspace.project:
         manifest = manifest.with_files_of(workspace.original)
     _require_train_videos(manifest)
     params = workspace.params
-    encoder = project_encoder(workspace, manifest, device=device)
+    encoder = project_encoder(workspace, manifest, device="cpu" if cluster else device)
     identity = project_identity(workspace, encoder)
     folder = cache_folder(workspace, identity, dict(zip(KINDS, manifest.encodable(), strict=True)))
     say(f"cache {folder}")
-    with open_writer(
+    opened = partial(
+        open_writer,
         folder,
         dataset=params.dataset.name,
         identity=identity,
         layout=project_layout(params.extract, encoder),
         head_start=encoder.head_start(),
         owner=workspace.owner,
-        shard=shard,
         retry_failed=retry_failed,
         on_commit=None if max_failures is None else stop_after(max_failures),
-    ) as writer:
-        if finalise:
+    )
+    if cluster:
+        wait_for_former_workers(folder)
+        told = WorkerSettings(Path.cwd(), workspace, folder, identity, device, threads, workers)
+        with opened(shard=DRIVER) as writer:
+            encode_on_cluster(writer, manifest, cluster, told)
+    with opened(shard=shard) as writer:
+        if finalise or cluster:
             require_nothing_pending(writer, manifest)
         else:
             encode_all_videos(writer, encoder, manifest, params.extract, workers=workers)
@@ -111,9 +126,9 @@ def say_what_is_left(cache: FeatureCache, manifest: Manifest, shard: Shard, comm
     """Say how much of a manifest other shards have left, and which command finalises."""
     left = units_left(cache.tables, manifest)
     if left:
-        say(f"shard {shard} is done; {counted(left, 'unit', 'are')} left to other shards")
+        say(f"{shard} is done; {counted(left, 'unit', 'are')} left to other shards")
     else:
-        say(f"shard {shard} is done, no unit is left; run `{command} --finalise`")
+        say(f"{shard} is done, no unit is left; run `{command} --finalise`")
 
 
 def stop_after(max_failures: int) -> Callable[[UnitRecord], None]:

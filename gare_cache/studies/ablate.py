@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gare_cache.cluster.ray_pool import Cluster
 from gare_cache.errors import ConfigError
 from gare_cache.locks import alone
 from gare_cache.project import ledger
 from gare_cache.project.progress import progress, say
 from gare_cache.studies.batching import Batched, programs_of
+from gare_cache.studies.cluster import run_on_cluster
 from gare_cache.studies.estimate import trial_seconds
 from gare_cache.studies.opening import OpenStudy, open_study
 from gare_cache.studies.plan import PlannedRun, State
@@ -41,6 +44,7 @@ def ablate(
     settings: Sequence[str] = (),
     trust: bool = False,
     batched: Batched = "auto",
+    cluster: Cluster | None = None,
 ) -> list[str]:
     """Train and score a study's missing runs; write its results to ``outputs/studies/<name>/``.
 
@@ -58,6 +62,7 @@ def ablate(
         trust: import custom parts that the study names and the project has not.
         batched: whether runs that differ in seed or scalar settings train together as one batched
             program: ``on``, ``off``, or ``auto``: where a trial finds it faster, with one job.
+        cluster: train by Ray actors; None trains on this machine.
 
     Returns:
         Lines to print: the table, or the plan of a dry run.
@@ -71,6 +76,10 @@ def ablate(
     if batched == "on" and jobs > 1:
         raise ConfigError(
             f"--batched on trains runs in one process, and --jobs is {jobs}; leave one of them out"
+        )
+    if cluster and (batched == "on" or jobs > 1):
+        raise ConfigError(
+            "--engine ray trains one run an actor; leave out --jobs (see --actors) and --batched on"
         )
     opened = open_study(
         study_file,
@@ -86,7 +95,8 @@ def ablate(
             forget_failure(task)
     planned = [_planned(task) for task in opened.tasks]
     trials = _trials(opened.tasks, planned)
-    plan = plan_lines(opened.study, opened.variants, planned, jobs=jobs, trials=trials)
+    parallel = max(1, cluster.actors) if cluster else jobs
+    plan = plan_lines(opened.study, opened.variants, planned, jobs=parallel, trials=trials)
     left = [t for t, run in zip(opened.tasks, planned, strict=True) if run.is_left]
     if final and left:
         raise ConfigError(
@@ -97,28 +107,41 @@ def ablate(
     if dry_run:
         return plan
     with alone(opened.project / ".gare" / "locks", opened.folder, "ablate"):
-        return _run_and_write(opened, left[:limit], plan, jobs=jobs, final=final, batched=batched)
+        execution = _Execution(jobs, cluster)
+        return _run_and_write(opened, left[:limit], plan, execution, final=final, batched=batched)
+
+
+@dataclass(frozen=True)
+class _Execution:
+    """Who executes runs: ``jobs`` processes here, or the actors of a cluster."""
+
+    jobs: int
+    cluster: Cluster | None
+
+    @property
+    def by_workers(self) -> bool:
+        return self.jobs > 1 or self.cluster is not None
 
 
 def _run_and_write(
     opened: OpenStudy,
     left: Sequence[RunTask],
     plan: Sequence[str],
+    execution: _Execution,
     *,
-    jobs: int,
     final: bool,
     batched: Batched,
 ) -> list[str]:
     for line in plan:
         say(line)
-    # Worker processes train their runs alone; what was begun together goes on so, here.
-    alone = [task for task in left if jobs > 1 and task.trained == "solo"]
+    # Workers train their runs alone; what was begun together goes on so, here.
+    alone = [task for task in left if execution.by_workers and task.trained == "solo"]
     rest = [task for task in left if task not in alone]
     opened, programs, others = programs_of(opened, rest, batched)
     others += alone
-    _run(others, jobs=jobs, label=f"runs of {opened.study.name}", programs=programs)
+    _run(others, execution, label=f"runs of {opened.study.name}", programs=programs)
     if final:
-        _score_test(opened, jobs=jobs)
+        _score_test(opened, execution)
     return write_results(opened, "test" if final else "val")
 
 
@@ -147,24 +170,32 @@ def _trials(tasks: Sequence[RunTask], planned: Sequence[PlannedRun]) -> dict[str
 
 def _run(
     tasks: Sequence[RunTask],
+    execution: _Execution,
     *,
-    jobs: int,
     label: str,
     programs: Sequence[Sequence[RunTask]] = (),
 ) -> None:
     total = len(tasks) + sum(map(len, programs))
     if not total:
         return
+    numbers = itertools.count(1)
     with progress(label, total) as advance:
-        for number, task in enumerate(run_all(tasks, jobs=jobs, programs=programs), start=1):
+
+        def ended(task: RunTask) -> None:
             advance(1)
             reason, seconds = read_reason(task), read_seconds(task)
             end = f"failed: {reason}" if reason else "done"
             took = "" if seconds is None else f", trained in {seconds:.1f} s"
-            say(f"[{number}/{total}] {task}: {end}{took}")
+            say(f"[{next(numbers)}/{total}] {task}: {end}{took}")
+
+        here = () if execution.cluster else tasks
+        for task in run_all(here, jobs=execution.jobs, programs=programs):
+            ended(task)
+        if execution.cluster and tasks:
+            run_on_cluster(tasks, execution.cluster, ended=ended)
 
 
-def _score_test(opened: OpenStudy, *, jobs: int) -> None:
+def _score_test(opened: OpenStudy, execution: _Execution) -> None:
     tasks = [replace(task, split=ledger.TEST) for task in opened.tasks if is_done(task)]
     left = [task for task in tasks if not task.scores.is_dir()]
-    _run(left, jobs=jobs, label="test scorings")
+    _run(left, execution, label="test scorings")

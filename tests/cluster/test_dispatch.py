@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.cluster_simulation import Cluster, ideal_seconds, simulate
-from gare_cache.errors import EnvironmentFailure
-from gare_cache.extraction.dispatch import (
+from gare_cache.cluster.dispatch import (
     Dispatched,
     Event,
     Finished,
@@ -17,6 +16,7 @@ from gare_cache.extraction.dispatch import (
     Started,
     dispatch,
 )
+from gare_cache.errors import EnvironmentFailure
 
 CALM = Cluster(workers=20, slow_share=0.0)
 

@@ -1,0 +1,1 @@
+"""Work on many machines: Ray actors that are handed units from one queue."""

@@ -1,0 +1,109 @@
+"""Execute a study's runs by the actors of a Ray cluster that share the project's folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gare_cache.cluster.dispatch import Lost, dispatch
+from gare_cache.cluster.ray_pool import Cluster, RayPool, connected, plan_actors
+from gare_cache.errors import EnvironmentFailure, GareCacheError
+from gare_cache.project.progress import quiet, say
+from gare_cache.reproducibility import set_threads
+from gare_cache.studies.runs import RunTask, execute, record_death
+from gare_cache.studies.workers import KeptSplits
+
+_START_SECONDS = 600.0
+
+
+def run_on_cluster(
+    tasks: Sequence[RunTask], cluster: Cluster, *, ended: Callable[[RunTask], None]
+) -> None:
+    """Execute every task; their folders lie on a file system that all nodes share.
+
+    Args:
+        tasks: in the order in which to start them.
+        cluster: the cluster.
+        ended: called with each when it is finished or has failed.
+
+    Raises:
+        ConfigError: Ray is not installed, or no node has what an actor needs.
+        EnvironmentFailure: the cluster does not answer, no worker starts, or a machine failed.
+    """
+    threads = max(task.params.train.threads for task in tasks)
+
+    def failed(task: RunTask, reason: str) -> None:
+        record_death(task, reason)
+        ended(task)
+
+    with connected(cluster.address) as ray:
+        actors = plan_actors(ray, cluster, threads=threads, workers=1)
+        told = _RunSettings(Path.cwd(), tasks[0].inputs, actors.threads)
+        with closing(RayPool[RunTask](ray, actors, RunWorker, told)) as pool:
+            dispatch(
+                tasks,
+                pool,
+                workers=actors.count,
+                start_seconds=_START_SECONDS,
+                finished=lambda task, _: ended(task),
+                failed=failed,
+                lost=_say_lost,
+            )
+
+
+@dataclass(frozen=True)
+class _RunSettings:
+    """What every worker is told.
+
+    Attributes:
+        start: the driver's current folder, which relative paths start from.
+        inputs: a folder of manifest and features, which every node must see.
+        threads: torch's threads.
+    """
+
+    start: Path
+    inputs: Path
+    threads: int
+
+
+class RunWorker:
+    """Trains and scores runs one by one; errors of the machine are returned, not raised."""
+
+    def __init__(self, settings: _RunSettings, number: int) -> None:
+        """Take the settings; ``open`` does the rest."""
+        self._settings = settings
+        self._kept = KeptSplits()
+
+    def open(self) -> str | GareCacheError:
+        """Check that this node sees the project; return who this is, or what is missing."""
+        told = self._settings
+        try:
+            os.chdir(told.start)
+            os.stat(told.inputs)
+        except OSError as err:
+            return EnvironmentFailure(
+                f"{platform.node()} does not see {err.filename} ({err.strerror}): the project must "
+                "lie on a file system that all nodes share"
+            )
+        return f"pid {os.getpid()} on {platform.node()}"
+
+    def do(self, task: RunTask) -> Any:
+        """Train and score a run; a failure of the run is recorded in its folder."""
+        set_threads(self._settings.threads)
+        try:
+            with quiet():
+                execute(task, load=self._kept.of(task.inputs))
+        except GareCacheError as err:
+            return err
+        except (OSError, MemoryError) as err:
+            return EnvironmentFailure(f"{platform.node()}: {type(err).__name__}: {err}")
+        return True
+
+
+def _say_lost(event: Lost, task: RunTask | None) -> None:
+    say(f"worker {event.worker} is lost ({event.reason})" + (f"; it had {task}" if task else ""))
