@@ -70,6 +70,7 @@ from gare_cache.training.setup import (
 from gare_cache.training.state_file import set_aside_damaged
 
 _MOST_WORKERS = 16
+_OF_THE_START = ("settings", "data", "source", "own")
 
 
 def finetune(
@@ -149,7 +150,7 @@ def _finetune(
         settings,
         features,
         listed_digests(manifest),
-        from_run=started,
+        from_run=started and str(started["run_key"]),
         num_processes=processes.count,
     )
     record = processes.collect(run_record(identity, device))[0]
@@ -211,7 +212,7 @@ def _finetune(
         "coverage": {of.name: of.coverage for of in (setup.train_split, setup.val_split)},
         "best_epoch": state.best_epoch,
         "validation_score": state.best_score,
-        "started_from": {"encoder_id": record["encoder_id"], "run_key": started},
+        "started_from": _started_from(record["encoder_id"], started),
         "encoder_id": made.encoder_id,
     }
     write_run(target.run, head, state, record)
@@ -255,8 +256,8 @@ def _run_folder(workspace: Workspace, from_run: Path | None) -> Path | None:
     return None if named is None else workspace.project / named
 
 
-def _start_from(head: RetrievalHead, run: Path | None, *, encoder_id: str) -> str | None:
-    """Give the head the weights of a run on the cached features; return that run's key."""
+def _start_from(head: RetrievalHead, run: Path | None, *, encoder_id: str) -> dict[str, Any] | None:
+    """Give the head the weights of a run on the cached features; return that run's record."""
     if run is None:
         return None
     file = run_file(run)
@@ -273,7 +274,15 @@ def _start_from(head: RetrievalHead, run: Path | None, *, encoder_id: str) -> st
             "start from a run of the same head, or without one"
         )
     head.load_state_dict(checkpoint.head.state_dict())
-    return str(checkpoint.record["run_key"])
+    return checkpoint.record
+
+
+def _started_from(encoder_id: str, run: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what the record says of the start: encoder, and key and method of a run."""
+    if run is None:
+        return {"encoder_id": encoder_id, "run_key": None}
+    method = {name: run[name] for name in _OF_THE_START if name in run}
+    return {"encoder_id": encoder_id, "run_key": run["run_key"], "run": method}
 
 
 def _setup(

@@ -140,6 +140,8 @@ def test_from_a_run_on_the_cache(made: Path) -> None:
     record = json.loads((made / "outputs/started/run/record.json").read_text())
     of_run = json.loads((made / "outputs/run/record.json").read_text())
     assert record["started_from"]["run_key"] == of_run["run_key"]
+    for entry in ("settings", "data", "source"):
+        assert record["started_from"]["run"][entry] == of_run[entry]
     assert "(lora)" in result.output
     result = finetune(
         made,
