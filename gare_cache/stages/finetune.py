@@ -49,6 +49,7 @@ from gare_cache.stages.training_outputs import (
     open_run_log,
     outcome,
     run_record,
+    training_cost,
     write_run,
 )
 from gare_cache.training.checkpoint import load_checkpoint, require_encoder
@@ -60,7 +61,7 @@ from gare_cache.training.distributed import (
 )
 from gare_cache.training.loop import ignore, train_head
 from gare_cache.training.optimizers import build_optimizer
-from gare_cache.training.peak_memory import peak_memory_bytes, reset_peak_memory
+from gare_cache.training.peak_memory import reset_peak_memory
 from gare_cache.training.settings import TrainSettings
 from gare_cache.training.setup import (
     frames_of_training,
@@ -150,7 +151,7 @@ def _finetune(
         settings,
         features,
         listed_digests(manifest),
-        from_run=started and str(started["run_key"]),
+        from_run=None if started is None else str(started["run_key"]),
         num_processes=processes.count,
     )
     record = processes.collect(run_record(identity, device))[0]
@@ -191,11 +192,7 @@ def _finetune(
             stop=stop,
         )
         lines.finished(state)
-    cost = {
-        "seconds": None if resumed else time.perf_counter() - begun,
-        "peak_memory_bytes": peak_memory_bytes(device),
-        "parameters_trained": sum(parameter.numel() for parameter in setup.parameters),
-    }
+    cost = training_cost(setup, device, run_key=record["run_key"], begun=None if resumed else begun)
     if not first:
         return record
     for folder in (target.encoder, target.run):

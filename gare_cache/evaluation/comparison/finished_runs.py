@@ -207,9 +207,9 @@ def _changed_settings(run: FinishedRun, other: FinishedRun) -> list[tuple[str, A
         _flat({**r.record["settings"], **{name: r.record.get(name) for name in _SAME_FOR_SEEDS}})
         for r in (run, other)
     )
-    starts = [settings.get("started_from.run_key") is not None for settings in (flat, expected)]
-    if starts[0] != starts[1]:
-        return [("whether it starts from a run (finetune.from_run)", *starts)]
+    starts, start_there = (s.get("started_from.run_key") is not None for s in (flat, expected))
+    if starts != start_there:
+        return [("whether it starts from a run (finetune.from_run)", starts, start_there)]
     return [
         (name, flat.get(name), expected.get(name))
         for name in sorted({*flat, *expected} - _OF_THE_SEED)
