@@ -58,8 +58,8 @@ def train(
     """Train a head and write ``run/{head.safetensors, train_log.jsonl, record.json}``.
 
     ``learning_curve.csv`` beside them is the part of the log that DVC plots, ``selection.json`` the
-    score that DVC ranks experiments by without a scoring of test. ``cost.json``, beside ``run/``, has
-    seconds, peak memory and the number of trained weights.
+    score that DVC ranks experiments by without a scoring of test. ``cost.json``, beside ``run/``,
+    has seconds, peak memory and the number of trained weights.
 
     The state after each epoch is kept in a folder of ``workspace.state`` specific to this run key,
     device, machine and versions; an interrupted run resumes from it. Several processes started by
