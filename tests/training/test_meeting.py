@@ -5,8 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
 from gare_cache.training.meeting import Meetings
 from tests.tiny import change_params, workspace
+from tests.training.two_processes import process_of_rank, torchrun, wait_until
 
 OFF = {"weight": 0.0}
 
@@ -109,39 +108,10 @@ def test_torchrun_ends_where_a_process_is_stopped(project: Path, stopped: int) -
     space = workspace(project)
     prepare(space)
     extract(space)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "gare_cache.cli", "train", "--params", str(project / "params.yaml")]
-    with subprocess.Popen(
-        [*command, "--device", "cpu", "--timeout", "5"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as program:
-        try:
-            wait_until(lambda: any(project.glob("**/training.pt")))
-            os.kill(process_of_rank(stopped, program.pid), signal.SIGSTOP)
-            # Five seconds, and the thirty that torchrun leaves a process to end.
-            _, message = program.communicate(timeout=60)
-        finally:
-            program.kill()
+    with torchrun("train", "--device", "cpu", "--timeout", "5", folder=project) as program:
+        wait_until(lambda: any(project.glob("**/training.pt")))
+        os.kill(process_of_rank(stopped, program.pid), signal.SIGSTOP)
+        # Five seconds, and the thirty that torchrun leaves a process to end.
+        _, message = program.communicate(timeout=60)
     assert program.returncode != 0
     assert f"rank {1 - stopped} of 2: rank {stopped} did not come to" in message
-
-
-def process_of_rank(rank: int, parent: int) -> int:
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
-            its_parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if its_parent == parent and f"RANK={rank}".encode() in variables:
-            return int(entry.name)
-    raise AssertionError(f"no process of rank {rank}")
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
