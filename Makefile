@@ -32,6 +32,7 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=2 python benchmarks/extraction.py --videos 32 --rounds 2
 	OMP_NUM_THREADS=1 python benchmarks/search.py $(BENCH) --sizes 10000 --rounds 3
 	python benchmarks/growth.py $(BENCH) --rounds 1
+	python benchmarks/costs.py
 
 # Needs no network: fonts, scripts and styles are part of the site.
 docs: $(VENV)/.installed

@@ -108,9 +108,7 @@ def test_parts_that_do_not_fit_are_refused(
         csv.writer(file).writerows(rows)
     prepare(workspace(project))
     other = part_of(project, tmp_path / "changed", shard=Shard(2, 2))
-    with pytest.raises(
-        CacheError, match="were made from different manifests; run `gare-cache"
-    ):
+    with pytest.raises(CacheError, match="were made from different manifests; run `gare-cache"):
         list(merge_caches(project, [parts[0], other]))
 
     list(merge_caches(project, [parts[0]]))
