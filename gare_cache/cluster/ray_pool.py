@@ -120,7 +120,7 @@ def _require_answer(address: str) -> None:
             "prints it), or auto"
         )
     try:
-        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as err:
         raise EnvironmentFailure(
             f"no Ray cluster answers at {address} ({err}); start one with `ray start --head`, and "
@@ -155,6 +155,22 @@ def plan_actors(ray: Any, cluster: Cluster, *, threads: int, workers: int) -> Ac
             "--workers or --gpus-per-actor"
         )
     return actors
+
+
+def device_of(actors: Actors, asked: str) -> str:
+    """Return the torch device of actors for what the user asked.
+
+    Raises:
+        ConfigError: a GPU is asked for, and the actors have none.
+    """
+    if actors.gpus:
+        return asked
+    if asked not in ("auto", "cpu"):
+        raise ConfigError(
+            f"--device is {asked}, and the actors have no GPUs: the cluster has none, or "
+            "--gpus-per-actor is 0"
+        )
+    return "cpu"
 
 
 class RayPool(Generic[Unit]):

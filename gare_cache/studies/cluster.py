@@ -6,12 +6,12 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gare_cache.cluster.dispatch import Lost, dispatch
-from gare_cache.cluster.ray_pool import Cluster, RayPool, connected, plan_actors
+from gare_cache.cluster.ray_pool import Cluster, RayPool, connected, device_of, plan_actors
 from gare_cache.errors import EnvironmentFailure, GareCacheError
 from gare_cache.project.progress import quiet, say
 from gare_cache.reproducibility import set_threads
@@ -43,10 +43,11 @@ def run_on_cluster(
 
     with connected(cluster.address) as ray:
         actors = plan_actors(ray, cluster, threads=threads, workers=1)
+        placed = [replace(task, device=device_of(actors, task.device)) for task in tasks]
         told = _RunSettings(Path.cwd(), tasks[0].inputs, actors.threads)
         with closing(RayPool[RunTask](ray, actors, RunWorker, told)) as pool:
             dispatch(
-                tasks,
+                placed,
                 pool,
                 workers=actors.count,
                 start_seconds=_START_SECONDS,
