@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic
 
 from gare_cache.cluster.dispatch import Event, Finished, Lost, Started, Unit
@@ -171,6 +173,28 @@ def device_of(actors: Actors, asked: str) -> str:
             "--gpus-per-actor is 0"
         )
     return "cpu"
+
+
+def who() -> str:
+    """Name this process, for messages of the driver."""
+    return f"pid {os.getpid()} on {platform.node()}"
+
+
+def go_to(start: Path, *needed: Path) -> None:
+    """Take the driver's current folder, which relative paths start from.
+
+    Raises:
+        EnvironmentFailure: this node does not see it, or one of the paths that are needed.
+    """
+    try:
+        os.chdir(start)
+        for path in needed:
+            os.stat(path)
+    except OSError as err:
+        raise EnvironmentFailure(
+            f"{platform.node()} does not see {err.filename} ({err.strerror}), which the driver "
+            "does: the project must lie on a file system that all nodes share"
+        ) from err
 
 
 class RayPool(Generic[Unit]):
