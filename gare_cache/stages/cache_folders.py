@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gare_cache.cache.coverage import NOUNS
 from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.folders import (
     MERGING,
@@ -145,7 +146,8 @@ def merge_caches(project: Path, parts: Sequence[Path]) -> Iterator[str]:
         yield f"{part}: {counted(of.rows, 'item')} taken, {of.known:,} known already"
     left = {kind: open_cache(target).counts(kind)["pending"] for kind in KINDS}
     if any(left.values()):
-        yield f"{target}: {left['video']:,} videos and {left['text']:,} captions are still missing"
+        videos, captions = (counted(left[kind], NOUNS[kind]) for kind in KINDS)
+        yield f"{target}: {videos} and {captions} are still missing"
     else:
         yield f"{target}: nothing is missing; run `gare-cache extract --finalise`"
 
