@@ -63,6 +63,9 @@ class Actors:
         """Processors that each reserves."""
         return max(self.threads, self.workers)
 
+    def __str__(self) -> str:
+        return _resources(self.cpus, self.gpus)
+
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
@@ -152,9 +155,8 @@ def plan_actors(ray: Any, cluster: Cluster, *, threads: int, workers: int) -> Ac
     actors = Actors(count, each, threads or share, workers or min(share, _MOST_DECODERS))
     if not any(node.get("CPU", 0) >= actors.cpus and node.get("GPU", 0) >= each for node in nodes):
         raise ConfigError(
-            f"an actor needs {counted(actors.cpus, 'processor')} and {each:g} GPUs, and no node of "
-            f"the cluster has that many ({all_cpus:g} and {all_gpus:g} in all); lower --threads, "
-            "--workers or --gpus-per-actor"
+            f"an actor needs {actors}, and no node has that (the cluster has "
+            f"{_resources(all_cpus, all_gpus)}); lower --threads, --workers or --gpus-per-actor"
         )
     return actors
 
@@ -303,6 +305,11 @@ class RayPool(Generic[Unit]):
                     "so it may still write; end its process and run again"
                 )
         return lost
+
+
+def _resources(cpus: float, gpus: float) -> str:
+    of_gpus = "1 GPU" if gpus == 1 else f"{gpus:g} GPUs" if gpus else "no GPU"
+    return f"{counted(int(cpus), 'processor')} and {of_gpus}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -64,10 +64,7 @@ def encode_on_cluster(
     """
     with connected(cluster.address) as ray:
         actors = plan_actors(ray, cluster, threads=settings.threads, workers=settings.workers)
-        say(
-            f"{counted(actors.count, 'actor')} of {counted(actors.cpus, 'processor')} and "
-            f"{actors.gpus:g} GPUs"
-        )
+        say(f"{counted(actors.count, 'actor')} of {actors}")
         told = replace(
             settings,
             device=device_of(actors, settings.device),
