@@ -11,9 +11,10 @@ from gare_cache.commands.options import DEFAULT_PARAMS, Device, Outputs, ParamsF
 
 
 def info(params: ParamsFile = DEFAULT_PARAMS, outputs: Outputs = None) -> None:
-    """Show what the project's cache holds.
+    """Show what the project's caches hold.
 
-    Prints its identity, the coverage of every split, sizes, the seconds spent and the failures.
+    Prints identity, the coverage of every split, sizes, the seconds spent and the failures; and
+    coverage, size and state of the cache of frames, if there is one.
 
     Example:
         gare-cache info
@@ -30,7 +31,7 @@ def verify(
         str | None,
         typer.Argument(
             help="Name of a cache under the cache root, or its path.",
-            show_default="the project's cache",
+            show_default="the project's caches",
         ),
     ] = None,
     drop_damaged: Annotated[
@@ -40,7 +41,9 @@ def verify(
     reextract: Annotated[
         int,
         typer.Option(
-            min=0, metavar="N", help="Encode N random videos and captions again and compare."
+            min=0,
+            metavar="N",
+            help="Encode N random videos and captions again, decode cached frames again; compare.",
         ),
     ] = 0,
     seed: Annotated[
@@ -50,11 +53,12 @@ def verify(
     outputs: Outputs = None,
     device: Device = "auto",
 ) -> None:
-    """Check a whole cache for damage.
+    """Check whole caches for damage.
 
-    Rereads everything: checksums, sizes, counts, NaN, norms and the digests of the videos. Each
-    fault is printed with its file, unit, rows and remedy; the exit code is 2 if there is any. With
-    --reextract, cosines between the cached features and new ones are printed.
+    They are those of the project's features and frames, or the one named. Rereads everything:
+    checksums, sizes, counts, NaN, norms and the digests of the videos. Each fault is printed with
+    its file, unit, rows and remedy; the exit code is 2 if there is any. With --reextract, cosines
+    between the cached features and new ones are printed; frames must be equal.
 
     Example:
         gare-cache verify --reextract 20

@@ -1,9 +1,10 @@
-"""Encode cached items again and compare the features with those in the cache."""
+"""Encode or decode cached items again and compare with what is in the cache."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gare_cache.cache.reader import FeatureCache
-from gare_cache.cache.schema import KINDS, LENGTHS, PATCHES, VIEWS, WORDS, Kind
+from gare_cache.cache.schema import KINDS, LENGTHS, PATCHES, PIXELS, VIEWS, WORDS, Kind
+from gare_cache.encoders.augmentation import Views
 from gare_cache.encoders.encoder import Encoder
+from gare_cache.encoders.preprocessing import Preprocessing
 from gare_cache.encoders.settings import ExtractSettings
 from gare_cache.errors import counted
-from gare_cache.extraction.decode import decode_in_workers
+from gare_cache.extraction.decode import DecodedVideo, decode_in_workers
 from gare_cache.extraction.encode import encode_captions, encode_videos
+from gare_cache.extraction.frame_cache import gather_frames
 from gare_cache.extraction.project_encoder import project_views
 from gare_cache.manifest.tables import Manifest
 from gare_cache.project.progress import progress
@@ -28,12 +32,12 @@ _WORKERS = 2
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Features of an item in the cache compared with the same item encoded again.
+    """An item of the cache compared with the same item encoded, or its frames decoded, again.
 
     Attributes:
         kind: ``video`` or ``text``.
         item: id of the video or caption.
-        cosines: one per feature vector; empty if there is nothing to compare.
+        cosines: one per feature vector; empty for frames, and if there is nothing to compare.
         equal: whether all bits are equal.
         reason: why the item could not be encoded again or compared; else None.
     """
@@ -46,13 +50,17 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether the item was compared and every cosine is at least 0.99."""
-        return self.reason is None and float(self.cosines.min()) >= _LEAST_COSINE
+        """Whether the item was compared and every cosine is at least 0.99, or frames are equal."""
+        if self.reason is not None or not self.cosines.size:
+            return self.equal
+        return float(self.cosines.min()) >= _LEAST_COSINE
 
     def __str__(self) -> str:
         if self.reason is not None:
             return f"{self.kind} {self.item}: {self.reason}"
         bits = "bit for bit equal" if self.equal else "not bit for bit equal"
+        if not self.cosines.size:
+            return f"{self.kind} {self.item}: {bits}"
         return (
             f"{self.kind} {self.item}: cosine min {self.cosines.min():.6f} mean "
             f"{self.cosines.mean():.6f}, {bits}"
@@ -85,6 +93,85 @@ def encode_again(
     ]
 
 
+def decode_again(
+    cache: FeatureCache,
+    manifest: Manifest,
+    preprocessing: Preprocessing,
+    settings: ExtractSettings,
+    *,
+    count: int,
+    seed: int,
+) -> list[Comparison]:
+    """Decode random videos of a cache of frames again; pixels, times and number must be equal.
+
+    Args:
+        cache: the frames; preprocessing and settings are those it was made with.
+        manifest: paths of the videos.
+        preprocessing: how frames are resized.
+        settings: of the extraction.
+        count: number of videos.
+        seed: random seed of the choice.
+    """
+    sources = _choose(cache, manifest, count=count, seed=seed)["video"]
+    ids = [source["video_id"] for source in sources]
+    with (
+        _decoding(sources, settings, preprocessing) as decoded,
+        progress("decode again", len(sources)) as advance,
+    ):
+        again = gather_frames(range(len(ids)), decoded, layout=cache.layout, on_video=advance)
+    stored: dict[str, Sequence[Any]] = {
+        PIXELS: cache.pixels(ids),
+        "video/times": list(cache.times(ids, cache.layout.max_frames)),
+        "video/num_frames": list(cache.num_frames(ids)),
+    }
+    return [
+        _compare_frames(
+            id_,
+            {name: np.asarray(values[i]) for name, values in stored.items()},
+            {name: again.values[name][i] for name in stored},
+            reason=again.outcomes[i].reason,
+        )
+        for i, id_ in enumerate(ids)
+    ]
+
+
+def _compare_frames(
+    id_: str,
+    stored: dict[str, npt.NDArray[Any]],
+    repeated: dict[str, npt.NDArray[Any]],
+    *,
+    reason: str | None,
+) -> Comparison:
+    differing = [name for name in stored if stored[name].tobytes() != repeated[name].tobytes()]
+    if reason is None and PIXELS in differing:
+        apart = stored[PIXELS] != repeated[PIXELS]  # (F, H, W, 3)
+        frames = counted(int(apart.any(axis=(1, 2, 3)).sum()), "frame", "differ")
+        largest = np.abs(stored[PIXELS].astype(int) - repeated[PIXELS]).max()
+        reason = f"{frames} from the cache, by up to {largest} of 255"
+    elif reason is None and differing:
+        reason = f"{differing[0]} differs from the cache"
+    return Comparison("video", id_, np.empty(0), equal=reason is None, reason=reason)
+
+
+def _decoding(
+    sources: list[dict[str, Any]],
+    settings: ExtractSettings,
+    preprocessing: Preprocessing,
+    views: Views | None = None,
+) -> AbstractContextManager[Iterator[DecodedVideo]]:
+    return decode_in_workers(
+        sources,
+        sampler=settings.sampler,
+        max_frames=settings.max_frames_cached,
+        preprocessing=preprocessing,
+        workers=_WORKERS,
+        deadline_seconds=settings.deadline_seconds,
+        most_pixels=settings.max_frame_pixels,
+        memory_bytes=settings.worker_memory_bytes,
+        views=views,
+    )
+
+
 def _choose(
     cache: FeatureCache, manifest: Manifest, *, count: int, seed: int
 ) -> dict[Kind, list[dict[str, Any]]]:
@@ -114,17 +201,7 @@ def _compare_videos(
 ) -> Iterator[Comparison]:
     rows = range(len(sources))
     with (
-        decode_in_workers(
-            sources,
-            sampler=settings.sampler,
-            max_frames=settings.max_frames_cached,
-            preprocessing=encoder.preprocessing,
-            workers=_WORKERS,
-            deadline_seconds=settings.deadline_seconds,
-            most_pixels=settings.max_frame_pixels,
-            memory_bytes=settings.worker_memory_bytes,
-            views=project_views(settings),
-        ) as decoded,
+        _decoding(sources, settings, encoder.preprocessing, project_views(settings)) as decoded,
         progress("encode again", len(sources)) as advance,
     ):
         encoded = encode_videos(

@@ -18,6 +18,7 @@ from gare_cache.config import (
     with_changes,
 )
 from gare_cache.errors import ConfigError
+from gare_cache.files import read_json
 from gare_cache.locks import alone
 from gare_cache.own import own_names, use_project
 from gare_cache.project.progress import say
@@ -69,6 +70,19 @@ class Workspace:
     def run(self) -> Path:
         """Folder of the trained head."""
         return self.outputs / "run"
+
+    @property
+    def cost(self) -> Path:
+        """Path of what ``train`` cost.
+
+        It is no part of ``run``, whose bytes are those of every repetition, as DVC expects.
+        """
+        return self.outputs / "cost.json"
+
+    def cost_of(self, run_key: str) -> dict[str, Any]:
+        """Return what ``cost`` holds of a run; empty if it holds none, or another run's."""
+        cost: dict[str, Any] = read_json(self.cost) if self.cost.is_file() else {}
+        return cost if cost.get("run_key") == run_key else {}
 
     @property
     def encoder(self) -> Path:

@@ -16,7 +16,10 @@ _TITLES = {ZERO_SHOT: "zero shot", HEAD: "head"}
 
 
 def finetuned_section(
-    tuned: SplitResult, frozen: SplitResult | None, cost: Mapping[str, Any]
+    tuned: SplitResult,
+    frozen: SplitResult | None,
+    cost: Mapping[str, Any],
+    frozen_cost: Mapping[str, Any],
 ) -> TableSection:
     """Return zero shot and head of the encoder before and after its finetuning.
 
@@ -24,6 +27,7 @@ def finetuned_section(
         tuned: the scores of the finetuning.
         frozen: those of the project's own outputs; None where there are none.
         cost: content of the finetuning's ``cost.json``.
+        frozen_cost: of the training of the project's own outputs; empty if it is not known.
     """
     header = [
         *("Encoder", "Method"),
@@ -43,11 +47,15 @@ def finetuned_section(
             "and are left out; score both in the same way."
         )
     else:
-        rows += _rows("frozen", frozen, {})
-        notes.append("Time and memory of trainings on the cache stand in a study's table.")
+        rows += _rows("frozen", frozen, frozen_cost)
+        if not frozen_cost:
+            notes.append(
+                "Nothing is known of what the head on the frozen encoder cost: another version "
+                "trained it, or a study with other runs as one program."
+            )
     notes.append(
-        "Trained: number of weights; time and peak memory are those of the training; no time for "
-        "one that was stopped and resumed."
+        "Trained: number of weights; time and peak memory are those of the training, without the "
+        "extraction; no time for one that was stopped and resumed."
     )
     rows += _rows("finetuned", tuned, cost)
     return TableSection(header, rows, notes)

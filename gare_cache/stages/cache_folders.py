@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gare_cache.cache.coverage import NOUNS
 from gare_cache.cache.disk import environment_errors
+from gare_cache.cache.faults import frame_errors
 from gare_cache.cache.folders import (
     MERGING,
     cache_folders,
@@ -52,6 +53,22 @@ def find_folder(workspace: Workspace, name: str | None) -> Path:
         f"{wanted}; name one of those under {workspace.cache_root} ({present}), or run "
         "`gare-cache extract`"
     )
+
+
+def find_folders(workspace: Workspace, name: str | None) -> list[Path]:
+    """Return the folder of a name; for None those of features and of frames, as far as named.
+
+    Raises:
+        CacheError: as ``find_folder``.
+    """
+    if name is not None or not workspace.frames.is_file():
+        return [find_folder(workspace, name)]
+    of_frames = str(read_json(workspace.frames)["folder"])
+    with frame_errors(workspace.cache_root / of_frames):
+        folders = [find_folder(workspace, of_frames)]
+    if workspace.features.is_file() or workspace.stopped.is_file():
+        folders.insert(0, find_folder(workspace, None))
+    return folders
 
 
 def list_caches(project: Path) -> Iterator[str]:

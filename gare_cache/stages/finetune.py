@@ -49,6 +49,7 @@ from gare_cache.stages.training_outputs import (
     open_run_log,
     outcome,
     run_record,
+    training_cost,
     write_run,
 )
 from gare_cache.training.checkpoint import load_checkpoint, require_encoder
@@ -60,7 +61,7 @@ from gare_cache.training.distributed import (
 )
 from gare_cache.training.loop import ignore, train_head
 from gare_cache.training.optimizers import build_optimizer
-from gare_cache.training.peak_memory import peak_memory_bytes, reset_peak_memory
+from gare_cache.training.peak_memory import reset_peak_memory
 from gare_cache.training.settings import TrainSettings
 from gare_cache.training.setup import (
     frames_of_training,
@@ -70,6 +71,7 @@ from gare_cache.training.setup import (
 from gare_cache.training.state_file import set_aside_damaged
 
 _MOST_WORKERS = 16
+_OF_THE_START = ("settings", "data", "source", "own")
 
 
 def finetune(
@@ -149,7 +151,7 @@ def _finetune(
         settings,
         features,
         listed_digests(manifest),
-        from_run=started,
+        from_run=None if started is None else str(started["run_key"]),
         num_processes=processes.count,
     )
     record = processes.collect(run_record(identity, device))[0]
@@ -190,11 +192,7 @@ def _finetune(
             stop=stop,
         )
         lines.finished(state)
-    cost = {
-        "seconds": None if resumed else time.perf_counter() - begun,
-        "peak_memory_bytes": peak_memory_bytes(device),
-        "parameters_trained": sum(parameter.numel() for parameter in setup.parameters),
-    }
+    cost = training_cost(setup, device, run_key=record["run_key"], begun=None if resumed else begun)
     if not first:
         return record
     for folder in (target.encoder, target.run):
@@ -211,7 +209,7 @@ def _finetune(
         "coverage": {of.name: of.coverage for of in (setup.train_split, setup.val_split)},
         "best_epoch": state.best_epoch,
         "validation_score": state.best_score,
-        "started_from": {"encoder_id": record["encoder_id"], "run_key": started},
+        "started_from": _started_from(record["encoder_id"], started),
         "encoder_id": made.encoder_id,
     }
     write_run(target.run, head, state, record)
@@ -255,8 +253,8 @@ def _run_folder(workspace: Workspace, from_run: Path | None) -> Path | None:
     return None if named is None else workspace.project / named
 
 
-def _start_from(head: RetrievalHead, run: Path | None, *, encoder_id: str) -> str | None:
-    """Give the head the weights of a run on the cached features; return that run's key."""
+def _start_from(head: RetrievalHead, run: Path | None, *, encoder_id: str) -> dict[str, Any] | None:
+    """Give the head the weights of a run on the cached features; return that run's record."""
     if run is None:
         return None
     file = run_file(run)
@@ -273,7 +271,15 @@ def _start_from(head: RetrievalHead, run: Path | None, *, encoder_id: str) -> st
             "start from a run of the same head, or without one"
         )
     head.load_state_dict(checkpoint.head.state_dict())
-    return str(checkpoint.record["run_key"])
+    return checkpoint.record
+
+
+def _started_from(encoder_id: str, run: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what the record says of the start: encoder, and key and method of a run."""
+    if run is None:
+        return {"encoder_id": encoder_id, "run_key": None}
+    method = {name: run[name] for name in _OF_THE_START if name in run}
+    return {"encoder_id": encoder_id, "run_key": run["run_key"], "run": method}
 
 
 def _setup(

@@ -6,12 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from gare_cache.cache.coverage import NOUNS, coverage
-from gare_cache.cache.folders import folder_bytes
+from gare_cache.cache.faults import for_frames
+from gare_cache.cache.folders import folder_bytes, summarise
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import FEATURES, KINDS, THUMBNAILS, WORDS, Kind
-from gare_cache.errors import counted
+from gare_cache.errors import CacheError, counted
+from gare_cache.files import read_json
 from gare_cache.manifest.tables import read_manifest
-from gare_cache.project.features import open_features, stopped_extraction
+from gare_cache.project.features import features_faults, open_features, stopped_extraction
 from gare_cache.project.paths import Workspace
 
 _MEGABYTE = 2**20
@@ -26,11 +28,22 @@ _MUCH_WAITING = 0.1
 
 
 def describe(workspace: Workspace) -> Iterator[tuple[str, str]]:
-    """Yield (name, value) lines about the extraction named by ``features.json``, or a stopped one.
+    """Yield (name, value) lines on the features, or a stopped extraction, and on the frames.
+
+    They are the caches that ``features.json`` and ``frames.json`` name.
 
     Raises:
-        CacheError: nothing was extracted.
+        CacheError: no features were extracted; behind the lines on frames.
     """
+    try:
+        yield from _features(workspace)
+    except CacheError:
+        yield from _frames(workspace)
+        raise
+    yield from _frames(workspace)
+
+
+def _features(workspace: Workspace) -> Iterator[tuple[str, str]]:
     if stopped := stopped_extraction(workspace):
         yield "extraction", f"stopped: {stopped['message']}"
         cache = open_cache(workspace.cache_root / stopped["folder"])
@@ -57,6 +70,26 @@ def describe(workspace: Workspace) -> Iterator[tuple[str, str]]:
     yield from _decoders(cache)
     for id_, reason in cache.failures().items():
         yield f"failed {id_}", reason
+
+
+def _frames(workspace: Workspace) -> Iterator[tuple[str, str]]:
+    if not workspace.frames.is_file():
+        return
+    folder = workspace.cache_root / read_json(workspace.frames)["folder"]
+    summary = summarise(folder)
+    state = summary.state
+    yield "frames folder", str(folder)
+    if summary.counts:
+        cache = open_cache(folder)
+        yield "frames", f"{summary.content}, up to {cache.layout.max_frames} a video, uint8"
+        yield "frames rows", summary.counts
+        for kind, split, held, listed in coverage(cache, read_manifest(workspace.manifest)):
+            if kind == "video":
+                yield f"frames {split} videos", f"{held:,} of {listed:,} decoded"
+        for fault in features_faults(workspace, cache):
+            state = for_frames(str(fault), folder)
+    yield "frames size", _megabytes(summary.num_bytes)
+    yield "frames state", state
 
 
 def _sizes(cache: FeatureCache) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +218,14 @@ def _finetuned(workspace: Workspace, result: SplitResult) -> TableSection | None
     """Return the encoder before and after, if this run has finetuned it."""
     if not (workspace.run / "cost.json").is_file():
         return None
-    frozen = workspace.project / "outputs" / "evaluation" / "metrics.json"
+    own = replace(workspace, outputs=workspace.project / "outputs", inputs=None)
+    scored = own.evaluation / "metrics.json"
+    frozen = _read_result(scored) if scored.is_file() else None
     return finetuned_section(
         result,
-        _read_result(frozen) if frozen.is_file() else None,
+        frozen,
         read_json(workspace.run / "cost.json"),
+        {} if frozen is None else own.cost_of(frozen.run_key),
     )
 
 

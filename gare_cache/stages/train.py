@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from gare_cache.data.batches import num_batches
 from gare_cache.data.split import SplitLoader, load_split
 from gare_cache.errors import counted
-from gare_cache.files import canonical_digest
+from gare_cache.files import canonical_digest, write_record
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import open_features
 from gare_cache.project.paths import Workspace
@@ -24,6 +25,7 @@ from gare_cache.stages.training_outputs import (
     open_run_log,
     outcome,
     run_record,
+    training_cost,
     write_log,
     write_run,
 )
@@ -34,6 +36,7 @@ from gare_cache.training.distributed import (
     process_group,
 )
 from gare_cache.training.loop import Training, TrainingSetup, TrainingState, ignore, train_head
+from gare_cache.training.peak_memory import reset_peak_memory
 from gare_cache.training.setup import (
     Trained,
     listed_digests,
@@ -55,7 +58,8 @@ def train(
     """Train a head and write ``run/{head.safetensors, train_log.jsonl, record.json}``.
 
     ``learning_curve.csv`` beside them is the part of the log that DVC plots, ``selection.json`` the
-    score that DVC ranks experiments by without a scoring of test.
+    score that DVC ranks experiments by without a scoring of test. ``cost.json``, beside ``run/``,
+    has seconds, peak memory and the number of trained weights.
 
     The state after each epoch is kept in a folder of ``workspace.state`` specific to this run key,
     device, machine and versions; an interrupted run resumes from it. Several processes started by
@@ -173,11 +177,13 @@ def _train(
     say_epochs: bool,
 ) -> dict[str, Any]:
     settings = workspace.params.train
+    reset_peak_memory(target)
     prepared = _prepare(workspace, target, processes, load, held)
     setup, state_folder = prepared.setup, prepared.state_folder
     steps = num_batches(len(setup.train_split.text), settings.batch_size)
     first = processes.rank == 0
     state_file = state_folder / "training.pt"
+    resumed = state_file.exists()
     lines = EpochLines(
         state_folder / "train_log.jsonl",
         epochs=settings.epochs,
@@ -185,11 +191,12 @@ def _train(
         tracker=open_run_log(
             workspace,
             prepared.record,
-            resumed=state_file.exists(),
+            resumed=resumed,
             followed=first and say_epochs,
         ),
     )
     shown = progress("train", settings.epochs * steps) if first else nullcontext(lambda _: None)
+    begun = time.perf_counter()
     with lines, shown as advance:
         state = train_head(
             setup,
@@ -201,7 +208,13 @@ def _train(
             on_resume=lines.resumed if first else ignore,
         )
         lines.finished(state)
-    return _finish(prepared, state, first=first)
+    key = prepared.record["run_key"]
+    cost = training_cost(setup, target, run_key=key, begun=None if resumed else begun)
+    record = _finish(prepared, state, first=first)
+    # A training that had ended is published again at once, at no cost of its own.
+    if first and not (resumed and workspace.cost_of(key)):
+        write_record(workspace.cost, cost)
+    return record
 
 
 def _prepare(

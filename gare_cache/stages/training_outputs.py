@@ -19,7 +19,8 @@ from gare_cache.project.progress import say
 from gare_cache.reproducibility import provenance
 from gare_cache.training.checkpoint import save_checkpoint
 from gare_cache.training.loggers import RunLog
-from gare_cache.training.loop import TrainingState
+from gare_cache.training.loop import TrainingSetup, TrainingState
+from gare_cache.training.peak_memory import peak_memory_bytes
 from gare_cache.training.setup import run_key
 
 
@@ -44,6 +45,25 @@ def write_run(
     )
     write_json(folder / "selection.json", _selection(state))
     write_record(folder / "record.json", record)
+
+
+def training_cost(
+    setup: TrainingSetup, device: torch.device, *, run_key: str, begun: float | None
+) -> dict[str, Any]:
+    """Return what a training that has ended cost, for ``cost.json``; it belongs to no identity.
+
+    Args:
+        setup: of the training.
+        device: where it ran; the peak is that since ``reset_peak_memory``.
+        run_key: of the run.
+        begun: of ``time.perf_counter``; None for a resumed training, whose time is not known.
+    """
+    return {
+        "run_key": run_key,
+        "seconds": None if begun is None else time.perf_counter() - begun,
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "parameters_trained": sum(parameter.numel() for parameter in setup.parameters),
+    }
 
 
 def write_log(path: Path, state: TrainingState) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,19 +20,23 @@ from gare_cache.cache.writer import drop_units
 from gare_cache.errors import (
     AnnotationError,
     CacheError,
-    ConfigError,
     FingerprintMismatch,
     UnreadableFile,
     counted,
 )
-from gare_cache.extraction.again import Comparison, encode_again
+from gare_cache.extraction.again import Comparison, decode_again, encode_again
+from gare_cache.extraction.frame_cache import (
+    frames_identity,
+    frames_manifest,
+    project_preprocessing,
+)
 from gare_cache.extraction.project_encoder import project_encoder, project_identity
 from gare_cache.files import canonical_digest
 from gare_cache.manifest.tables import read_manifest
 from gare_cache.project.features import features_faults
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import progress
-from gare_cache.stages.cache_folders import find_folder
+from gare_cache.stages.cache_folders import find_folders
 
 
 def verify(
@@ -39,14 +46,33 @@ def verify(
 
     Args:
         workspace: the project.
-        name: folder below the root of caches, or a path; None takes that of ``features.json``.
+        name: folder below the root of caches, or a path; None takes those of ``features.json`` and
+            ``frames.json``.
         drop_damaged: delete the records of damaged units, so that extract encodes them again.
 
     Raises:
         CacheError: after the last line, if faults remain; or there is no cache, or it is being
             written.
     """
-    folder = find_folder(workspace, name)
+    for_each = partial(_verify, workspace, drop_damaged=drop_damaged)
+    yield from _all_of(find_folders(workspace, name), for_each)
+
+
+def _all_of(folders: Sequence[Path], check: Callable[[Path], Iterator[str]]) -> Iterator[str]:
+    """Yield what a check says of each folder; raise its errors behind the last one's lines."""
+    errors: list[CacheError] = []
+    for folder in folders:
+        try:
+            yield from check(folder)
+        except CacheError as err:
+            errors.append(err)
+    if len(errors) > 1:
+        raise CacheError("; and ".join(map(str, errors)))
+    if errors:
+        raise errors[0]
+
+
+def _verify(workspace: Workspace, folder: Path, *, drop_damaged: bool) -> Iterator[str]:
     refuse_while_written(folder)
     with progress("verify", num_steps(folder)) as advance:
         verification = verify_cache(folder, on_step=advance)
@@ -96,39 +122,47 @@ def reextract(
 ) -> Iterator[str]:
     """Encode random videos and captions again; yield how well the cache agrees, line by line.
 
+    Videos of a cache of frames are decoded again, and their frames must be equal.
+
     Args:
         workspace: the project.
-        name: folder below the root of caches, or a path; None takes that of ``features.json``.
+        name: folder below the root of caches, or a path; None takes those of ``features.json`` and
+            ``frames.json``.
         count: number of videos, and of captions.
         seed: random seed of the choice.
         device: where the encoder runs.
 
     Raises:
-        ConfigError: the cache holds frames.
         FingerprintMismatch: params.yaml describes another extraction than the cache's.
-        CacheError: after the last line, if an item cannot be encoded again or a cosine is below
-            0.99: the cache does not hold the features of these files.
+        CacheError: after the last line, if an item cannot be encoded again, a cosine is below
+            0.99, or frames differ: the cache does not hold the features of these files.
     """
-    cache = open_cache(find_folder(workspace, name))
+    check = partial(_reextract, workspace, count=count, seed=seed, device=device)
+    yield from _all_of(find_folders(workspace, name), check)
+
+
+def _reextract(
+    workspace: Workspace, folder: Path, *, count: int, seed: int, device: str
+) -> Iterator[str]:
+    cache = open_cache(folder)
+    settings = workspace.params.extract
     if cache.layout.height:
-        raise ConfigError(
-            f"{cache.folder} holds frames, which no encoder made; leave out --reextract, verify "
-            "compares the videos by their digests"
-        )
-    manifest = read_manifest(workspace.manifest)
-    encoder = project_encoder(workspace, manifest, device=device)
-    expected = canonical_digest(project_identity(workspace, encoder))
-    if expected != cache.extraction_id:
-        raise FingerprintMismatch(
-            f"{cache.folder} is extraction {cache.extraction_id[:12]}, params.yaml describes "
-            f"{expected[:12]}; restore the settings that the cache was made with"
-        )
-    comparisons = encode_again(
-        cache, manifest, encoder, workspace.params.extract, count=count, seed=seed
-    )
+        manifest = frames_manifest(workspace)
+        preprocessing = project_preprocessing(workspace, manifest)
+        _require_settings_of(cache, frames_identity(settings, preprocessing))
+        comparisons = decode_again(cache, manifest, preprocessing, settings, count=count, seed=seed)
+    else:
+        manifest = read_manifest(workspace.manifest)
+        encoder = project_encoder(workspace, manifest, device=device)
+        _require_settings_of(cache, project_identity(workspace, encoder))
+        comparisons = encode_again(cache, manifest, encoder, settings, count=count, seed=seed)
     yield from map(str, comparisons)
-    for kind in KINDS:
-        yield from _agreement(kind, [c for c in comparisons if c.kind == kind])
+    if cache.layout.height:
+        videos, equal = counted(len(comparisons), "video"), sum(c.agrees for c in comparisons)
+        yield f"frames: {videos} decoded again, {equal} bit for bit equal"
+    else:
+        for kind in KINDS:
+            yield from _agreement(kind, [c for c in comparisons if c.kind == kind])
     bad = [comparison for comparison in comparisons if not comparison.agrees]
     if bad:
         raise CacheError(
@@ -136,6 +170,15 @@ def reextract(
             "their sources "
             f"give; the first: {bad[0]}. Run `gare-cache verify`; if it finds nothing, move the "
             "cache away and extract again"
+        )
+
+
+def _require_settings_of(cache: FeatureCache, identity: dict[str, Any]) -> None:
+    expected = canonical_digest(identity)
+    if expected != cache.extraction_id:
+        raise FingerprintMismatch(
+            f"{cache.folder} is extraction {cache.extraction_id[:12]}, params.yaml describes "
+            f"{expected[:12]}; restore the settings that the cache was made with"
         )
 
 

@@ -137,6 +137,69 @@ def test_seeds_of_one_method_learnt_from_the_same_with_the_same_code(
     assert code == 2
     assert f"{key}" in err
     assert "is not another seed of" in err
+    assert ("train all seeds with one version" in err) == (key == "source")
+
+
+def finetuned(folder: Path, *, seed: int, start: int | None, **changes: Any) -> Path:
+    """Write a finetuning of a seed that starts from the frozen run of a seed, as finetune does."""
+    write_run(folder, ranks(seed), seed=seed)
+    file = folder / "run" / "record.json"
+    record = json.loads(file.read_text())
+    path = None if start is None else f"frozen_{start}/run"
+    record["settings"]["finetune"] = {"encoder": "lora", "from_run": path}
+    record |= {"encoder_id": f"made by seed {seed}", "from_run": start and f"key {start}"}
+    origin: dict[str, Any] = {"encoder_id": "frozen", "run_key": None}
+    if start is not None:
+        settings = {"train": {"seed": start, "epochs": 10}}
+        origin |= {"run_key": f"key {start}", "run": {"settings": settings, "source": "x"}}
+    record["started_from"] = origin
+    for dotted, value in changes.items():
+        *parents, last = dotted.split("__")
+        inner = record
+        for name in parents:
+            inner = inner[name]
+        inner[last] = value
+    file.write_text(json.dumps(record))
+    return folder
+
+
+@pytest.mark.parametrize("starts", [(1, 2), (1, 1), (None, None)])
+def test_seeds_of_a_finetuning_have_their_own_encoders_and_starts(
+    tmp_path: Path, starts: tuple[int | None, int | None]
+) -> None:
+    a, also = (
+        finetuned(tmp_path / f"a{number}", seed=number, start=start)
+        for number, start in enumerate(starts)
+    )
+    b = write_run(tmp_path / "b", ranks(7), seed=7)
+    code, out, err = compare(a, b, "--also-a", also)
+    assert (code, err) == (0, "")
+    assert "Student's t over videos and seeds (2 of A, 1 of B)" in out
+
+
+@pytest.mark.parametrize(
+    ("start", "changes", "named"),
+    [
+        (2, {"settings__finetune__encoder": "full"}, "finetune.encoder is 'full'"),
+        (2, {"started_from__encoder_id": "another"}, "started_from.encoder_id is 'another'"),
+        (
+            2,
+            {"started_from__run__settings__train__epochs": 3},
+            "started_from.run.settings.train.epochs is 3",
+        ),
+        (2, {"started_from__run__source": "y"}, "started_from.run.source is 'y'"),
+        (None, {}, "whether it starts from a run (finetune.from_run) is False"),
+    ],
+)
+def test_finetunings_of_other_settings_or_starts_are_no_seeds_of_one(
+    tmp_path: Path, start: int | None, changes: dict[str, Any], named: str
+) -> None:
+    a = finetuned(tmp_path / "a", seed=1, start=1)
+    also = finetuned(tmp_path / "also", seed=2, start=start, **changes)
+    b = write_run(tmp_path / "b", ranks(7), seed=7)
+    code, _, err = compare(a, b, "--also-a", also)
+    assert code == 2
+    assert named in err
 
 
 def test_scores_of_another_head_or_version_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import PIXELS
 from gare_cache.cache.verify import verify_cache
 from gare_cache.encoders.augmentation import augment_frames
-from gare_cache.errors import CacheError, ConfigError, DecodeError, FingerprintMismatch
+from gare_cache.errors import CacheError, DecodeError, FingerprintMismatch
 from gare_cache.extraction.frame_cache import (
     frames_identity,
     frames_manifest,
@@ -33,7 +33,9 @@ from gare_cache.extraction.training_frames import (
 )
 from gare_cache.files import read_json, write_record
 from gare_cache.stages.cache_folders import collect_garbage, list_caches, pack_cache, unpack_cache
+from gare_cache.stages.extract import extract
 from gare_cache.stages.extract_frames import estimate_frames, extract_frames
+from gare_cache.stages.info import describe
 from gare_cache.stages.prepare import prepare
 from gare_cache.stages.verify import reextract, verify
 from tests.stages.extraction import arrays, assert_equal_bytes, run_command
@@ -284,8 +286,91 @@ def test_damage_is_found_refused_and_mended(project: Path) -> None:
     extract_frames(workspace(project), workers=1)
     assert_equal_bytes(arrays(project), before)
     assert list(verify(workspace(project), folder.name))[-1] == "faults: 0"
-    with pytest.raises(ConfigError, match="holds frames"):
-        list(reextract(workspace(project), folder.name, count=1))
+
+
+def written_anew(project: Path, video: str, name: str, change: Any) -> None:
+    """Change a cached value of a video and give it a right checksum, as another decoder would."""
+    (folder,) = (project / "cache").iterdir()
+    cache = open_cache(folder)
+    (row,) = cache.rows("video", [video])
+    spec = next(spec for spec in cache.layout.arrays("video") if spec.name == name)
+    chunk = read_chunk(folder, spec, row // 4, unit_rows=4).copy()
+    change(chunk[row % 4])
+    write_chunk(folder, spec, row // 4, chunk)
+    checksums = {**cache.tables["video"].checksums[row // 4], name: checksum(chunk)}
+    append(
+        folder / "journal" / "units.jsonl",
+        UnitRecord(99, "video", row // 4, [], checksums, {}),
+    )
+
+
+def test_frames_are_decoded_again_and_compared_exactly(project: Path) -> None:
+    space = workspace(project)
+    lines = list(reextract(space, count=50))
+    assert lines[-1] == "frames: 13 videos decoded again, 13 bit for bit equal"
+    assert "video train1: bit for bit equal" in lines
+    (folder,) = (project / "cache").iterdir()
+    assert len(list(reextract(space, folder.name, count=2))) == 3
+
+    def one_bit(pixels: Any) -> None:
+        pixels[1, 3, 4, 2] ^= 1
+
+    written_anew(project, "train1", PIXELS, one_bit)
+    with pytest.raises(CacheError, match=r"1 of 13 items .* video train1: 1 frame differs from"):
+        list(reextract(space, count=50))
+    written_anew(project, "train1", PIXELS, one_bit)
+
+    def later(times: Any) -> None:
+        times[0] += 0.5
+
+    written_anew(project, "train2", "video/times", later)
+    with pytest.raises(CacheError, match=r"video train2: video/times differs from the cache"):
+        list(reextract(space, count=50))
+    change_params(project, extract__sampler="segment_centre")
+    with pytest.raises(FingerprintMismatch, match="restore the settings"):
+        list(reextract(workspace(project), count=1))
+
+
+def test_info_and_verify_take_both_caches_of_a_project(project: Path) -> None:
+    space = workspace(project)
+    (frames,) = (project / "cache").iterdir()
+    with pytest.raises(CacheError, match=r"features\.json does not exist"):
+        list(describe(space))
+    assert [line for line in verify(space) if line.startswith(str(frames))]
+
+    extract(space, device="cpu", workers=1)
+    lines = dict(describe(space))
+    assert lines["frames folder"] == str(frames) != lines["folder"]
+    assert lines["frames"] == f"frames of 32 x 32 px, up to {MOST} a video, uint8"
+    assert lines["frames rows"] == "video 13 ok 1 failed"
+    assert lines["frames val videos"] == "2 of 3 decoded"
+    assert "frames val captions" not in lines
+    assert lines["frames size"].endswith(" MB")
+    assert lines["frames state"] == "complete"
+    found = list(verify(space))
+    assert found.count("faults: 0") == 2
+    assert any(line.startswith(lines["folder"]) for line in found)
+    assert any(line.startswith("frames: 2 videos") for line in reextract(space, count=2))
+
+    # What is wrong with one is no reason not to look at the other.
+    chunk = next(path for path in sorted(frames.rglob("c/**/*")) if path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(CacheError, match=f"faults in {frames}"):
+        list(verify(space))
+    features = Path(lines["folder"])
+    for path in sorted(features.rglob("c/**/*")):
+        if path.is_file():
+            content = bytearray(path.read_bytes())
+            content[0] ^= 1
+            path.write_bytes(content)
+            break
+    with pytest.raises(CacheError, match=f"faults in {features}.*; and faults in {frames}"):
+        list(verify(space))
+    shutil.rmtree(frames)
+    lines = dict(describe(space))
+    assert lines["frames state"].startswith("unreadable: ")
+    with pytest.raises(CacheError, match=f"no cache '{frames.name}'.*{COMMAND}"):
+        list(verify(space))
 
 
 def test_pixels_on_padding_are_a_fault_though_their_checksum_is_right(project: Path) -> None:

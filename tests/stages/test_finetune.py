@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from gare_cache.cli import app
+from gare_cache.files import read_json, write_record
 from gare_cache.finetuning.towers import Towers
 from gare_cache.stages.extract import extract
 from gare_cache.stages.prepare import prepare
@@ -129,6 +130,22 @@ def test_the_way_back_into_the_cache(made: Path, tuned: Path) -> None:
         [encoder, method] for encoder in ("frozen", "finetuned") for method in ("zero shot", "head")
     ]
     assert "finetuned (full) from" in text
+    cells = {
+        tuple(cell.strip() for cell in line.split("|")[1:3]): line.split("|")[-4:-1]
+        for line in section.splitlines()
+        if line.startswith("| frozen") or line.startswith("| finetuned")
+    }
+    cost = read_json(made / "outputs" / "cost.json")
+    trained, spent, memory = (cell.strip() for cell in cells["frozen", "head"])
+    assert trained == f"{cost['parameters_trained']:,}"
+    assert spent == f"{cost['seconds'] / 60:,.1f} min"
+    assert memory == f"{cost['peak_memory_bytes'] / 1e9:.1f} GB"
+    assert [cell.strip() for cell in cells["frozen", "zero shot"]] == ["—"] * 3
+    # The cost of another run than the one that was scored is not shown.
+    write_record(made / "outputs" / "cost.json", cost | {"run_key": "another"})
+    assert run(made, "report", "-o", "outputs/finetune").exit_code == 0
+    assert "Nothing is known of what the head" in (tuned / "report" / "report.md").read_text()
+    write_record(made / "outputs" / "cost.json", cost)
     page = (tuned / "report" / "report.html").read_text()
     assert '<section id="finetuned">' in page
 
@@ -140,6 +157,8 @@ def test_from_a_run_on_the_cache(made: Path) -> None:
     record = json.loads((made / "outputs/started/run/record.json").read_text())
     of_run = json.loads((made / "outputs/run/record.json").read_text())
     assert record["started_from"]["run_key"] == of_run["run_key"]
+    for entry in ("settings", "data", "source"):
+        assert record["started_from"]["run"][entry] == of_run[entry]
     assert "(lora)" in result.output
     result = finetune(
         made,

@@ -21,6 +21,8 @@ def contents(outputs: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(outputs.rglob("*")):
         name = str(path.relative_to(outputs))
+        if name == "cost.json":
+            continue  # time and memory
         if name.startswith("report/") or path.is_dir():
             found[name] = path.exists()  # a report shows how often the test split was scored
         elif path.suffix == ".json":

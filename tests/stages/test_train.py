@@ -106,7 +106,7 @@ def test_other_outputs_use_the_projects_features_and_say_so(
     for command in ("train", "evaluate", "report", "info"):
         assert said in run_command(command, *there), command
     names = {path.name for path in (extracted / "outputs-b").iterdir()}
-    assert names == {"run", "evaluation", "report", "state"}
+    assert names == {"run", "cost.json", "evaluation", "report", "state"}
     assert len((extracted / "outputs-b/run/train_log.jsonl").read_text().splitlines()) == 2
     run = gare_cache.load_run("outputs-b")
     assert len(run.video_ids()) == 14
@@ -123,6 +123,29 @@ def test_training_writes_the_metrics_that_experiments_are_ranked_by(extracted: P
     assert selection["score"] == record["validation_score"]
     assert selection["epoch"] == record["best_epoch"]
     assert selection["score"] == (selection["t2v R@1"] + selection["v2t R@1"]) / 2
+
+
+def test_what_a_training_cost_stands_beside_the_run_and_in_no_part_of_it(extracted: Path) -> None:
+    space = workspace(extracted)
+    record = train(space)
+    first = read_json(space.cost)
+    head = gare_cache.load_run(space.outputs).head
+    assert first["parameters_trained"] == sum(p.numel() for p in head.parameters())
+    assert first["seconds"] > 0
+    assert first["peak_memory_bytes"] is None or first["peak_memory_bytes"] > 1e6
+    assert first["run_key"] == record["run_key"]
+    of_run = {path.name: path.read_bytes() for path in space.run.iterdir()}
+    assert not any(b"peak_memory" in content for content in of_run.values())
+
+    train(space)  # published again from its state, at no cost of its own
+    assert read_json(space.cost) == first
+    space.cost.unlink()
+    train(space)
+    assert read_json(space.cost)["seconds"] is None
+    assert {path.name: path.read_bytes() for path in space.run.iterdir()} == of_run
+
+    change_params(extracted, train__seed=5)
+    assert train(workspace(extracted))["run_key"] == read_json(space.cost)["run_key"]
 
 
 def test_a_second_training_of_the_same_outputs_is_refused(extracted: Path) -> None:

@@ -18,8 +18,21 @@ from gare_cache.files import read_json, read_parquet
 _PROTOCOL = ("split", "captions", "missing", "v2t_convention")
 
 # Entries of a run's record, beside its settings, that seeds of one method share; device and
-# version may differ.
-_SAME_FOR_SEEDS = ("extraction_id", "data", "source", "own")
+# version may differ. The extraction of a finetuning is that of the encoder it starts from.
+_SAME_FOR_SEEDS = ("extraction_id", "data", "source", "own", "started_from")
+
+# What the seed decides: itself, and which run, of the same method, a finetuning starts from.
+_OF_THE_SEED = {
+    "train.seed",
+    "finetune.from_run",
+    "started_from.run_key",
+    "started_from.run.settings.train.seed",
+}
+
+_OTHER_CODE = (
+    " (the digest of the code that trained: another version of gare-cache); train all seeds with "
+    "one version"
+)
 
 
 class NotComparable(GareCacheError, ValueError):
@@ -133,6 +146,10 @@ def require_same_test(run: FinishedRun, other: FinishedRun) -> None:
 def require_seeds_of_one_method(runs: Sequence[FinishedRun]) -> None:
     """Raise an error if the records show that runs are not different seeds of one method.
 
+    A finetuning is told by its settings and by what it starts from, not by the encoder that it
+    made, whose weights are an effect of the seed. So is the run that it starts from: its path, its
+    key and its seed may differ, but not whether there is one, nor how and on what it was trained.
+
     Raises:
         NotComparable: a folder or a seed is given twice, or a setting other than the seed differs.
     """
@@ -147,9 +164,10 @@ def require_seeds_of_one_method(runs: Sequence[FinishedRun]) -> None:
                 )
             seen[key] = run
         for name, value, expected in _changed_settings(run, runs[0]):
+            advice = _OTHER_CODE if name.endswith("source") else ""
             raise NotComparable(
                 f"{run.folder} is not another seed of {runs[0].folder}: {name} is {value!r}, there "
-                f"it is {expected!r}"
+                f"it is {expected!r}{advice}"
             )
 
 
@@ -189,9 +207,12 @@ def _changed_settings(run: FinishedRun, other: FinishedRun) -> list[tuple[str, A
         _flat({**r.record["settings"], **{name: r.record.get(name) for name in _SAME_FOR_SEEDS}})
         for r in (run, other)
     )
+    starts, start_there = (s.get("started_from.run_key") is not None for s in (flat, expected))
+    if starts != start_there:
+        return [("whether it starts from a run (finetune.from_run)", starts, start_there)]
     return [
         (name, flat.get(name), expected.get(name))
-        for name in sorted({*flat, *expected} - {"train.seed"})
+        for name in sorted({*flat, *expected} - _OF_THE_SEED)
         if flat.get(name) != expected.get(name)
     ]
 
