@@ -24,7 +24,7 @@ test: $(VENV)/.installed
 
 # Tables on the terminal and in benchmarks/results, on the machine as it is: quiet, or the ratios alone count.
 bench: $(VENV)/.installed
-	python benchmarks/training_step.py --rounds 5
+	python benchmarks/training_step.py --rounds 3
 	python benchmarks/training_run.py --forms "no gap module" GARE "GARE, bfloat16"
 	OMP_NUM_THREADS=1 python benchmarks/batched_training.py --threads 1 --rounds 2
 	python benchmarks/exact_scoring.py --rounds 1
@@ -32,6 +32,7 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=2 python benchmarks/extraction.py --videos 32 --rounds 2
 	OMP_NUM_THREADS=1 python benchmarks/search.py $(BENCH) --sizes 10000 --rounds 3
 	python benchmarks/growth.py $(BENCH) --rounds 1
+	python benchmarks/costs.py
 
 # Needs no network: fonts, scripts and styles are part of the site.
 docs: $(VENV)/.installed

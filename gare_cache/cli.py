@@ -52,6 +52,7 @@ CACHE_PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "gc": caches.collect_garbage,
         "pack": caches.pack,
         "unpack": caches.unpack,
+        "merge": caches.merge,
     }
 }
 

@@ -31,6 +31,8 @@ from gare_cache.files import PARTIAL_SUFFIX, replacing
 _CONTENT = frozenset([FEATURES, JOURNAL, HEAD_START, MANIFEST, THUMBNAILS, *TABLES.values()])
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*-[0-9a-f]{12}")
 
+MERGING = "merging-"  # begins the names of folders in a root in which parts are unpacked
+
 
 @dataclass(frozen=True)
 class FolderSummary:
@@ -115,8 +117,8 @@ def leftovers(root: Path, named: set[str]) -> list[tuple[Path, str]]:
         named: names of the folders that a features.json refers to.
 
     Returns:
-        Cache folders that are not named, interrupted unpackings, and temporary files of killed
-        writers; nothing in a folder that is being written.
+        Cache folders that are not named, interrupted unpackings and merges, and temporary files of
+        killed writers; nothing in a folder that is being written.
     """
     removable = []
     for folder in cache_folders(root):
@@ -128,7 +130,8 @@ def leftovers(root: Path, named: set[str]) -> list[tuple[Path, str]]:
             removable.append((folder, "no features.json names it"))
         else:
             removable += [(path, "a killed writer left it") for path in partial_files(folder)]
-    return removable
+    unpacked = sorted(root.glob(f"{MERGING}*"))
+    return removable + [(path, "parts of a merge, unless one is at work") for path in unpacked]
 
 
 def remove(path: Path) -> int:
@@ -149,12 +152,13 @@ def remove(path: Path) -> int:
         return size
 
 
-def pack(folder: Path, file: Path) -> None:
-    """Write a finished cache into one uncompressed tar; the same cache gives the same bytes.
+def pack(folder: Path, file: Path, *, part: bool = False) -> None:
+    """Write a cache into one uncompressed tar; the same cache gives the same bytes.
 
     Args:
         folder: the cache folder.
         file: the tar file to create; must not exist.
+        part: also pack an unfinished cache, such as that of a shard, for ``merge``.
 
     Raises:
         CacheError: the cache is unfinished, damaged or being written, or ``file`` exists.
@@ -164,8 +168,11 @@ def pack(folder: Path, file: Path) -> None:
         raise CacheError(f"{file} exists; choose another name, or remove it first")
     refuse_while_written(folder)
     cache = open_cache(folder)
-    if not is_complete(cache):
-        raise CacheError(f"{folder} is not finished; run `gare-cache extract`, then pack it")
+    if not part and not is_complete(cache):
+        raise CacheError(
+            f"{folder} is not finished; run `gare-cache extract`, then pack it, or pack it with "
+            "--part for `gare-cache cache merge`"
+        )
     faults = verify_cache(folder, sources=False).faults
     if faults:
         raise CacheError(f"{folder} is damaged: {faults[0]}")

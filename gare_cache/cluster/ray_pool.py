@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic
 
 from gare_cache.cluster.dispatch import Event, Finished, Lost, Started, Unit
@@ -60,6 +62,9 @@ class Actors:
     def cpus(self) -> int:
         """Processors that each reserves."""
         return max(self.threads, self.workers)
+
+    def __str__(self) -> str:
+        return _resources(self.cpus, self.gpus)
 
 
 @contextmanager
@@ -120,7 +125,7 @@ def _require_answer(address: str) -> None:
             "prints it), or auto"
         )
     try:
-        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as err:
         raise EnvironmentFailure(
             f"no Ray cluster answers at {address} ({err}); start one with `ray start --head`, and "
@@ -150,11 +155,48 @@ def plan_actors(ray: Any, cluster: Cluster, *, threads: int, workers: int) -> Ac
     actors = Actors(count, each, threads or share, workers or min(share, _MOST_DECODERS))
     if not any(node.get("CPU", 0) >= actors.cpus and node.get("GPU", 0) >= each for node in nodes):
         raise ConfigError(
-            f"an actor needs {counted(actors.cpus, 'processor')} and {each:g} GPUs, and no node of "
-            f"the cluster has that many ({all_cpus:g} and {all_gpus:g} in all); lower --threads, "
-            "--workers or --gpus-per-actor"
+            f"an actor needs {actors}, and no node has that (the cluster has "
+            f"{_resources(all_cpus, all_gpus)}); lower --threads, --workers or --gpus-per-actor"
         )
     return actors
+
+
+def device_of(actors: Actors, asked: str) -> str:
+    """Return the torch device of actors for what the user asked.
+
+    Raises:
+        ConfigError: a GPU is asked for, and the actors have none.
+    """
+    if actors.gpus:
+        return asked
+    if asked not in ("auto", "cpu"):
+        raise ConfigError(
+            f"--device is {asked}, and the actors have no GPUs: the cluster has none, or "
+            "--gpus-per-actor is 0"
+        )
+    return "cpu"
+
+
+def who() -> str:
+    """Name this process, for messages of the driver."""
+    return f"pid {os.getpid()} on {platform.node()}"
+
+
+def go_to(start: Path, *needed: Path) -> None:
+    """Take the driver's current folder, which relative paths start from.
+
+    Raises:
+        EnvironmentFailure: this node does not see it, or one of the paths that are needed.
+    """
+    try:
+        os.chdir(start)
+        for path in needed:
+            os.stat(path)
+    except OSError as err:
+        raise EnvironmentFailure(
+            f"{platform.node()} does not see {err.filename} ({err.strerror}), which the driver "
+            "does: the project must lie on a file system that all nodes share"
+        ) from err
 
 
 class RayPool(Generic[Unit]):
@@ -263,6 +305,11 @@ class RayPool(Generic[Unit]):
                     "so it may still write; end its process and run again"
                 )
         return lost
+
+
+def _resources(cpus: float, gpus: float) -> str:
+    of_gpus = "1 GPU" if gpus == 1 else f"{gpus:g} GPUs" if gpus else "no GPU"
+    return f"{counted(int(cpus), 'processor')} and {of_gpus}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -121,7 +121,7 @@ def export_features(
 
 
 def cache() -> None:
-    """List, clean, pack and unpack feature caches.
+    """List, clean, pack, unpack and merge feature caches.
 
     Caches lie in cache/ beside the settings, or in $GARE_CACHE_ROOT. See docs/cache.md.
 
@@ -179,6 +179,9 @@ def pack(
     file: Annotated[Path, typer.Argument(help="Tar file to write.")],
     params: ParamsFile = DEFAULT_PARAMS,
     outputs: Outputs = None,
+    part: Annotated[
+        bool, typer.Option("--part", help="Also pack an unfinished cache, for cache merge.")
+    ] = False,
 ) -> None:
     """Pack a finished cache into one tar file.
 
@@ -190,7 +193,7 @@ def pack(
     from gare_cache.project.paths import open_workspace
     from gare_cache.stages.cache_folders import pack_cache
 
-    pack_cache(open_workspace(params, outputs, borrow=True), folder, file)
+    pack_cache(open_workspace(params, outputs, borrow=True), folder, file, part=part)
     typer.echo(f"{file}")
 
 
@@ -208,3 +211,24 @@ def unpack(
     from gare_cache.stages.cache_folders import unpack_cache
 
     typer.echo(f"{unpack_cache(params.parent, file)}")
+
+
+def merge(
+    parts: Annotated[
+        list[Path], typer.Argument(help="Cache folders, or tar files of cache pack --part.")
+    ],
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Join parts of one extraction that were written apart.
+
+    Each part is verified; videos and captions that the cache under the cache root lacks are taken
+    from it. For machines without a shared file system: extract --shard i/n on each, then cache
+    pack --part, copy the files to one place, merge them, and run extract --finalise.
+
+    Example:
+        gare-cache cache merge part1.tar part2.tar
+    """
+    from gare_cache.stages.cache_folders import merge_caches
+
+    for line in merge_caches(params.parent, parts):
+        typer.echo(line)

@@ -14,7 +14,7 @@ from gare_cache.cache.lock import worker as part
 from gare_cache.cache.schema import KINDS
 from gare_cache.cache.writer import CacheWriter, units_file
 from gare_cache.cluster.dispatch import Lost, dispatch
-from gare_cache.cluster.ray_pool import Actors, Cluster, RayPool, connected, plan_actors
+from gare_cache.cluster.ray_pool import Actors, Cluster, RayPool, connected, device_of, plan_actors
 from gare_cache.errors import EnvironmentFailure, counted
 from gare_cache.extraction.encode import Faint
 from gare_cache.extraction.unit_worker import (
@@ -56,20 +56,18 @@ def encode_on_cluster(
         settings: what every actor is told; 0 threads or decoding processes take its share.
 
     Raises:
-        ConfigError: Ray is not installed, or no node has what an actor needs.
+        ConfigError: Ray is not installed, no node has what an actor needs, or a GPU is asked for
+            and the actors have none.
         EnvironmentFailure: the cluster does not answer, no worker starts, videos need more memory
             than there is, or workers die of captions.
         GareCacheError: what stopped a worker.
     """
     with connected(cluster.address) as ray:
         actors = plan_actors(ray, cluster, threads=settings.threads, workers=settings.workers)
-        say(
-            f"{counted(actors.count, 'actor')} of {counted(actors.cpus, 'processor')} and "
-            f"{actors.gpus:g} GPUs"
-        )
+        say(f"{counted(actors.count, 'actor')} of {actors}")
         told = replace(
             settings,
-            device=settings.device if actors.gpus else "cpu",
+            device=device_of(actors, settings.device),
             threads=actors.threads,
             workers=actors.workers,
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gare_cache.cache.journal import UnitRecord
 from gare_cache.cache.lock import DRIVER, is_at_work, worker
 from gare_cache.cache.writer import CacheWriter, PendingUnit, open_writer
+from gare_cache.cluster.ray_pool import go_to, who
 from gare_cache.errors import EnvironmentFailure, FingerprintMismatch, GareCacheError
 from gare_cache.extraction.decode import decode_in_workers
 from gare_cache.extraction.encode import EncodedUnit, Faint, encode_captions, encode_videos
@@ -102,7 +103,7 @@ class UnitWorker:
         except GareCacheError as err:
             self._stack.close()
             return err
-        return f"pid {os.getpid()} on {platform.node()}"
+        return who()
 
     def do(self, job: UnitJob) -> UnitDone | GareCacheError:
         """Do a unit and commit it; return what became of it, or why the extraction must stop."""
@@ -125,13 +126,7 @@ class UnitWorker:
 
     def _open(self) -> None:
         told = self._settings
-        try:
-            os.chdir(told.start)
-        except OSError as err:
-            raise EnvironmentFailure(
-                f"{platform.node()} does not see {told.start} ({err.strerror}), where the driver "
-                "was started: project and caches must lie on a file system that all nodes share"
-            ) from err
+        go_to(told.start)
         if not is_at_work(told.folder, DRIVER):
             raise EnvironmentFailure(
                 f"{platform.node()} does not see the driver's lock in {told.folder}: the folder "

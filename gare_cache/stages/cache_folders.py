@@ -1,13 +1,17 @@
-"""Stages of `gare-cache cache`: list, clean, pack and unpack caches."""
+"""Stages of `gare-cache cache`: list, clean, pack, unpack and merge caches."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gare_cache.cache.coverage import NOUNS
+from gare_cache.cache.disk import environment_errors
 from gare_cache.cache.faults import frame_errors
 from gare_cache.cache.folders import (
+    MERGING,
     cache_folders,
     folder_bytes,
     leftovers,
@@ -17,10 +21,14 @@ from gare_cache.cache.folders import (
     summarise,
     unpack,
 )
-from gare_cache.cache.identity import cache_root, original_project, owner_id
-from gare_cache.errors import CacheError
+from gare_cache.cache.identity import cache_root, original_project, owner_id, project_owner
+from gare_cache.cache.merge import merge, num_units
+from gare_cache.cache.reader import open_cache
+from gare_cache.cache.schema import KINDS
+from gare_cache.errors import CacheError, counted
 from gare_cache.files import read_json
 from gare_cache.project.paths import Workspace
+from gare_cache.project.progress import progress
 
 _NAMING_FILES = ("features.json", "extraction_stopped.json", "frames.json")
 _MEGABYTE = 2**20
@@ -117,14 +125,48 @@ def collect_garbage(project: Path, outputs: Sequence[Path], *, remove_them: bool
         )
 
 
-def pack_cache(workspace: Workspace, name: str, file: Path) -> None:
+def pack_cache(workspace: Workspace, name: str, file: Path, *, part: bool = False) -> None:
     """Pack a cache, given as for ``find_folder``, into one file; see ``folders.pack``."""
-    pack(find_folder(workspace, name), file)
+    pack(find_folder(workspace, name), file, part=part)
 
 
 def unpack_cache(project: Path, file: Path) -> Path:
     """Unpack a cache into the project's root of caches and return its folder."""
     return unpack(file, cache_root(project))
+
+
+def merge_caches(project: Path, parts: Sequence[Path]) -> Iterator[str]:
+    """Join caches of one extraction in the project's root of caches, and say what came of each.
+
+    Args:
+        project: folder of params.yaml.
+        parts: cache folders, or files of ``pack_cache``, which are unpacked and verified first.
+
+    Raises:
+        CacheError, EnvironmentFailure: as ``unpack`` and ``merge``.
+    """
+    root = cache_root(project)
+    missing = next((part for part in parts if not part.exists()), None)
+    if missing is not None:
+        raise CacheError(f"there is no {missing}; give cache folders or files of `cache pack`")
+    with environment_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=MERGING, dir=root) as temporary:
+        folders = [
+            part if part.is_dir() else unpack(part, Path(temporary) / str(number))
+            for number, part in enumerate(parts)
+        ]
+        with progress("merge units", num_units(folders)) as advance:
+            owner = project_owner(original_project(project))
+            target, taken = merge(folders, root, owner, on_unit=advance)
+    for part, of in zip(parts, taken, strict=True):
+        yield f"{part}: {counted(of.rows, 'item')} taken, {of.known:,} known already"
+    left = {kind: open_cache(target).counts(kind)["pending"] for kind in KINDS}
+    if any(left.values()):
+        videos, captions = (counted(left[kind], NOUNS[kind]) for kind in KINDS)
+        yield f"{target}: {videos} and {captions} are still missing"
+    else:
+        yield f"{target}: nothing is missing; run `gare-cache extract --finalise`"
 
 
 def _named(project: Path, root: Path, outputs: Sequence[Path]) -> set[str]:

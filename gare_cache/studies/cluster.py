@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gare_cache.cluster.dispatch import Lost, dispatch
-from gare_cache.cluster.ray_pool import Cluster, RayPool, connected, plan_actors
+from gare_cache.cluster.ray_pool import (
+    Cluster,
+    RayPool,
+    connected,
+    device_of,
+    go_to,
+    plan_actors,
+    who,
+)
 from gare_cache.errors import EnvironmentFailure, GareCacheError
 from gare_cache.project.progress import quiet, say
 from gare_cache.reproducibility import set_threads
@@ -43,10 +50,11 @@ def run_on_cluster(
 
     with connected(cluster.address) as ray:
         actors = plan_actors(ray, cluster, threads=threads, workers=1)
+        placed = [replace(task, device=device_of(actors, task.device)) for task in tasks]
         told = _RunSettings(Path.cwd(), tasks[0].inputs, actors.threads)
         with closing(RayPool[RunTask](ray, actors, RunWorker, told)) as pool:
             dispatch(
-                tasks,
+                placed,
                 pool,
                 workers=actors.count,
                 start_seconds=_START_SECONDS,
@@ -81,16 +89,11 @@ class RunWorker:
 
     def open(self) -> str | GareCacheError:
         """Check that this node sees the project; return who this is, or what is missing."""
-        told = self._settings
         try:
-            os.chdir(told.start)
-            os.stat(told.inputs)
-        except OSError as err:
-            return EnvironmentFailure(
-                f"{platform.node()} does not see {err.filename} ({err.strerror}): the project must "
-                "lie on a file system that all nodes share"
-            )
-        return f"pid {os.getpid()} on {platform.node()}"
+            go_to(self._settings.start, self._settings.inputs)
+        except GareCacheError as err:
+            return err
+        return who()
 
     def do(self, task: RunTask) -> Any:
         """Train and score a run; a failure of the run is recorded in its folder."""

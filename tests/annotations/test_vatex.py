@@ -156,6 +156,7 @@ def test_official_counts(official: Path, protocol: str) -> None:
     assert found.notes == ()
 
 
+@pytest.mark.slow
 def test_official_random_test_mixes_both_halves(official: Path, tmp_path: Path) -> None:
     hgr, drawn = (splits(official, protocol) for protocol in ("hgr", "random-1k5"))
     tests = [id_ for id_, split in drawn.items() if split == "test"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gare_cache.cluster.ray_pool import Cluster, connected, plan_actors
+from gare_cache.cluster.ray_pool import Actors, Cluster, connected, device_of, plan_actors
 from gare_cache.commands.options import cluster_of
 from gare_cache.errors import ConfigError, EnvironmentFailure
 from gare_cache.extraction.cluster import wait_for_former_workers
@@ -86,6 +86,14 @@ def test_actors_share_the_processors(
 ) -> None:
     actors = plan_actors(nodes(*machines), asked, threads=0, workers=0)
     assert (actors.count, actors.gpus, actors.cpus) == (count, gpus, cpus)
+
+
+def test_actors_without_gpus_encode_on_the_processor_or_refuse() -> None:
+    alone, with_gpu = Actors(1, 0, 1, 1), Actors(1, 0.5, 1, 1)
+    assert device_of(alone, "auto") == "cpu"
+    assert device_of(with_gpu, "auto") == "auto"
+    with pytest.raises(ConfigError, match="--device is cuda, and the actors have no GPUs"):
+        device_of(alone, "cuda")
 
 
 def test_dead_nodes_do_not_count() -> None:

@@ -25,6 +25,7 @@ _REPOSITORY = Path(__file__).parents[2]
 _NAMESPACE = ["unshare", *(["--map-root-user"] if os.geteuid() else []), "--net", "--mount", "--"]
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra [ray]"),
     pytest.mark.skipif(
         subprocess.run([*_NAMESPACE, "true"], check=False).returncode != 0,
@@ -58,7 +59,6 @@ def test_a_killed_worker_does_not_change_a_byte(
     _assert_as_of_one_process(project, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "scenario", ["undisturbed", "workers_and_nodes_are_killed", "the_driver_is_killed"]
 )
@@ -70,7 +70,6 @@ def test_whatever_is_killed_does_not_change_a_byte(
     print(said)
 
 
-@pytest.mark.slow
 def test_a_second_driver_is_refused(project: Path, expected: tuple[dict[str, Any], bytes]) -> None:
     said = _play("two_drivers", project)
     assert "is being written by process" in said
@@ -78,7 +77,6 @@ def test_a_second_driver_is_refused(project: Path, expected: tuple[dict[str, Any
     _assert_as_of_one_process(project, expected)
 
 
-@pytest.mark.slow
 def test_a_unit_that_kills_three_workers_is_a_recorded_failure(
     project: Path, expected: tuple[dict[str, Any], bytes]
 ) -> None:
@@ -92,7 +90,6 @@ def test_a_unit_that_kills_three_workers_is_a_recorded_failure(
     assert len(differing) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scenario", "reason"),
     [
@@ -111,7 +108,6 @@ def test_nodes_that_do_not_fit_are_refused_with_the_reason(
     assert re.search(reason, error)
 
 
-@pytest.mark.slow
 def test_a_study_on_a_cluster_has_the_results_of_one_process(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

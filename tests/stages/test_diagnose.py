@@ -97,7 +97,7 @@ def test_seed_and_radius_change_the_batch_figures_alone(trained: Path) -> None:
     assert given["step"]["scaled back"] > first["step"]["scaled back"]
 
 
-@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("learned", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_radius_is_that_of_the_runs_trust_region(trained: Path, learned: bool) -> None:
     region = {"weight": 0.1, "radius": 2.5, "learned": learned}
     change_params(trained, train__loss__trust_region=region)

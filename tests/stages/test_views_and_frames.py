@@ -101,6 +101,7 @@ def test_every_setting_of_the_views_changes_them(rich: Path, change: dict[str, A
     np.testing.assert_array_equal(first.videos(ids).frames, second.videos(ids).frames)
 
 
+@pytest.mark.slow
 def test_the_magnitude_of_the_operations_changes_the_views(rich: Path) -> None:
     found = []
     for magnitude in (1, 30):
