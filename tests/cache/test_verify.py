@@ -50,6 +50,7 @@ def test_an_intact_cache_has_no_faults(tmp_path: Path) -> None:
     assert high == pytest.approx(19.0)  # four times 9.5
 
 
+@pytest.mark.slow
 def test_a_bit_flipped_anywhere_is_found(tmp_path: Path) -> None:
     """Every byte of every chunk once, a random bit of each, padding rows included."""
     make(tmp_path, videos=6)

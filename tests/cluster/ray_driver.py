@@ -28,6 +28,8 @@ class SlowWorker(UnitWorker):
 
     def open(self) -> str | GareCacheError:
         smallest_units()
+        now, days = time.time, self._number  # the clocks of nodes disagree
+        time.time = lambda: now() - 86400 * days
         return super().open()
 
     def do(self, job: UnitJob) -> UnitDone | GareCacheError:

@@ -88,6 +88,7 @@ def test_too_little_memory_is_not_the_videos_failure(tmp_path: Path) -> None:
     assert video.out_of_memory
 
 
+@pytest.mark.slow
 @linux
 def test_no_limit_decides_over_decoder_or_failure(tmp_path: Path) -> None:
     """What libraries make of a failed allocation: damage, another decoder, or an abort."""

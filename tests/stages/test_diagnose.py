@@ -87,6 +87,7 @@ def test_its_recall_is_that_of_evaluate_and_of_a_head_without_increment(trained:
             assert found["head"][direction][name] == pytest.approx(scored[direction][key])
 
 
+@pytest.mark.slow
 def test_seed_and_radius_change_the_batch_figures_alone(trained: Path) -> None:
     space = workspace(trained)
     first, seeded, given = diagnose(space), diagnose(space, seed=1), diagnose(space, radius=0.5)
@@ -97,7 +98,8 @@ def test_seed_and_radius_change_the_batch_figures_alone(trained: Path) -> None:
     assert given["step"]["scaled back"] > first["step"]["scaled back"]
 
 
-@pytest.mark.parametrize("learned", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("learned", [False, True])
 def test_the_radius_is_that_of_the_runs_trust_region(trained: Path, learned: bool) -> None:
     region = {"weight": 0.1, "radius": 2.5, "learned": learned}
     change_params(trained, train__loss__trust_region=region)

@@ -193,6 +193,7 @@ def test_augmented(made: Path, tuned: Path) -> None:
     assert any(not torch.equal(weights[1][name], value) for name, value in weights[0].items())
 
 
+@pytest.mark.slow
 def test_stopped_by_a_signal_it_goes_on(made: Path, tuned: Path) -> None:
     command = [
         sys.executable,

@@ -322,6 +322,7 @@ def test_damage_is_found_dropped_and_made_anew(
     assert f"no cache 'nowhere'; name one of those under {project / 'cache'} ({folder.name})" in err
 
 
+@pytest.mark.slow
 def test_items_encoded_again_are_compared_with_the_cache(project: Path) -> None:
     prepare(workspace(project))
     extract(workspace(project))
@@ -548,6 +549,7 @@ def test_too_many_failures_are_told_by_every_command_that_needs_the_features(
     open_features(space)
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_no_weights(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes are those of the architecture; nothing is downloaded, even where there is a network."""
     prepare(workspace(project))

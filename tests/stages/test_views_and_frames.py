@@ -87,6 +87,7 @@ def test_everything_is_verified_counted_and_encoded_again_alike(rich: Path) -> N
     assert described["array text/tokens"].endswith("tokens of 28 captions x 64 <f2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"smallest_crop": 0.9}, {"flip": False}, {"operations": 1}]
 )
@@ -151,6 +152,7 @@ def test_every_stage_takes_fewer_frames_than_are_cached(rich: Path) -> None:
     assert "up to 2 of up to 4 cached, segment_centre; trained on jittered" in page
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_everything_that_is_kept(project: Path) -> None:
     prepare(workspace(project))
     sizes = []

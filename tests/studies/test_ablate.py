@@ -250,6 +250,7 @@ def _die_on_the_second_seed(connection: Any, threads: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_redoes_nothing(
     extracted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,11 @@ def test_a_run_with_shared_inputs_is_the_same_run_elsewhere(
     assert loaded == ["train", "val"]
     weights = [load_file(space.run / "head.safetensors") for space in (here, there)]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["run", "state"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "cost.json",
+        "run",
+        "state",
+    ]
     evaluate(there, load=load)
     assert loaded[2:] == [here.params.evaluate.split]
 
