@@ -14,7 +14,7 @@ from gare_cache.extraction.unit_worker import UnitDone, UnitJob, UnitWorker
 from gare_cache.stages.extract import extract
 from tests.tiny import workspace
 
-UNIT_SECONDS = 0.3
+UNIT_SECONDS = 0.8  # so that units are left for the last of ten kills
 
 
 def smallest_units() -> None:

@@ -39,6 +39,7 @@ def workers_and_nodes_are_killed(project: Path, kills: int = 10) -> None:
         done = _num_lines(project)
         _await(lambda done=done: _num_lines(project) >= done + 2 and _actors(), driver)  # type: ignore[misc]
         time.sleep(chosen.random())
+        _await(_actors, driver)
         if number % 3 == 1:
             os.kill(second.all_processes["raylet"][0].process.pid, signal.SIGKILL)
             cluster.remove_node(second, allow_graceful=False)
