@@ -25,6 +25,7 @@ from gare_cache.cache.schema import Layout
 SIZES = (10_000, 1_000_000, 100_000_000)
 SAMPLE = 5120
 THUMBNAIL_BYTES = 1_100  # of the demo's; real pictures of 128 px take some 4 kB
+TABLE_BYTES = 800  # of memory for what finds and names a video (search.py)
 DISPATCH = 1.056  # over the ideal: 2 % slow workers, 1 % lost an hour (cluster_simulation.py)
 INDEX = 80.0  # s of faiss for a million videos (search.py --plot); 2 sqrt(N) lists: grows as N^1.5
 LAYOUT = Layout(max_frames=12, dim=512)
@@ -78,7 +79,7 @@ def costs(videos: int, rates: dict[str, float], options: argparse.Namespace) -> 
         "disk, features and pictures": _bytes(disk),
         "money for it a month": f"{_number(disk / 1e9 * options.gb_month)} USD",
         "`prepare`": _duration(videos * rates["prepare"] / 3600),
-        "memory of the tables": _bytes(videos * 500),
+        "memory of the tables": _bytes(videos * TABLE_BYTES),
         "read all features once": _duration(videos * rates["read"] / 3600),
         "memory to train on all, float32": _bytes(tensors),
         "vectors of the search": _bytes(videos * 512 * 2),

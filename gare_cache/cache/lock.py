@@ -5,7 +5,7 @@ The folder holds three kinds of lock files, each released by the system when its
 per shard) and ``lock.gate``, held briefly while locks are taken or rows allocated.
 
 A driver that hands out units and its workers are a division of their own, without fixed parts:
-``DRIVER`` and ``worker(i)``.
+``DRIVER`` and ``worker_shard(i)``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Shard:
 DRIVER = Shard(0, 0)
 
 
-def worker(number: int) -> Shard:
+def worker_shard(number: int) -> Shard:
     """Return the part of a driver's worker, numbered from 1."""
     return Shard(number, DRIVER.count)
 

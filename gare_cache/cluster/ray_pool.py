@@ -20,6 +20,7 @@ from typing import Any, Generic
 from gare_cache.cluster.dispatch import Event, Finished, Lost, Started, Unit
 from gare_cache.errors import ConfigError, EnvironmentFailure, GareCacheError, counted
 
+START_SECONDS = 600.0  # for an actor, which may load gigabytes of weights from a shared disk
 _CONNECT_SECONDS = 5.0
 _ENDING_SECONDS = 300.0  # that a file server may keep the locks of a node that is gone
 _LOOK_SECONDS = 0.1

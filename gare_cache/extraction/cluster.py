@@ -9,12 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from gare_cache.cache.journal import RowOutcome, UnitRecord, last_record
-from gare_cache.cache.lock import DRIVER, is_at_work, require_locks, shards_at_work
-from gare_cache.cache.lock import worker as part
+from gare_cache.cache.lock import (
+    DRIVER,
+    is_at_work,
+    require_locks,
+    shards_at_work,
+    worker_shard,
+)
 from gare_cache.cache.schema import KINDS
 from gare_cache.cache.writer import CacheWriter, units_file
 from gare_cache.cluster.dispatch import Lost, dispatch
-from gare_cache.cluster.ray_pool import Actors, Cluster, RayPool, connected, device_of, plan_actors
+from gare_cache.cluster.ray_pool import (
+    START_SECONDS,
+    Actors,
+    Cluster,
+    RayPool,
+    connected,
+    device_of,
+    plan_actors,
+)
 from gare_cache.errors import EnvironmentFailure, counted
 from gare_cache.extraction.encode import Faint
 from gare_cache.extraction.unit_worker import (
@@ -28,7 +41,6 @@ from gare_cache.extraction.write import raise_postponed, say_faint
 from gare_cache.manifest.tables import Manifest
 from gare_cache.project.progress import progress, say
 
-_START_SECONDS = 600.0  # of a worker, which may load gigabytes of weights from a shared disk
 _LEFTOVER_SECONDS = 60.0
 
 
@@ -84,7 +96,7 @@ class _UnitPool(RayPool[UnitJob]):
         self._before: dict[int, UnitRecord | None] = {}  # a busy worker's last, before its unit
 
     def is_writing(self, worker: int) -> bool:
-        return is_at_work(self._folder, part(worker))
+        return is_at_work(self._folder, worker_shard(worker))
 
     def submit(self, worker: int, unit: UnitJob) -> None:
         self._before[worker] = self._last_record(worker)
@@ -98,7 +110,7 @@ class _UnitPool(RayPool[UnitJob]):
         return None if same else UnitDone(last)
 
     def _last_record(self, worker: int) -> UnitRecord | None:
-        return last_record(units_file(self._folder, part(worker)))
+        return last_record(units_file(self._folder, worker_shard(worker)))
 
 
 def _encode(writer: CacheWriter, manifest: Manifest, pool: _UnitPool, actors: Actors) -> None:
@@ -127,7 +139,7 @@ def _encode(writer: CacheWriter, manifest: Manifest, pool: _UnitPool, actors: Ac
             jobs,
             pool,
             workers=actors.count,
-            start_seconds=_START_SECONDS,
+            start_seconds=START_SECONDS,
             finished=finished,
             failed=failed,
             lost=_say_lost,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gare_cache.cache.journal import UnitRecord
-from gare_cache.cache.lock import DRIVER, is_at_work, worker
+from gare_cache.cache.lock import DRIVER, is_at_work, worker_shard
 from gare_cache.cache.writer import CacheWriter, PendingUnit, open_writer
 from gare_cache.cluster.ray_pool import go_to, who
 from gare_cache.errors import EnvironmentFailure, FingerprintMismatch, GareCacheError
@@ -150,7 +150,7 @@ class UnitWorker:
                 layout=project_layout(workspace.params.extract, self._encoder),
                 head_start=self._encoder.head_start(),
                 owner=workspace.owner,
-                shard=worker(self._number),
+                shard=worker_shard(self._number),
                 on_commit=self._committed.append,
             )
         )

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gare_cache.cluster.dispatch import Lost, dispatch
 from gare_cache.cluster.ray_pool import (
+    START_SECONDS,
     Cluster,
     RayPool,
     connected,
@@ -24,8 +24,6 @@ from gare_cache.project.progress import quiet, say
 from gare_cache.reproducibility import set_threads
 from gare_cache.studies.runs import RunTask, execute, record_death
 from gare_cache.studies.workers import KeptSplits
-
-_START_SECONDS = 600.0
 
 
 def run_on_cluster(
@@ -57,7 +55,7 @@ def run_on_cluster(
                 placed,
                 pool,
                 workers=actors.count,
-                start_seconds=_START_SECONDS,
+                start_seconds=START_SECONDS,
                 finished=lambda task, _: ended(task),
                 failed=failed,
                 lost=_say_lost,
@@ -95,8 +93,8 @@ class RunWorker:
             return err
         return who()
 
-    def do(self, task: RunTask) -> Any:
-        """Train and score a run; a failure of the run is recorded in its folder."""
+    def do(self, task: RunTask) -> GareCacheError | None:
+        """Train and score a run, whose failure is recorded in its folder; return the machine's."""
         set_threads(self._settings.threads)
         try:
             with quiet():
@@ -105,7 +103,7 @@ class RunWorker:
             return err
         except (OSError, MemoryError) as err:
             return EnvironmentFailure(f"{platform.node()}: {type(err).__name__}: {err}")
-        return True
+        return None
 
 
 def _say_lost(event: Lost, task: RunTask | None) -> None:
