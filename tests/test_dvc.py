@@ -90,7 +90,11 @@ def test_repro_runs_what_is_out_of_date_and_nothing_else(
         pytest.skip("dvc is not installed beside this Python")
     project = make_project(tmp_path / "project", tiny_encoder_dir)
     values = tiny_params(tiny_encoder_dir)
-    values |= {"evaluate": {"split": "test"}, "report": {"examples": 2}}
+    values |= {
+        "evaluate": {"split": "test"},
+        "report": {"examples": 2},
+        "finetune": {"encoder": None},
+    }
     write_params(project, values)
     shutil.copy(REPOSITORY / "dvc.yaml", project)
     shutil.copytree(
@@ -99,13 +103,20 @@ def test_repro_runs_what_is_out_of_date_and_nothing_else(
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     _run(project, dvc, "init", "--no-scm", "--quiet")
-    assert _ran(project, dvc) == ["prepare", "extract", "train", "evaluate", "report"]
+    assert _ran(project, dvc) == [
+        "prepare",
+        "extract",
+        "train",
+        "finetune",
+        "evaluate",
+        "report",
+    ]
     assert _ran(project, dvc) == []
     change_params(project, train__loss={"ib": {"weight": 0.001}})
-    assert _ran(project, dvc) == ["train", "evaluate", "report"]
+    assert _ran(project, dvc) == ["train", "finetune", "evaluate", "report"]
     first = (project / "outputs/features.json").read_bytes()
     change_params(project, extract__max_frames_cached=5)
-    assert _ran(project, dvc) == ["extract", "train", "evaluate", "report"]
+    assert _ran(project, dvc) == ["extract", "train", "finetune", "evaluate", "report"]
     assert len(list((project / "cache").iterdir())) == 2
     journals = {path: path.read_bytes() for path in project.glob("cache/*/journal/*")}
     change_params(project, extract__max_frames_cached=4)
@@ -124,6 +135,7 @@ def test_experiments_show_scores_and_learning_curves(
     project = make_project(tmp_path / "project", tiny_encoder_dir)
     values = tiny_params(tiny_encoder_dir)
     values["train"]["loss"] = {"ib": {"weight": 0.0001}}
+    values["finetune"] = {"encoder": None}
     write_params(project, values)
     files = project_files("generic")
     for name in ("dvc.yaml", ".gitignore"):
@@ -196,7 +208,7 @@ def test_a_temporary_checkout_uses_the_projects_caches_videos_and_ledger(
         (project / name).write_text(files[name])
     change_params(project, head=tiny_params(tiny_encoder_dir)["head"] | {"gap": None})
     no_loss = {name: {"weight": 0.0} for name in ("ib", "eps", "dir")}
-    change_params(project, train__loss=no_loss)
+    change_params(project, train__loss=no_loss, finetune__encoder=None)
     git = ("git", "-c", "user.name=n", "-c", "user.email=n@example.org")
     _run(project, "git", "init", "--quiet")
     _run(project, dvc, "init", "--quiet")
