@@ -8,13 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_STEEPNESS = 1.702
+
 
 class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x), the activation of CLIP (Radford et al., arXiv:2103.00020, code)."""
+    """x sigmoid(1.702 x), the activation of CLIP (Radford et al., arXiv:2103.00020, code).
+
+    Computed as silu(1.702 x) / 1.702, which torch has in one pass, as it has its gradient.
+    """
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Apply elementwise."""
-        return inputs * torch.sigmoid(1.702 * inputs)
+        return F.silu(_STEEPNESS * inputs).mul_(1.0 / _STEEPNESS)
 
 
 class SelfAttention(nn.Module):

@@ -133,17 +133,17 @@ def text_basis(text: Tensor, words: Words | None, gap: GapModule | None) -> Text
 def slot_weights(
     videos: VideoBasis, text: Tensor, pooling: Pooling | CrossAttentionPooling, products: Tensor
 ) -> Tensor:
-    """Return the weights (T, V, P) of the slots in the pooled videos.
+    """Return the weights (V, P, T) of the slots in the pooled videos.
 
     Args:
         videos: the videos.
         text: (T, D).
         pooling: the head's pooling.
-        products: of the texts with the slots, (T, V, P).
+        products: of the slots with the texts, (V, P, T).
     """
     if isinstance(pooling, CrossAttentionPooling):
-        return _learned_weights(videos, text)
-    return pooling.weights(products, videos.slot_mask).expand(products.shape)
+        return _learned_weights(videos, text).permute(1, 2, 0)
+    return pooling.weights(products, videos.slot_mask[..., None], dim=1).expand(products.shape)
 
 
 def _learned_weights(videos: VideoBasis, text: Tensor) -> Tensor:
@@ -249,22 +249,19 @@ def _video_terms(
 ) -> _Terms:
     """Return the terms where all but the text belongs to the videos."""
     products = row_products(videos.rows.rows, text)  # (V, R, T)
-    count = videos.slots.shape[1]
-    of_slots = products[:, :count]
-    if isinstance(pooling, CrossAttentionPooling):
-        weights = _learned_weights(videos, text).permute(1, 2, 0)
-    else:
-        weights = pooling.weights(of_slots, videos.slot_mask[..., None], dim=1)
-    weights = weights.expand(of_slots.shape)  # (V, P, T)
+    count, basis = videos.slots.shape[1], videos.increment
+    keys = 0 if basis is None else basis.attention.key_own[0].numel()
+    # One split, whose gradients are gathered once.
+    of_slots, of_keys, of_vectors = torch.split(
+        products, [count, keys, products.shape[1] - count - keys], dim=1
+    )
+    weights = slot_weights(videos, text, pooling, of_slots)  # (V, P, T)
     numerator = (weights * of_slots).sum(dim=1).T
     video_square = (torch.bmm(videos.slots_gram, weights) * weights).sum(dim=1).T
-    basis = videos.increment
     if basis is None or videos.mean is None:
         return _Terms(numerator, video_square)
-    keys = basis.attention.key_own[0].numel()
-    of_keys = products[:, count : count + keys]
     attention = attention_of(basis.attention, of_keys, text, videos.mean)
-    pairs = pair_terms(videos.rows, basis, attention, products[:, count + keys :], weights)
+    pairs = pair_terms(videos.rows, basis, attention, of_vectors, weights)
     mixture = None
     if with_weights:
         last = torch.stack([pairs.of_bias, torch.ones_like(pairs.of_bias)], dim=1)  # (V, 2, T)
@@ -282,15 +279,16 @@ def _text_terms(
 ) -> _Terms:
     """Return the terms where the increment is a mixture of vectors of the texts."""
     assert videos.mean is not None
-    products = torch.einsum("td,vpd->tvp", texts.text, videos.slots)  # (T, V, P)
-    weights = slot_weights(videos, texts.text, pooling, products)
+    products = row_products(videos.slots, texts.text)  # (V, P, T)
+    weights = slot_weights(videos, texts.text, pooling, products)  # (V, P, T)
+    numerator = (weights * products).sum(dim=1).T  # (T, V)
     mixture = increment_weights(basis, texts.text, videos.mean)
-    mixture = mixture.expand(*products.shape[:2], -1)  # (T, V, K + 2)
-    pooled = torch.einsum("tvp,vpd->tvd", weights, videos.slots)  # (T, V, D)
+    mixture = mixture.expand(*numerator.shape, -1)  # (T, V, K + 2)
+    pooled = torch.einsum("vpt,vpd->tvd", weights, videos.slots)  # (T, V, D)
     along = torch.einsum("tvd,tkd->tvk", pooled, basis.vectors)  # (T, V, K + 2)
     return _Terms(
-        numerator=(weights * products).sum(dim=-1),
-        video_square=quadratic(weights, videos.slots_gram, "video"),
+        numerator=numerator,
+        video_square=quadratic(weights.permute(2, 0, 1), videos.slots_gram, "video"),
         square=quadratic(mixture, basis.vectors_gram, "text"),
         with_text=(mixture * basis.products[:, None, :, 0]).sum(dim=-1),
         with_video=(mixture * along).sum(dim=-1),

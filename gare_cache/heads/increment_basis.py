@@ -214,15 +214,17 @@ def attention_weights(basis: AttentionBasis, text: Tensor, mean: Tensor) -> Tens
     cross = centred @ mean.T  # (T, V)
     squares = mean.square().sum(dim=-1) + centred.square().sum(dim=-1, keepdim=True)  # (T, V)
     gap_spread = deviation((squares - 2.0 * cross) / text.shape[-1])  # (T, V)
+    # The keys come before the items of the other side, along which a softmax is fast.
     if basis.context_side == "video":
-        projected = basis.key_own - torch.einsum("td,vhcd->tvhc", text, basis.keys)
-        offset, allowed = basis.key_offset, basis.mask[:, None]  # (V, heads, C), (V, 1, C)
+        projected = basis.key_own[..., None] - torch.einsum("td,vhcd->vhct", text, basis.keys)
+        gap_spread = gap_spread.T  # (V, T)
     else:
-        projected = torch.einsum("vd,thcd->tvhc", mean, basis.keys) - basis.key_own[:, None]
-        # (T, 1, heads, C), (T, 1, 1, C)
-        offset, allowed = basis.key_offset[:, None], basis.mask[:, None, None]
-    logits = basis.eta * projected / gap_spread[..., None, None] + offset  # (T, V, heads, C)
-    attention = masked_softmax(logits, allowed).flatten(-2)  # (T, V, K)
+        projected = torch.einsum("vd,thcd->thcv", mean, basis.keys) - basis.key_own[..., None]
+    logits = basis.eta * projected / gap_spread[:, None, None] + basis.key_offset[..., None]
+    attention = masked_softmax(logits, basis.mask[:, None, :, None], dim=2)  # (N, heads, C, M)
+    attention = attention.flatten(1, 2)  # (N, K, M)
+    order = (2, 0, 1) if basis.context_side == "video" else (0, 2, 1)
+    attention = attention.permute(order)  # (T, V, K)
     return _normed(attention, basis.value_gram, basis.context_side)
 
 

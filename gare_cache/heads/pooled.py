@@ -24,6 +24,7 @@ from gare_cache.heads.increment_basis import (
 from gare_cache.heads.pairs import MIN_NORM, PairScores, PairVectors, Words
 from gare_cache.heads.pooling import CrossAttentionPooling, Pooling, pool
 from gare_cache.heads.scoring import Footprint, pair_cosine
+from gare_cache.heads.video_rows import row_products
 
 
 class PooledInteraction(nn.Module):
@@ -115,8 +116,8 @@ class PooledInteraction(nn.Module):
         context = gap.attended_words(words) if of_text else gap.attended_frames(frames, mask)
         basis = gap_attention(gap, *context, gap_part=text if of_text else mean)
         pooled = video_basis(frames, mask, self.pooling, None)
-        products = torch.einsum("td,vpd->tvp", text, pooled.slots)
-        weights = slot_weights(pooled, text, self.pooling, products)  # (T, V, P)
+        products = row_products(pooled.slots, text)  # (V, P, T)
+        weights = slot_weights(pooled, text, self.pooling, products).permute(2, 0, 1)  # (T, V, P)
         every = slice(None)
         parts, increments = [], []
         for part, block in dropped_outputs(gap.only_layer(), basis, text, mean):

@@ -131,9 +131,11 @@ def pair_terms(
     assert videos.forms is not None
     assert videos.borders is not None
     count = attention.shape[1]
-    products = torch.bmm(videos.forms, attention)  # (V, 3 K + P, T)
-    grams = products[:, : 3 * count].view(len(attention), 3, count, -1)
-    values, residual, increment = (grams * attention[:, None]).sum(dim=2).unbind(dim=1)  # (V, T)
+    # One split, whose gradients are gathered once.
+    *grams, of_slots = torch.split(
+        torch.bmm(videos.forms, attention), [count, count, count, weights.shape[1]], dim=1
+    )  # (V, K, T) three times, (V, P, T)
+    values, residual, increment = ((gram * attention).sum(dim=1) for gram in grams)  # (V, T)
     of_residual, of_scaled, of_constant = torch.bmm(videos.borders, attention).unbind(dim=1)
     corner = basis.residual_gram[:, count, count, None]  # (V, 1)
     inner = 1.0 / deviation(values)
@@ -145,9 +147,10 @@ def pair_terms(
         + outer * (outer * last[:, 0, 0] + 2.0 * last[:, 0, 1])
         + last[:, 1, 1]
     )
-    with_text = both * (of_vectors[:, :count] * attention).sum(dim=1)
-    with_text = with_text + outer * of_vectors[:, count] + of_vectors[:, count + 1]
-    of_slots = (products[:, 3 * count :] * weights).sum(dim=1)  # (V, T)
+    of_keys, *of_constants = torch.split(of_vectors, [count, 1, 1], dim=1)
+    with_text = both * (of_keys * attention).sum(dim=1)
+    with_text = with_text + outer * of_constants[0][:, 0] + of_constants[1][:, 0]
+    of_slots = (of_slots * weights).sum(dim=1)  # (V, T)
     scaled, constant = (
         (basis.products[:, row, :, None] * weights).sum(dim=1) for row in (count, count + 1)
     )

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 _MIN_NORM = 1e-8
+# Numbers of a few anchors' increments and products, which stay in a core's cache.
+_BLOCK_ELEMENTS = 2**18
 
 
 class Mixture(Protocol):
@@ -72,9 +74,12 @@ class TensorIncrements:
         moments: tuple[Tensor, Tensor] = _Moments.apply(self.dense, 0 if over == "text" else 1)  # type: ignore[no-untyped-call]
         return moments
 
-    def products(self, anchor: str) -> Tensor:
-        """Return the inner products of each anchor's increments, (anchors, n, n)."""
-        return gram(self.dense.transpose(0, 1) if anchor == "video" else self.dense)
+    def factors(self, anchor: str) -> tuple[Tensor, Tensor | None]:
+        """Return X and Y, (anchors, n, R), whose X Y^T are the products of an anchor's increments.
+
+        Y is None where it is X.
+        """
+        return self.dense.transpose(0, 1) if anchor == "video" else self.dense, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +134,15 @@ class MixtureIncrements:
         dtype = self.vectors.dtype
         return (mean @ vectors)[:, 0].to(dtype), variance.to(dtype)
 
-    def products(self, anchor: str) -> Tensor:
-        """Return the inner products of each anchor's increments, (anchors, n, n)."""
+    def factors(self, anchor: str) -> tuple[Tensor, Tensor | None]:
+        """Return X and Y, (anchors, n, R), whose X Y^T are the products of an anchor's increments.
+
+        Y is None where it is X.
+        """
         if anchor != self.context_side:
-            return TensorIncrements(self.dense).products(anchor)
+            return TensorIncrements(self.dense).factors(anchor)
         weights = self.weights if anchor == "text" else self.weights.transpose(0, 1)
-        return weights @ self.vectors_gram @ weights.transpose(1, 2)
+        return weights, weights @ self.vectors_gram
 
 
 Increments = TensorIncrements | MixtureIncrements
@@ -151,7 +159,8 @@ def as_increments(delta: Tensor | Mixture) -> Increments:
 
 def cosines(increments: Increments, anchor: str) -> Tensor:
     """Return the cosines of each anchor's increments, (anchors, n, n); lengths at least 1e-8."""
-    products = increments.products(anchor)
+    left, right = increments.factors(anchor)
+    products = gram(left) if right is None else left @ right.transpose(1, 2)
     squares = products.diagonal(dim1=1, dim2=2)  # (anchors, n)
     scale = squares.clamp_min(_MIN_NORM**2).rsqrt()
     return products * scale[:, :, None] * scale[:, None, :]
@@ -159,7 +168,7 @@ def cosines(increments: Increments, anchor: str) -> Tensor:
 
 def potentials(increments: Increments, anchor: str, alpha: float) -> Tensor:
     """Return mean_jk exp(-alpha (1 - c_jk)) of each anchor's ``cosines`` c, (anchors,)."""
-    means: Tensor = _Potentials.apply(increments.products(anchor), alpha)[0]  # type: ignore[no-untyped-call]
+    means: Tensor = _Potentials.apply(*increments.factors(anchor), alpha)[0]  # type: ignore[no-untyped-call]
     return means
 
 
@@ -191,41 +200,77 @@ class _Gram(torch.autograd.Function):
 
 
 class _Potentials(torch.autograd.Function):
-    """Mean potential of rows with the symmetric products G, in few passes over (N, K, K).
+    """Mean potential of rows with the products X Y^T, without a pass over memory per step.
 
-    With s_j = G_jj^-1/2, c_jk = G_jk s_j s_k and e_jk = exp(-alpha (1 - c_jk)), the gradient of
-    mean e is alpha / K^2 (e_jk s_j s_k - [j = k] s_j^2 sum_l e_jl c_jl); where a length is below
-    1e-8 it counts as a constant.
+    With s_j = (x_j . y_j)^-1/2, p = s x, q = s y and e_jk = exp(alpha p_j . q_k - alpha), the
+    gradients of mean e to p and q are alpha / K^2 times e q and e p, because e is symmetric. They
+    are taken at once, while a few anchors' (K, K) lie in the processor's cache, and scaled by what
+    comes back. A row whose length is below 1e-8 is divided by that, a constant.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(products: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-        squares = products.diagonal(dim1=1, dim2=2)  # (N, K)
-        scale = squares.clamp_min(_MIN_NORM**2).rsqrt()
-        energies = (products * scale[:, :, None]).mul_(scale[:, None, :])
-        energies.sub_(1.0).mul_(alpha).exp_()
-        return energies.mean(dim=(1, 2)), scale, energies
+    def forward(
+        left: Tensor, right: Tensor | None, alpha: float
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        _, count, width = left.shape
+        size = max(1, _BLOCK_ELEMENTS // (count * (count + width)))
+        size = len(left) if left.is_cuda else size
+        others = [None] * len(left) if right is None else torch.split(right, size)
+        parts = [
+            _potentials_of(rows, other, alpha)
+            for rows, other in zip(torch.split(left, size), others, strict=False)
+        ]
+        means, of_left, of_right = zip(*parts, strict=True)
+        to_right = None if right is None else torch.cat(of_right)
+        return torch.cat(means), torch.cat(of_left), to_right
 
     @staticmethod
     def setup_context(
-        ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor, Tensor]
+        ctx: Any,
+        inputs: tuple[Tensor, Tensor | None, float],
+        output: tuple[Tensor, Tensor, Tensor | None],
     ) -> None:
-        products, ctx.alpha = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(products, *output[1:])
+        slopes = [slope for slope in output[1:] if slope is not None]
+        ctx.set_materialize_grads(False)  # zeros for the slopes themselves
+        ctx.mark_non_differentiable(*slopes)
+        ctx.save_for_backward(*slopes)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        products, scale, energies = ctx.saved_tensors
-        factor = gradients[0][:, None] * (ctx.alpha / products.shape[1] ** 2)
-        of_products = (energies * (factor * scale)[:, :, None]).mul_(scale[:, None, :])
-        own = torch.linalg.vecdot(of_products, products)  # (N, K)
-        constant = products.diagonal(dim1=1, dim2=2) < _MIN_NORM**2
-        own = (own * scale.square()).masked_fill(constant, 0.0)
-        of_products.diagonal(dim1=1, dim2=2).sub_(own)
-        return of_products, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradients[0] is None:
+            return None, None, None
+        scaled = [slope * gradients[0][:, None, None] for slope in ctx.saved_tensors]
+        return scaled[0], scaled[1] if len(scaled) > 1 else None, None
+
+
+def _potentials_of(
+    left: Tensor, right: Tensor | None, alpha: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the means and their gradients to X and Y, both (N, K, R); Y is X where it is None."""
+    other = left if right is None else right
+    squares = torch.linalg.vecdot(left, other)[..., None]  # (N, K, 1)
+    scale = squares.clamp_min(_MIN_NORM**2).rsqrt()
+    constant = squares < _MIN_NORM**2
+    left = left * scale
+    right = None if right is None else right * scale
+    other = left if right is None else right
+    energies = torch.baddbmm(
+        left.new_tensor(-alpha), left, other.transpose(1, 2), alpha=alpha
+    ).exp_()  # (N, K, K)
+    factor = alpha / energies.shape[1] ** 2
+    of_left, of_right = energies @ other, None if right is None else energies @ left
+    along = torch.linalg.vecdot(of_left, left)[..., None]  # as for Y, because X Y^T is symmetric
+    along = along.masked_fill(constant, 0.0)
+    if of_right is None:
+        of_left = (of_left - along * left).mul_(2.0 * factor * scale)
+    else:
+        of_left, of_right = (
+            (of_left - along * other).mul_(factor * scale),
+            (of_right - along * left).mul_(factor * scale),
+        )
+    return energies.mean(dim=(1, 2)), of_left, of_right
 
 
 class _Moments(torch.autograd.Function):

@@ -9,8 +9,10 @@ from torch import nn
 
 from gare_cache.heads import increment_basis
 from gare_cache.heads.dropout import PairDropout
+from gare_cache.heads.pairs import PairMixture
 from gare_cache.heads.settings import CONTEXTS, SIDES
-from gare_cache.losses.increments import as_increments, cosines, potentials
+from gare_cache.losses import increments
+from gare_cache.losses.increments import as_increments, cosines, gram, potentials
 from gare_cache.losses.objective import Objective
 from tests.plain_head import plain_head
 
@@ -260,21 +262,37 @@ def test_moments_of_equal_increments_are_exactly_zero():
     assert same.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize("anchor", SIDES)
-def test_inner_products_of_each_anchor(anchor):
-    delta = _delta()
+def _mixture(context_side):
+    """Mixtures of 3 vectors of 5 numbers for 4 texts and 4 videos, and the same as a tensor."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(4, 4, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    vectors = torch.randn(4, 3, 5, generator=generator, dtype=torch.float64).requires_grad_()
+
+    def mixed(weights, vectors):
+        letter = "i" if context_side == "text" else "j"
+        delta = torch.einsum(f"ijk,{letter}kd->ijd", weights, vectors)
+        squares = delta.square().sum(dim=-1)
+        return PairMixture(weights, vectors, gram(vectors), squares, context_side), delta
+
+    return (weights, vectors), mixed
+
+
+def _plain_potentials(delta, anchor, alpha):
     vectors = delta if anchor == "text" else delta.transpose(0, 1)
-    expected = torch.einsum("njd,nkd->njk", vectors, vectors)
-    assert torch.allclose(as_increments(delta).products(anchor), expected)
-    assert torch.autograd.gradcheck(lambda given: as_increments(given).products(anchor), delta)
+    directions = vectors / torch.linalg.vector_norm(vectors, dim=-1).clamp_min(1e-8)[..., None]
+    between = torch.einsum("njd,nkd->njk", directions, directions)
+    return torch.exp(-alpha * (1.0 - between)).mean(dim=(1, 2))
 
 
+# Numbers of a block: each anchor in one of its own, and all in one.
+_BLOCKS = (1, 2**20)
+
+
+@pytest.mark.parametrize("block", _BLOCKS)
 @pytest.mark.parametrize("anchor", SIDES)
 @pytest.mark.parametrize("alpha", [0.5, 2.0, 5.0])
-def test_potentials_and_their_gradient(anchor, alpha):
-    def plain(delta):
-        between = cosines(as_increments(delta), anchor)
-        return torch.exp(-alpha * (1.0 - between)).mean(dim=(1, 2))
+def test_potentials_and_their_gradient(anchor, alpha, block, monkeypatch):
+    monkeypatch.setattr(increments, "_BLOCK_ELEMENTS", block)
 
     def fused(delta):
         return potentials(as_increments(delta), anchor, alpha)
@@ -282,9 +300,32 @@ def test_potentials_and_their_gradient(anchor, alpha):
     with_a_zero = _delta().detach().clone()
     with_a_zero[1, 2] = 0.0
     for delta in (_delta(), with_a_zero.requires_grad_()):
-        assert torch.allclose(fused(delta), plain(delta))
-        weights = torch.arange(1.0, 1.0 + len(fused(delta)), dtype=torch.float64)
-        (expected,) = torch.autograd.grad((weights * plain(delta)).sum(), delta)
+        plain = _plain_potentials(delta, anchor, alpha)
+        assert torch.allclose(fused(delta), plain)
+        weights = torch.arange(1.0, 1.0 + len(plain), dtype=torch.float64)
+        (expected,) = torch.autograd.grad((weights * plain).sum(), delta)
         (found,) = torch.autograd.grad((weights * fused(delta)).sum(), delta)
         assert torch.allclose(found, expected)
     assert torch.autograd.gradcheck(fused, _delta())
+
+
+@pytest.mark.parametrize("block", _BLOCKS)
+@pytest.mark.parametrize("context_side", SIDES)
+@pytest.mark.parametrize("anchor", SIDES)
+def test_potentials_and_cosines_of_mixtures(anchor, context_side, block, monkeypatch):
+    monkeypatch.setattr(increments, "_BLOCK_ELEMENTS", block)
+    given, mixed = _mixture(context_side)
+
+    def fused(*given):
+        return potentials(as_increments(mixed(*given)[0]), anchor, 2.0)
+
+    mixture, delta = mixed(*given)
+    plain = _plain_potentials(delta, anchor, 2.0)
+    assert torch.allclose(fused(*given), plain)
+    between = cosines(as_increments(mixture), anchor)
+    assert torch.allclose(between, cosines(as_increments(delta), anchor))
+    weights = torch.arange(1.0, 5.0, dtype=torch.float64)
+    expected = torch.autograd.grad((weights * plain).sum(), given)
+    found = torch.autograd.grad((weights * fused(*given)).sum(), given)
+    assert all(torch.allclose(*pair) for pair in zip(found, expected, strict=True))
+    assert torch.autograd.gradcheck(fused, given)
