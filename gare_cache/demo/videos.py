@@ -172,7 +172,7 @@ def _encode(frames: Iterable[Pixels], codec: str) -> bytes:
         stream.codec_context.thread_count = 1  # several threads would vary the bytes
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            container.mux(stream.encode(picture.reformat(format="yuv420p")))
+            container.mux(stream.encode(picture))  # converts to the stream's format
         container.mux(stream.encode())
     return buffer.getvalue()
 

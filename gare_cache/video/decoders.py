@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from gare_cache.errors import DecodeError
@@ -241,10 +243,17 @@ def _decode_run(
         (H, W, 3) frames by timestamp or number, as ``step`` returns them.
     """
     frames: dict[int, Frames] = {}
+    # One for all frames and on one thread: a frame's own is made anew, with a thread per processor.
+    rgb = partial(
+        VideoReformatter().reformat,
+        width=probe.width,
+        height=probe.height,
+        format="rgb24",
+        threads=1,
+    )
     for key, frame in _intact_frames(container, stream, probe, begin):
         if key in wanted:
-            rgb = frame.to_ndarray(format="rgb24", width=probe.width, height=probe.height)
-            frames[key] = step(key, np.asarray(rgb, np.uint8))
+            frames[key] = step(key, np.asarray(rgb(frame).to_ndarray(), np.uint8))
             if len(frames) == len(wanted):
                 break
     return frames
