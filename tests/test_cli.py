@@ -39,6 +39,43 @@ def test_help_does_not_import_what_is_slow() -> None:
     assert found.stdout.strip() == "[]"
 
 
+# Torch's OpenMP says how it was set when it is loaded.
+WAITING = """
+import sys
+from gare_cache.cli import main
+sys.argv = ["gare-cache", "--version"]
+try:
+    main()
+except SystemExit:
+    import torch
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "spins"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "30000000000"),
+    ],
+)
+def test_threads_that_wait_leave_the_processors_to_others(
+    variables: dict[str, str], spins: str
+) -> None:
+    unset = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
+    found = subprocess.run(
+        [sys.executable, "-c", WAITING],
+        env={**inherited, **variables, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if "GOMP_SPINCOUNT" not in found.stderr:
+        pytest.skip("this torch uses another OpenMP than GNU's")
+    assert f"GOMP_SPINCOUNT = '{spins}'" in found.stderr
+
+
 @pytest.mark.parametrize("flag", ["--version", "-V"])
 def test_the_version(flag: str) -> None:
     settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
