@@ -56,10 +56,17 @@ def written(folder: Path, videos: int, captions: int, layout: Layout) -> Path:
             rows = writer.allocate(kind, items)
             for unit in writer.pending(kind, rows):
                 values = _values(kind, len(unit.rows), unit.unit, layout)
-                outcomes = [RowOutcome(row, digest=f"{row:064x}") for row in unit.rows]
+                outcomes = [_outcome(kind, row) for row in unit.rows]
                 writer.commit(unit, values, outcomes, thumbnails={}, seconds={})
     (place / "complete").touch()
     return place
+
+
+def _outcome(kind: Kind, row: int) -> RowOutcome:
+    """Return an outcome as an extraction writes it: captions have no decoder and no digest."""
+    if kind == "text":
+        return RowOutcome(row)
+    return RowOutcome(row, decoder="decord", digest=f"{row:064x}")
 
 
 def _items(videos: int, captions: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

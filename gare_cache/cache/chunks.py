@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gare_cache.errors import CacheError
 from gare_cache.files import fsync, replacing
 
 DROP_COMMAND = "gare-cache verify --drop-damaged"
+_READ_BYTES = 2**15  # up to here, reading a chunk is faster than mapping it
 
 
 def chunk_path(folder: Path, spec: ArraySpec, unit: int) -> Path:
@@ -23,12 +25,12 @@ def chunk_path(folder: Path, spec: ArraySpec, unit: int) -> Path:
     return folder / FEATURES / _chunk_name(spec, unit)
 
 
-def checksum(chunk: npt.NDArray[Any]) -> str:
-    """Return the CRC-32C (hex) of a chunk's bytes."""
+def checksum(chunk: npt.NDArray[Any], then: bytes = b"") -> str:
+    """Return the CRC-32C (hex) of a chunk's bytes, and of some that follow them."""
     flat = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
     # The C implementation reads an array in place, the one in Python takes bytes alone.
     content = flat if google_crc32c.implementation == "c" else flat.tobytes()
-    return f"{google_crc32c.value(content):08x}"
+    return f"{google_crc32c.extend(google_crc32c.value(content), then):08x}"
 
 
 def write_chunk(folder: Path, spec: ArraySpec, unit: int, chunk: npt.NDArray[Any]) -> None:
@@ -59,12 +61,15 @@ def read_chunk(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> n
 
 
 def map_chunk(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> npt.NDArray[Any]:
-    """Memory-map a whole chunk; otherwise as ``read_chunk``."""
+    """Memory-map a whole chunk, which cannot be written; otherwise as ``read_chunk``."""
     fault = size_fault(folder, spec, unit, unit_rows=unit_rows)
     if fault is not None:
         raise CacheError(f"{folder / FEATURES}: {fault}; run `{DROP_COMMAND}`")
-    shape = (unit_rows, *spec.row_shape)
-    return np.memmap(chunk_path(folder, spec, unit), spec.dtype, "r", shape=shape)
+    size = unit_rows * spec.row_bytes
+    with open(f"{folder}/{FEATURES}/{_chunk_name(spec, unit)}", "rb") as file:
+        few = size <= _READ_BYTES
+        content = file.read() if few else mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    return np.frombuffer(content, spec.dtype).reshape(unit_rows, *spec.row_shape)
 
 
 def keep_done_rows(
@@ -77,7 +82,10 @@ def keep_done_rows(
 
 
 def is_as_written(
-    chunk: npt.NDArray[Any], spec: ArraySpec, expected: str | None, done: Sequence[int]
+    chunk: npt.NDArray[Any],
+    spec: ArraySpec,
+    expected: str | None,
+    done: Callable[[], Sequence[int]],
 ) -> bool:
     """Return whether a chunk has its checksum, by itself or without its unfinished rows.
 
@@ -85,9 +93,9 @@ def is_as_written(
         chunk: the whole chunk.
         spec: its array.
         expected: the journal's checksum.
-        done: finished rows, counted from the chunk's first.
+        done: returns the finished rows, counted from the chunk's first.
     """
-    return checksum(chunk) == expected or checksum(keep_done_rows(chunk, spec, done)) == expected
+    return checksum(chunk) == expected or checksum(keep_done_rows(chunk, spec, done())) == expected
 
 
 def size_fault(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> str | None:
