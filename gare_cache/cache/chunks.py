@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from gare_cache.cache.schema import FEATURES, ArraySpec
 from gare_cache.errors import CacheError
@@ -65,11 +65,19 @@ def map_chunk(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> np
     fault = size_fault(folder, spec, unit, unit_rows=unit_rows)
     if fault is not None:
         raise CacheError(f"{folder / FEATURES}: {fault}; run `{DROP_COMMAND}`")
-    size = unit_rows * spec.row_bytes
-    with open(f"{folder}/{FEATURES}/{_chunk_name(spec, unit)}", "rb") as file:
-        few = size <= _READ_BYTES
-        content = file.read() if few else mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-    return np.frombuffer(content, spec.dtype).reshape(unit_rows, *spec.row_shape)
+    values = mapped(f"{folder}/{FEATURES}/{_chunk_name(spec, unit)}", spec.dtype)
+    return values.reshape(unit_rows, *spec.row_shape)
+
+
+def mapped(path: Path | str, dtype: str) -> npt.NDArray[Any]:
+    """Memory-map a file that has content, to be read; a small one is read.
+
+    The file does not stay open, unlike those of ``numpy.memmap``, of which a process may have
+    1,024 on most systems.
+    """
+    with pa.memory_map(str(path)) as file:
+        few = file.size() <= _READ_BYTES
+        return np.frombuffer(file.read() if few else file.read_buffer(), dtype)
 
 
 def keep_done_rows(

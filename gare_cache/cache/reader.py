@@ -157,8 +157,8 @@ class FeatureCache:
         table = self.tables["text"]
         words = read_unit_words(self.folder, self.layout, table, unit)
         if (WORDS, unit) not in self._checked:
-            whole = words.checksum() == table.checksums[unit].get(WORDS)
-            self._require_whole(whole, words_path(self.folder, unit))
+            if words.checksum() != table.checksums[unit].get(WORDS):
+                raise _damaged(words_path(self.folder, unit))
             self._checked.add((WORDS, unit))
         return words.of_row
 
@@ -308,23 +308,23 @@ class FeatureCache:
                 lambda: [row % table.unit_rows for row in table.done_rows(unit)],
             )
             if not whole:
-                self._require_whole(whole, chunk_path(self.folder, spec, unit))
+                raise _damaged(chunk_path(self.folder, spec, unit))
             self._checked.add((name, unit))
         if len(self._maps) >= _MOST_MAPS:
             self._maps.pop(next(iter(list(self._maps))), None)  # threads share the maps
         self._maps[name, unit] = chunk
         return chunk
 
-    def _require_whole(self, whole: bool, path: Path) -> None:
-        if not whole:
-            raise CacheError(
-                f"{path} is damaged: it does not have the checksum of the journal; run "
-                f"`{DROP_COMMAND}`, then `gare-cache extract` to write its unit again"
-            )
+
+def _damaged(path: Path) -> CacheError:
+    return CacheError(
+        f"{path} is damaged: it does not have the checksum of the journal; run "
+        f"`{DROP_COMMAND}`, then `gare-cache extract` to write its unit again"
+    )
 
 
 def _kind(name: str) -> Kind:
-    return next(kind for kind in KINDS if name.startswith(f"{kind}/"))
+    return "text" if name.startswith("text/") else "video"
 
 
 def _run(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | slice:

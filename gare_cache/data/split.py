@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.loading import captions_of, expected_items, of_split
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.cache.rows import Ids
@@ -133,7 +134,8 @@ def load_split(
             f"{cache.folder}; "
             "`gare-cache info` lists those that failed, `gare-cache prepare` those without a file"
         )
-    expected = expected_items(cache, manifest, "text")
+    # Of a cache that was not imported, those of the videos are all expected.
+    expected = expected_items(cache, manifest, "text") if is_imported(cache) else manifest.captions
     captions, video_of_text = captions_of(cache, expected, video_ids)
     if not len(captions):
         raise CacheError(

@@ -1,5 +1,7 @@
 """What is read by id is what the plain way reads row by row, in every order and by every path."""
 
+import os
+import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,22 @@ def test_a_source_that_changed_is_read_from_its_last_row(folder: Path) -> None:
         expected = plain(folder, "text/features", asked)
         expected[asked.index("c4")] = 9
         np.testing.assert_array_equal(found, expected)
+
+
+def test_chunks_that_stay_mapped_are_no_open_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "_READ_BYTES", 0)
+    cache = open_cache(folder)
+    ids = [f"v{number}" for number in range(VIDEOS)]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as file:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (file.fileno() + 8, before[1]))
+    try:
+        videos, *_ = cache.videos(ids), cache.views(ids), cache.patches(ids)  # 50 chunks
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    np.testing.assert_array_equal(videos.frames, plain(folder, "video/frames", ids))
 
 
 READS: dict[str, Callable[[FeatureCache], object]] = {
