@@ -43,7 +43,8 @@ KEYS: dict[Kind, tuple[str, ...]] = {
 ID: dict[Kind, str] = {"video": "video_id", "text": "caption_id"}
 Ids: TypeAlias = "Sequence[str] | pa.ChunkedArray"  # of items, as asked for
 _ROWS_AT_A_TIME = 4096
-_FEW = 16  # less than this part of all ids is looked up in a dictionary, made once
+_FEW = 16  # less than this part of all ids is looked up in a dictionary, made once,
+_SCANNED = 32  # but the first so many in the column, which is as fast for that many
 _RESTORE = "restore it from a copy, or move the cache away and extract again"
 _OUTCOME_COLUMNS = [
     ("status", pa.string()),  # ok, failed, pending
@@ -67,6 +68,7 @@ class Sources(Sequence[dict[str, Any]]):
         self._id = ID[kind]
         self._last: dict[str, int] = {}
         self._distinct: bool | None = None
+        self._scanned = 0
 
     def __len__(self) -> int:
         return len(self._table) + len(self._added)
@@ -107,10 +109,14 @@ class Sources(Sequence[dict[str, Any]]):
 
     def find(self, ids: Ids) -> npt.NDArray[np.int64]:
         """Return the last row of each id; -1 of an unknown one."""
-        if not self._added and len(ids) * _FEW > len(self._table) and self.are_distinct():
-            column = _column(ids)
+        many, scanned = len(ids) * _FEW > len(self._table), self._scanned + len(ids)
+        if not self._added and self.are_distinct() and (many or scanned <= _SCANNED):
+            column, among = _column(ids), self._table[self._id]
+            if pa.types.is_string(column.type) and many:
+                return _places(column, among)
             if pa.types.is_string(column.type):
-                return _places(column, self._table[self._id])
+                self._scanned = scanned
+                return np.array([pc.index(among, id_).as_py() for id_ in column], np.int64)
         last = self.last_rows()
         return np.fromiter((last.get(id_, -1) for id_ in listed(ids)), np.int64, len(ids))
 

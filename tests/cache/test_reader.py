@@ -142,6 +142,19 @@ def test_every_order_of_ids_gives_the_rows_of_the_plain_way(
             )
 
 
+def test_items_that_are_asked_for_one_by_one(folder: Path) -> None:
+    cache = open_cache(folder)
+    for _ in range(2):
+        for number in range(CAPTIONS):
+            found = cache.captions([f"c{number}"])
+            np.testing.assert_array_equal(found, plain(folder, "text/features", [f"c{number}"]))
+        with pytest.raises(CacheError, match=r"\(first: 'c999'\)"):
+            cache.captions(["c0", "c999"])
+    for _ in range(40):
+        with pytest.raises(CacheError, match=r"\(first: 'v999'\)"):
+            cache.num_frames(["v0", "v999"])
+
+
 @pytest.mark.parametrize("few", [True, False])
 @pytest.mark.parametrize("unknown", ["v99", "", "é", "v\udc80", 7, None, b"v1", ("v1",)])
 def test_an_id_that_is_not_in_the_cache_is_named(folder: Path, unknown: Any, *, few: bool) -> None:
