@@ -25,12 +25,12 @@ def chunk_path(folder: Path, spec: ArraySpec, unit: int) -> Path:
     return folder / FEATURES / _chunk_name(spec, unit)
 
 
-def checksum(chunk: npt.NDArray[Any], then: bytes = b"") -> str:
-    """Return the CRC-32C (hex) of a chunk's bytes, and of some that follow them."""
+def checksum(chunk: npt.NDArray[Any]) -> str:
+    """Return the CRC-32C (hex) of a chunk's bytes."""
     flat = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
     # The C implementation reads an array in place, the one in Python takes bytes alone.
     content = flat if google_crc32c.implementation == "c" else flat.tobytes()
-    return f"{google_crc32c.extend(google_crc32c.value(content), then):08x}"
+    return f"{google_crc32c.value(content):08x}"
 
 
 def write_chunk(folder: Path, spec: ArraySpec, unit: int, chunk: npt.NDArray[Any]) -> None:

@@ -22,7 +22,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.cache.chunks import DROP_COMMAND, checksum
+from gare_cache.cache.chunks import DROP_COMMAND
 from gare_cache.cache.schema import JOURNAL, KINDS, Kind
 from gare_cache.errors import CacheError
 from gare_cache.files import append_line, last_line, replacing
@@ -32,9 +32,11 @@ _NOT_A_RECORD = (ValueError, KeyError, TypeError, AttributeError, RecursionError
 _CHECKSUM = re.compile(rb', "line": "([0-9a-f]{8})"\}')
 _CHECKSUM_BYTES = 21
 _DROP = f"run `{DROP_COMMAND}`, then `gare-cache extract` to encode again what it recorded"
-# The outcomes of a line. Quotes are escaped within strings: only keys look like this.
-_OUTCOMES = re.compile(rb'"outcomes": \[(.*)\], "checksums": \{', re.DOTALL)
+# Around the outcomes of a line. Quotes are escaped within strings: only keys look like this.
+_BEFORE, _AFTER = b'"outcomes": [', b'], "checksums": {'
 _ROW, _REASON = b'{"row": ', b', "reason": '
+_MOST_DIGITS = 18  # of an int64
+_BYTES_AT_A_TIME = 2**20
 _PADDING = 64  # more than an outcome's row and reason take
 
 
@@ -58,8 +60,6 @@ class RowOutcome(NamedTuple):
 
 _values = itemgetter(*RowOutcome._fields)
 _Columns = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
-_Decimals = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-_Places = npt.NDArray[np.int64] | slice
 
 
 class WrittenOutcomes(Sequence[RowOutcome]):
@@ -73,12 +73,13 @@ class WrittenOutcomes(Sequence[RowOutcome]):
     def __init__(
         self,
         where: str,
-        text: memoryview,
+        line: bytes,
+        text: slice,
         rows: npt.NDArray[np.int64],
         failed: npt.NDArray[np.bool_],
     ) -> None:
-        """Keep the text of the outcomes, parsed when one of them is asked for."""
-        self._where, self._text = where, text
+        """Keep the line with the text of the outcomes, parsed when one of them is asked for."""
+        self._where, self._line, self._text = where, line, text
         self.rows, self.failed = rows, failed
 
     def __len__(self) -> int:
@@ -99,7 +100,7 @@ class WrittenOutcomes(Sequence[RowOutcome]):
     @cached_property
     def _parsed(self) -> list[RowOutcome]:
         try:
-            return _outcomes(parse_json(self._where, b"[%b]" % bytes(self._text)))
+            return _outcomes(parse_json(self._where, b"[%b]" % self._line[self._text]))
         except (ValueError, TypeError, KeyError, AttributeError) as err:
             raise CacheError(
                 f"{self._where}: the line is not a journal record ({err}); {_DROP}"
@@ -167,7 +168,7 @@ def last_record(path: Path) -> UnitRecord | None:
     if not line:
         return None
     try:
-        return _parse(str(path), memoryview(line))[0]
+        return _parse(line, None)[0]
     except _NOT_A_RECORD as err:
         raise CacheError(f"{path}: the last line is not a journal record ({err}); {_DROP}") from err
 
@@ -236,10 +237,11 @@ def _files(folder: Path) -> list[Path]:
 
 def _read_file(path: Path) -> Iterator[tuple[UnitRecord | None, DamagedLine | None]]:
     """Yield the record of every line, if it is whole, and what is wrong at its place."""
-    before = memoryview(b"")
-    for number, line in enumerate(_lines(read_bytes(path)), 1):
+    before = b""
+    lines = read_bytes(path).split(b"\n")[:-1]
+    for number, (line, outcomes) in enumerate(zip(lines, _written(path, lines), strict=True), 1):
         try:
-            record, after = _parse(f"{path}:{number}", line)
+            record, after = _parse(line, outcomes)
         except _NOT_A_RECORD as err:
             yield None, DamagedLine(path, number, f"the line is not a journal record ({err})")
         else:
@@ -247,14 +249,6 @@ def _read_file(path: Path) -> Iterator[tuple[UnitRecord | None, DamagedLine | No
             problem = "records before this line are lost"
             yield record, DamagedLine(path, number, problem) if lost else None
         before = line
-
-
-def _lines(content: bytes) -> Iterator[memoryview]:
-    """Yield the lines of a file, which are long, without copying them."""
-    whole, start = memoryview(content), 0
-    while (end := content.find(b"\n", start)) >= 0:
-        yield whole[start:end]
-        start = end + 1
 
 
 def _line(record: UnitRecord, *, after: bytes) -> bytes:
@@ -265,32 +259,35 @@ def _line(record: UnitRecord, *, after: bytes) -> bytes:
     return content[:-1] + f', "line": "{google_crc32c.value(content):08x}"}}'.encode()
 
 
-def _stored(line: bytes | memoryview) -> str | None:
+def _stored(line: bytes) -> str | None:
     """Return the checksum that a line ends with; None for an older line."""
     found = _CHECKSUM.fullmatch(line[-_CHECKSUM_BYTES:])
     return found[1].decode() if found else None
 
 
-def _checksum(line: bytes | memoryview) -> str:
+def _checksum(line: bytes) -> str:
     """Return the checksum that a line ends with; that of its bytes for an older line."""
-    return _stored(line) or checksum(np.frombuffer(line, np.uint8))
+    return _stored(line) or f"{google_crc32c.value(line):08x}"
 
 
-def _parse(where: str, line: memoryview) -> tuple[UnitRecord, str | None]:
-    """Return a line's record and the checksum of the line before it; None in an older line."""
+def _parse(line: bytes, outcomes: WrittenOutcomes | None) -> tuple[UnitRecord, str | None]:
+    """Return a line's record and the checksum of the line before it; None in an older line.
+
+    Args:
+        line: the line.
+        outcomes: those of the line, if they have the form in which they are written.
+    """
     stored = _stored(line)
-    content = line[:-_CHECKSUM_BYTES] if stored else line
-    if stored and checksum(np.frombuffer(content, np.uint8), b"}") != stored:
+    content = line[:-_CHECKSUM_BYTES] + b"}" if stored else line
+    if stored and f"{google_crc32c.value(content):08x}" != stored:
         raise ValueError("it does not have its checksum")
-    parts = [content, b"}" if stored else b""]
-    written = _written(where, content) if stored else None
-    if written is not None:
-        outcomes, text = written
-        parts[:1] = [content[: text.start], content[text.stop :]]
-    fields = parse_json("the line", b"".join(parts))
+    if stored and outcomes is not None:
+        content = content[: content.find(_BEFORE) + len(_BEFORE)] + content[content.rfind(_AFTER) :]
+    fields = parse_json("the line", content)
     after = fields.pop("after") if stored else None
     listed = _outcomes(fields.pop("outcomes"))
-    record = UnitRecord(outcomes=listed if written is None else outcomes, **fields)
+    found: Sequence[RowOutcome] = outcomes if stored and outcomes is not None else listed
+    record = UnitRecord(outcomes=found, **fields)
     numbers = [record.sequence, record.unit, *(outcome.row for outcome in listed)]
     if record.kind not in KINDS or not all(type(number) is int for number in numbers):
         raise ValueError(f"kind {record.kind!r}, unit {record.unit!r}")
@@ -306,66 +303,53 @@ def _outcomes(parsed: Sequence[dict[str, Any]]) -> list[RowOutcome]:
     ]
 
 
-def _written(where: str, line: memoryview) -> tuple[WrittenOutcomes, slice] | None:
-    """Return the outcomes of a line and where they stand; None in another form than ``_line``'s."""
-    found = _OUTCOMES.search(line)
-    if found is None:
-        return None
-    text = slice(*found.span(1))
-    columns = _columns(line[text])
-    return None if columns is None else (WrittenOutcomes(where, line[text], *columns), text)
+def _written(path: Path, lines: Sequence[bytes]) -> Iterator[WrittenOutcomes | None]:
+    """Yield the outcomes of each line; None if they do not have the form of ``_line``."""
+    first, size = 0, 0
+    for number, line in enumerate(lines, 1):
+        size += len(line)
+        if number == len(lines) or size > _BYTES_AT_A_TIME:  # what stays in the processor's cache
+            some = lines[first:number]
+            texts = [_outcomes_text(line) for line in some]
+            columns = _columns([line[text] for line, text in zip(some, texts, strict=True)])
+            for place, found in enumerate(columns):
+                where = f"{path}:{first + place + 1}"
+                usual = (where, some[place], texts[place])
+                yield None if found is None else WrittenOutcomes(*usual, *found)
+            first, size = number, 0
 
 
-def _columns(text: memoryview) -> _Columns | None:
-    """Return the rows and states in the text of outcomes; None if it has another form."""
-    joined = b"".join([text, bytes(_PADDING)])
+def _outcomes_text(line: bytes) -> slice:
+    """Return where the outcomes of a line stand; where they do not, the whole line."""
+    first, last = line.find(_BEFORE), line.rfind(_AFTER)
+    found = first >= 0 and first + len(_BEFORE) <= last
+    return slice(first + len(_BEFORE), last) if found else slice(None)
+
+
+def _columns(texts: Sequence[bytes]) -> Iterator[_Columns | None]:
+    """Yield the rows and states in the text of outcomes; None if it has another form."""
+    joined = b"".join([*texts, bytes(_PADDING)])
     characters = np.frombuffer(joined, np.uint8)
     # The eight bytes from each place on, as a number.
     words = np.ndarray(len(joined) - 7, "<u8", joined, strides=(1,))
-    starts = _starts(characters[: len(text)])
-    rows, digits = _decimals(words[_after(starts, len(_ROW))])
-    alike = len(digits) and bool((digits == digits[0]).all())
-    at = _after(starts, len(_ROW) + (int(digits[0]) if alike else digits))
-    follows = characters[_after(at, len(_REASON))]
+    starts = np.flatnonzero(characters == ord("{"))  # also within strings, which are then parsed
+    at, rows = starts + len(_ROW), np.zeros(len(starts), np.int64)
+    for _ in range(_MOST_DIGITS):
+        digits = characters[at] - np.uint8(ord("0"))  # more than 9 for anything else
+        rows = np.where(digits < 10, 10 * rows + digits, rows)
+        at += digits < 10
+    follows = characters[at + len(_REASON)]
     failed = follows == ord('"')
-    usual = (digits > 0) & (failed | (follows == ord("n")))
+    usual = (at > starts + len(_ROW)) & (failed | (follows == ord("n")))
     usual &= words[starts] == _number(_ROW)
     usual &= words[at] == _number(_REASON[:8])
-    usual &= words[_after(at, len(_REASON) - 8)] == _number(_REASON[-8:])
-    return (rows, failed) if usual.all() and text[: len(_ROW)] in (b"", _ROW) else None
-
-
-def _starts(text: npt.NDArray[np.uint8]) -> _Places:
-    """Return the places of "{", also those within strings, which are then parsed."""
-    is_start = text == ord("{")
-    count = int(np.count_nonzero(is_start))
-    # Outcomes of one length, as most are, follow one another at one distance, with ", " between.
-    stride, rest = divmod(len(text) + 2, count) if count else (0, 1)
-    if not rest and np.count_nonzero(is_start[::stride]) == count:
-        return slice(0, count * stride, stride)  # which numpy reads faster than single places
-    return np.flatnonzero(is_start)
-
-
-def _after(places: _Places, distance: int | npt.NDArray[np.int64]) -> _Places:
-    if isinstance(places, slice) and isinstance(distance, int):
-        return slice(places.start + distance, places.stop + distance, places.step)
-    if isinstance(places, slice):
-        places = np.arange(places.start, places.stop, places.step)
-    return places + distance
-
-
-def _decimals(words: npt.NDArray[np.uint64]) -> _Decimals:
-    """Return the number that each eight characters begin with, and its digits: up to seven."""
-    less = words - np.uint64(0x3030303030303030)
-    # The first bit of each byte above 9; of later bytes also others, from which a borrow took 1.
-    others = (less | (less + np.uint64(0x7676767676767676))) & np.uint64(0x8080808080808080)
-    first = others & (~others + np.uint64(1))  # 2 to the 8 digits + 7
-    digits = (np.frexp(first.astype(np.float64))[1].astype(np.int64) - 8) // 8
-    numbers = less << (64 - 8 * digits).astype(np.uint64)  # zeros before the digits
-    for size, kept in ((1, 0x00FF00FF00FF00FF), (2, 0x0000FFFF0000FFFF), (4, 0xFFFFFFFF)):
-        numbers = numbers * np.uint64(10**size) + (numbers >> np.uint64(8 * size))
-        numbers &= np.uint64(kept)
-    return numbers.astype(np.int64), digits
+    usual &= words[at + len(_REASON) - 8] == _number(_REASON[-8:])
+    ends = np.cumsum([len(text) for text in texts])
+    bounds = np.searchsorted(starts, [0, *ends])
+    for text, first, last in zip(texts, bounds[:-1], bounds[1:], strict=True):
+        # The whole line, where it has no text of outcomes, does not start with one.
+        whole = bool(usual[first:last].all()) and text[: len(_ROW)] in (b"", _ROW)
+        yield (rows[first:last], failed[first:last]) if whole else None
 
 
 def _number(eight: bytes) -> int:

@@ -34,6 +34,7 @@ from gare_cache.cache.words import Tokens, read_unit_words, words_path
 from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest
 
+_Places = npt.NDArray[np.int64] | slice
 _MOST_MAPS = 4096  # of chunks that stay mapped; a system allows 65,530 of a process
 
 if TYPE_CHECKING:
@@ -162,9 +163,7 @@ class FeatureCache:
             self._checked.add((WORDS, unit))
         return words.of_row
 
-    def pieces(
-        self, name: str, ids: Ids
-    ) -> Iterator[tuple[npt.NDArray[np.int64] | slice, npt.NDArray[Any]]]:
+    def pieces(self, name: str, ids: Ids) -> Iterator[tuple[_Places, npt.NDArray[Any]]]:
         """Yield an array's rows of some items, chunk by chunk, with their places among the ids.
 
         Args:
@@ -175,7 +174,8 @@ class FeatureCache:
             CacheError: an item is not in the cache, or not done.
         """
         kind = _kind(name)
-        return self._pieces(kind, name, self._rows(kind, ids))
+        for places, chunk, kept in self._chunks(kind, name, self._rows(kind, ids)):
+            yield places, chunk[kept] if isinstance(kept, slice) else chunk.take(kept, 0)
 
     def captions(self, ids: Ids) -> npt.NDArray[np.float16]:
         """Return the (T, D) text features of captions, in the order asked.
@@ -263,14 +263,19 @@ class FeatureCache:
         spec = self.spec(name)
         shape = spec.row_shape if most is None else (most, *spec.row_shape[1:])
         values = np.empty((len(rows), *shape), spec.dtype)
-        for places, kept in self._pieces(kind, name, rows, most):
-            values[places] = kept
+        for places, chunk, kept in self._chunks(kind, name, rows):
+            if most is not None:
+                values[places] = chunk[:, :most][kept]
+            elif isinstance(places, slice) and not isinstance(kept, slice):
+                chunk.take(kept, 0, out=values[places], mode="clip")  # not by way of a copy
+            else:
+                values[places] = chunk[kept]
         return values
 
-    def _pieces(
-        self, kind: Kind, name: str, rows: npt.NDArray[np.int64], most: int | None = None
-    ) -> Iterator[tuple[npt.NDArray[np.int64] | slice, npt.NDArray[Any]]]:
-        """Yield the rows of each chunk, whose checksum was compared, with their places."""
+    def _chunks(
+        self, kind: Kind, name: str, rows: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[_Places, npt.NDArray[Any], _Places]]:
+        """Yield the places of some rows, their chunk, whose checksum was compared, and rows."""
         unit_rows = self.tables[kind].unit_rows
         units = rows // unit_rows
         order = np.argsort(units, kind="stable")
@@ -278,8 +283,7 @@ class FeatureCache:
             if len(places):
                 unit = int(units[places[0]])
                 chunk = self._chunk(kind, name, unit)
-                kept = chunk if most is None else chunk[:, :most]
-                yield _run(places), kept[_run(rows[places] - unit * unit_rows)]
+                yield _run(places), chunk, _run(rows[places] - unit * unit_rows)
 
     def spec(self, name: str) -> ArraySpec:
         """Return the shape and type of an array.
@@ -327,7 +331,7 @@ def _kind(name: str) -> Kind:
     return "text" if name.startswith("text/") else "video"
 
 
-def _run(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | slice:
+def _run(places: npt.NDArray[np.int64]) -> _Places:
     """Return places that follow one another as a slice, which is copied as one piece."""
     first, last = int(places[0]), int(places[-1])
     if len(places) > 1 and last - first == len(places) - 1 and (places[1:] > places[:-1]).all():

@@ -203,7 +203,7 @@ def _floats(cache: FeatureCache, name: str, ids: Ids, mask: Tensor | None = None
     row_shape = cache.spec(name).row_shape
     values = torch.from_numpy(np.empty((len(ids), *row_shape), np.float32))
     for places, rows in cache.pieces(name, ids):
-        read = torch.from_numpy(np.array(rows))
+        read = torch.from_numpy(rows if rows.flags.writeable else np.array(rows))
         if mask is not None and not mask[places].all():
             read.masked_fill_(~mask[places][..., None], 0.0)
         if isinstance(places, slice):
