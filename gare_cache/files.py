@@ -305,7 +305,7 @@ def read_parquet(path: Path, columns: Sequence[str] | pa.Schema | None = None) -
     schema, names = (columns, columns.names) if isinstance(columns, pa.Schema) else ((), columns)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_decoded_size(path, file)
+            _check_decoded_size(path, file, names)
             lacking = [name for name in names or () if name not in file.schema_arrow.names]
             if lacking:
                 raise UnreadableFile(
@@ -331,8 +331,11 @@ def read_parquet(path: Path, columns: Sequence[str] | pa.Schema | None = None) -
     return table
 
 
-def _check_decoded_size(path: Path, file: pq.ParquetFile) -> None:
-    """Bound what the columns take, in which a dictionary may repeat one long value often."""
+def _check_decoded_size(path: Path, file: pq.ParquetFile, names: Sequence[str] | None) -> None:
+    """Bound what the columns take, in which a dictionary may repeat one long value often.
+
+    Of strings, those of the columns that are read count.
+    """
     metadata = file.metadata
     groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
     columns = range(metadata.num_columns)
@@ -340,7 +343,12 @@ def _check_decoded_size(path: Path, file: pq.ParquetFile) -> None:
     TABLE_VALUES.check(path, max(metadata.num_rows, sum(values)))
     TABLE_BYTES.check(path, sum(group.total_byte_size for group in groups))
     described = [metadata.schema.column(place) for place in columns]
-    strings = [column.path for column in described if column.physical_type == "BYTE_ARRAY"]
+    read = set(file.schema_arrow.names if names is None else names)
+    strings = [
+        column.path
+        for column in described
+        if column.physical_type == "BYTE_ARRAY" and {column.path, column.path.split(".")[0]} & read
+    ]
     widths = (max(8, column.length or 0) for column in described)  # INT96 becomes 8 bytes
     fixed = sum(count * width for count, width in zip(values, widths, strict=True))
     bounds = _bounds(path, file, strings)

@@ -132,3 +132,14 @@ def test_what_a_column_of_strings_may_take_is_told_by_its_first_row(tmp_path: Pa
     assert read_parquet(path) == short
     pq.write_table(short.slice(0, 0), path)
     assert read_parquet(path) == short.slice(0, 0)
+
+
+def test_what_columns_take_that_are_not_read_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    long = repeated("a" * 500_000, 4_000)
+    ids = pa.array([f"id {number}" for number in range(4_000)])
+    pq.write_table(pa.table({"id": ids, "long.one": long}), path, compression="zstd")
+    assert read_parquet(path, ["id"])["id"].to_pylist() == ids.to_pylist()
+    for names in (None, ["long.one"], ["id", "long.one"]):
+        with pytest.raises(LimitExceeded, match=r"bytes .*GARE_CACHE_MAX_TABLE_BYTES"):
+            read_parquet(path, names)

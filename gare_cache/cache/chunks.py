@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from gare_cache.cache.schema import FEATURES, ArraySpec
 from gare_cache.errors import CacheError
 from gare_cache.files import fsync, replacing
 
 DROP_COMMAND = "gare-cache verify --drop-damaged"
+_READ_BYTES = 2**15  # up to here, reading a chunk is faster than mapping it
 
 
 def chunk_path(folder: Path, spec: ArraySpec, unit: int) -> Path:
@@ -59,12 +61,23 @@ def read_chunk(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> n
 
 
 def map_chunk(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> npt.NDArray[Any]:
-    """Memory-map a whole chunk; otherwise as ``read_chunk``."""
+    """Memory-map a whole chunk, which cannot be written; otherwise as ``read_chunk``."""
     fault = size_fault(folder, spec, unit, unit_rows=unit_rows)
     if fault is not None:
         raise CacheError(f"{folder / FEATURES}: {fault}; run `{DROP_COMMAND}`")
-    shape = (unit_rows, *spec.row_shape)
-    return np.memmap(chunk_path(folder, spec, unit), spec.dtype, "r", shape=shape)
+    values = mapped(f"{folder}/{FEATURES}/{_chunk_name(spec, unit)}", spec.dtype)
+    return values.reshape(unit_rows, *spec.row_shape)
+
+
+def mapped(path: Path | str, dtype: str) -> npt.NDArray[Any]:
+    """Memory-map a file that has content, to be read; a small one is read.
+
+    The file does not stay open, unlike those of ``numpy.memmap``, of which a process may have
+    1,024 on most systems.
+    """
+    with pa.memory_map(str(path)) as file:
+        few = file.size() <= _READ_BYTES
+        return np.frombuffer(file.read() if few else file.read_buffer(), dtype)
 
 
 def keep_done_rows(
@@ -77,7 +90,10 @@ def keep_done_rows(
 
 
 def is_as_written(
-    chunk: npt.NDArray[Any], spec: ArraySpec, expected: str | None, done: Sequence[int]
+    chunk: npt.NDArray[Any],
+    spec: ArraySpec,
+    expected: str | None,
+    done: Callable[[], Sequence[int]],
 ) -> bool:
     """Return whether a chunk has its checksum, by itself or without its unfinished rows.
 
@@ -85,9 +101,9 @@ def is_as_written(
         chunk: the whole chunk.
         spec: its array.
         expected: the journal's checksum.
-        done: finished rows, counted from the chunk's first.
+        done: returns the finished rows, counted from the chunk's first.
     """
-    return checksum(chunk) == expected or checksum(keep_done_rows(chunk, spec, done)) == expected
+    return checksum(chunk) == expected or checksum(keep_done_rows(chunk, spec, done())) == expected
 
 
 def size_fault(folder: Path, spec: ArraySpec, unit: int, *, unit_rows: int) -> str | None:

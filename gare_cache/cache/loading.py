@@ -211,6 +211,8 @@ def captions_of(
 def captions_with_features(cache: FeatureCache, captions: pa.Table) -> pa.Table:
     """Leave out the captions whose features an import could not use."""
     failed = pa.array(cache.tables["text"].failed_ids(), pa.string())
+    if not len(failed):
+        return captions
     return captions.filter(pc.invert(pc.is_in(captions["caption_id"], failed)))
 
 
@@ -230,7 +232,6 @@ def expected_items(cache: FeatureCache, manifest: Manifest, kind: Kind) -> pa.Ta
     These are the videos with a file and their captions; for an imported cache, the imported items.
     """
     if not is_imported(cache):
-        present = manifest.with_files()
-        return present.videos if kind == "video" else present.captions
+        return manifest.videos_with_files() if kind == "video" else manifest.with_files().captions
     rows = manifest.videos if kind == "video" else manifest.captions
     return rows.filter(pc.is_in(rows[ID[kind]], pa.array(cache.tables[kind].latest(), pa.string())))

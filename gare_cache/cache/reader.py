@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from gare_cache.cache import journal
 from gare_cache.cache.chunks import DROP_COMMAND, chunk_path, is_as_written, map_chunk
 from gare_cache.cache.group import read_attributes, stored_unit_rows
-from gare_cache.cache.rows import RowTable, read_rows
+from gare_cache.cache.rows import Ids, RowTable, Sources, listed, read_rows, read_sources
 from gare_cache.cache.schema import (
     HEAD_START,
     KINDS,
@@ -33,6 +34,7 @@ from gare_cache.cache.words import Tokens, read_unit_words, words_path
 from gare_cache.errors import CacheError
 from gare_cache.files import canonical_digest
 
+_Places = npt.NDArray[np.int64] | slice
 _MOST_MAPS = 4096  # of chunks that stay mapped; a system allows 65,530 of a process
 
 if TYPE_CHECKING:
@@ -86,30 +88,33 @@ class FeatureCache:
         digests = {kind: self.tables[kind].digest(num_rows.get(kind)) for kind in KINDS}
         return canonical_digest(digests)
 
-    def videos(self, ids: Sequence[str]) -> VideoFeatures:
+    def videos(self, ids: Ids) -> VideoFeatures:
         """Return the frame features of videos, in the order asked.
+
+        A column of ids, as those of a manifest, is looked up without making strings of Python.
 
         Raises:
             CacheError: a video is not in the cache, or not done.
         """
         names = ("video/frames", "video/times", "video/num_frames")
-        return VideoFeatures(*(self._read("video", name, ids) for name in names))
+        rows = self._rows("video", ids)
+        return VideoFeatures(*(self._read("video", name, rows) for name in names))
 
     def frames(self, ids: Sequence[str], most: int) -> npt.NDArray[np.float16]:
         """Return the first frames (V, ``most``, D) of videos; otherwise as ``videos``."""
-        return self._read("video", "video/frames", ids, most)
+        return self._read("video", "video/frames", self._rows("video", ids), most)
 
     def times(self, ids: Sequence[str], most: int) -> npt.NDArray[np.float32]:
         """Return the seconds (V, ``most``) of the first frames; otherwise as ``videos``."""
-        return self._read("video", "video/times", ids, most)
+        return self._read("video", "video/times", self._rows("video", ids), most)
 
-    def num_frames(self, ids: Sequence[str]) -> npt.NDArray[np.int32]:
+    def num_frames(self, ids: Ids) -> npt.NDArray[np.int32]:
         """Return the number of real frames of videos, in the order asked; 0 for a failed one.
 
         Raises:
             CacheError: as ``videos``.
         """
-        return self._read("video", "video/num_frames", ids)
+        return self._read("video", "video/num_frames", self._rows("video", ids))
 
     def views(self, ids: Sequence[str]) -> list[npt.NDArray[np.float16]]:
         """Return the augmented features of videos, memory-mapped: (R, F, D) each, NaN on padding.
@@ -153,18 +158,32 @@ class FeatureCache:
         table = self.tables["text"]
         words = read_unit_words(self.folder, self.layout, table, unit)
         if (WORDS, unit) not in self._checked:
-            whole = words.checksum() == table.checksums[unit].get(WORDS)
-            self._require_whole(whole, words_path(self.folder, unit))
+            if words.checksum() != table.checksums[unit].get(WORDS):
+                raise _damaged(words_path(self.folder, unit))
             self._checked.add((WORDS, unit))
         return words.of_row
 
-    def captions(self, ids: Sequence[str]) -> npt.NDArray[np.float16]:
+    def pieces(self, name: str, ids: Ids) -> Iterator[tuple[_Places, npt.NDArray[Any]]]:
+        """Yield an array's rows of some items, chunk by chunk, with their places among the ids.
+
+        Args:
+            name: ``video/frames``, ``text/features`` or another array of the layout.
+            ids: the items.
+
+        Raises:
+            CacheError: an item is not in the cache, or not done.
+        """
+        kind = _kind(name)
+        for places, chunk, kept in self._chunks(kind, name, self._rows(kind, ids)):
+            yield places, chunk[kept] if isinstance(kept, slice) else chunk.take(kept, 0)
+
+    def captions(self, ids: Ids) -> npt.NDArray[np.float16]:
         """Return the (T, D) text features of captions, in the order asked.
 
         Raises:
             CacheError: a caption is not in the cache, or not done.
         """
-        return self._read("text", "text/features", ids)
+        return self._read("text", "text/features", self._rows("text", ids))
 
     def counts(self, kind: Kind) -> dict[str, int]:
         """Count the current rows of all ids by status: ``ok``, ``failed``, ``pending``."""
@@ -210,12 +229,15 @@ class FeatureCache:
         Raises:
             CacheError: an id is not in the cache, or not done.
         """
+        rows: list[int] = self._rows(kind, ids).tolist()
+        return rows
+
+    def _rows(self, kind: Kind, ids: Ids) -> npt.NDArray[np.int64]:
         table = self.tables[kind]
-        latest = table.latest()
-        rows = [latest.get(id_, -1) for id_ in ids]
-        done = table.outcomes.has(np.array(rows, np.int64))
+        rows = table.sources.find(ids)
+        done = table.outcomes.has(rows)
         if not done.all():
-            absent = [id_ for id_, there in zip(ids, done, strict=True) if not there]
+            absent = [id_ for id_, there in zip(listed(ids), done, strict=True) if not there]
             raise CacheError(
                 f"{len(absent)} of {len(ids):,} {kind} rows are not in {self.folder} "
                 f"(first: {absent[0]!r}); run `gare-cache extract` (or `import-features`) again"
@@ -235,24 +257,41 @@ class FeatureCache:
             )
 
     def _read(
-        self, kind: Kind, name: str, ids: Sequence[str], most: int | None = None
+        self, kind: Kind, name: str, rows: npt.NDArray[np.int64], most: int | None = None
     ) -> npt.NDArray[Any]:
         """Return rows of an array, ``most`` entries of each."""
-        rows = np.asarray(self.rows(kind, ids), dtype=np.int64)
-        unit_rows = self.tables[kind].unit_rows
-        spec = self._spec(kind, name)
+        spec = self.spec(name)
         shape = spec.row_shape if most is None else (most, *spec.row_shape[1:])
         values = np.empty((len(rows), *shape), spec.dtype)
-        units, order = rows // unit_rows, np.argsort(rows // unit_rows, kind="stable")
-        for places in np.split(order, np.flatnonzero(np.diff(units[order])) + 1):
-            if len(places):
-                chunk = self._chunk(kind, name, int(units[places[0]]))
-                kept = chunk if most is None else chunk[:, :most]
-                values[_run(places)] = kept[_run(rows[places] % unit_rows)]
+        for places, chunk, kept in self._chunks(kind, name, rows):
+            if most is not None:
+                values[places] = chunk[:, :most][kept]
+            elif isinstance(places, slice) and not isinstance(kept, slice):
+                chunk.take(kept, 0, out=values[places], mode="clip")  # not by way of a copy
+            else:
+                values[places] = chunk[kept]
         return values
 
-    def _spec(self, kind: Kind, name: str) -> ArraySpec:
-        for spec in self.layout.arrays(kind):
+    def _chunks(
+        self, kind: Kind, name: str, rows: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[_Places, npt.NDArray[Any], _Places]]:
+        """Yield the places of some rows, their chunk, whose checksum was compared, and rows."""
+        unit_rows = self.tables[kind].unit_rows
+        units = rows // unit_rows
+        order = np.argsort(units, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(units[order])) + 1):
+            if len(places):
+                unit = int(units[places[0]])
+                chunk = self._chunk(kind, name, unit)
+                yield _run(places), chunk, _run(rows[places] - unit * unit_rows)
+
+    def spec(self, name: str) -> ArraySpec:
+        """Return the shape and type of an array.
+
+        Raises:
+            CacheError: the cache holds no such array.
+        """
+        for spec in self.layout.arrays(_kind(name)):
             if spec.name == name:
                 return spec
         held = "frames, no features" if self.layout.height else "features, no frames"
@@ -263,30 +302,40 @@ class FeatureCache:
         mapped = self._maps.get((name, unit))
         if mapped is not None:
             return mapped
-        table, spec = self.tables[kind], self._spec(kind, name)
+        table, spec = self.tables[kind], self.spec(name)
         chunk = map_chunk(self.folder, spec, unit, unit_rows=table.unit_rows)
         if (name, unit) not in self._checked:
-            done = [row % table.unit_rows for row in table.done_rows(unit)]
-            whole = is_as_written(chunk, spec, table.checksums[unit].get(name), done)
-            self._require_whole(whole, chunk_path(self.folder, spec, unit))
+            whole = is_as_written(
+                chunk,
+                spec,
+                table.checksums[unit].get(name),
+                lambda: [row % table.unit_rows for row in table.done_rows(unit)],
+            )
+            if not whole:
+                raise _damaged(chunk_path(self.folder, spec, unit))
             self._checked.add((name, unit))
         if len(self._maps) >= _MOST_MAPS:
             self._maps.pop(next(iter(list(self._maps))), None)  # threads share the maps
         self._maps[name, unit] = chunk
         return chunk
 
-    def _require_whole(self, whole: bool, path: Path) -> None:
-        if not whole:
-            raise CacheError(
-                f"{path} is damaged: it does not have the checksum of the journal; run "
-                f"`{DROP_COMMAND}`, then `gare-cache extract` to write its unit again"
-            )
+
+def _damaged(path: Path) -> CacheError:
+    return CacheError(
+        f"{path} is damaged: it does not have the checksum of the journal; run "
+        f"`{DROP_COMMAND}`, then `gare-cache extract` to write its unit again"
+    )
 
 
-def _run(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | slice:
+def _kind(name: str) -> Kind:
+    return "text" if name.startswith("text/") else "video"
+
+
+def _run(places: npt.NDArray[np.int64]) -> _Places:
     """Return places that follow one another as a slice, which is copied as one piece."""
-    if len(places) > 1 and bool((np.diff(places) == 1).all()):
-        return slice(int(places[0]), int(places[-1]) + 1)
+    first, last = int(places[0]), int(places[-1])
+    if len(places) > 1 and last - first == len(places) - 1 and (places[1:] > places[:-1]).all():
+        return slice(first, last + 1)
     return places
 
 
@@ -297,17 +346,25 @@ def open_cache(folder: Path) -> FeatureCache:
         CacheError: the cache is missing or of another format, or a chunk that the journal records
             is missing or has the wrong size.
     """
-    cache = open_unchecked(folder, journal.read(folder))
+    with ThreadPoolExecutor(len(KINDS)) as pool:  # while the journal is read
+        sources = {kind: pool.submit(read_sources, folder, kind) for kind in KINDS}
+        records = journal.read(folder)
+        cache = open_unchecked(folder, records, lambda _, kind: sources[kind].result())
     check_chunk_sizes(folder, cache.layout, cache.tables)
     return cache
 
 
-def open_unchecked(folder: Path, records: Sequence[journal.UnitRecord]) -> FeatureCache:
+def open_unchecked(
+    folder: Path,
+    records: Sequence[journal.UnitRecord],
+    read: Callable[[Path, Kind], Sources] = read_sources,
+) -> FeatureCache:
     """Open a cache without checking its chunks, for verification.
 
     Args:
         folder: the cache folder.
         records: its journal.
+        read: reads the sources of a kind.
 
     Raises:
         CacheError: the cache is missing or of another format, or its tables are damaged.
@@ -318,6 +375,6 @@ def open_unchecked(folder: Path, records: Sequence[journal.UnitRecord]) -> Featu
         folder=folder,
         attributes=attributes,
         layout=layout,
-        tables=read_rows(folder, records, stored_unit_rows(layout, folder)),
+        tables=read_rows(folder, records, stored_unit_rows(layout, folder), read),
         records=records,
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gare_cache.cache import journal
 from gare_cache.cache.schema import KINDS, TABLES, Kind
@@ -39,7 +41,10 @@ KEYS: dict[Kind, tuple[str, ...]] = {
     "text": ("caption_id", "caption"),
 }
 ID: dict[Kind, str] = {"video": "video_id", "text": "caption_id"}
+Ids: TypeAlias = "Sequence[str] | pa.ChunkedArray"  # of items, as asked for
 _ROWS_AT_A_TIME = 4096
+_FEW = 16  # less than this part of all ids is looked up in a dictionary, made once,
+_SCANNED = 32  # but the first so many in the column, which is as fast for that many
 _RESTORE = "restore it from a copy, or move the cache away and extract again"
 _OUTCOME_COLUMNS = [
     ("status", pa.string()),  # ok, failed, pending
@@ -62,6 +67,8 @@ class Sources(Sequence[dict[str, Any]]):
         self._added: list[dict[str, Any]] = []
         self._id = ID[kind]
         self._last: dict[str, int] = {}
+        self._distinct: bool | None = None
+        self._scanned = 0
 
     def __len__(self) -> int:
         return len(self._table) + len(self._added)
@@ -99,6 +106,25 @@ class Sources(Sequence[dict[str, Any]]):
         # Without nulls numpy makes the list in a third of the time; with them it makes NaN.
         values: list[Any] = column.to_pylist() if column.null_count else column.to_numpy().tolist()
         return values + [source[name] for source in self._added]
+
+    def find(self, ids: Ids) -> npt.NDArray[np.int64]:
+        """Return the last row of each id; -1 of an unknown one."""
+        many, scanned = len(ids) * _FEW > len(self._table), self._scanned + len(ids)
+        if not self._added and self.are_distinct() and (many or scanned <= _SCANNED):
+            column, among = _column(ids), self._table[self._id]
+            if pa.types.is_string(column.type) and many:
+                return _places(column, among)
+            if pa.types.is_string(column.type):
+                self._scanned = scanned
+                return np.array([pc.index(among, id_).as_py() for id_ in column], np.int64)
+        last = self.last_rows()
+        return np.fromiter((last.get(id_, -1) for id_ in listed(ids)), np.int64, len(ids))
+
+    def are_distinct(self) -> bool:
+        """Return whether every id that was read has one row."""
+        if self._distinct is None:
+            self._distinct = len(pc.unique(self._table[self._id])) == len(self._table)
+        return self._distinct
 
     def last_rows(self) -> Mapping[str, int]:
         """Return the last row of every id."""
@@ -226,6 +252,8 @@ class RowTable:
 
     def failed_ids(self) -> list[str]:
         """Return the ids whose last row failed."""
+        if not self.outcomes.failed(np.arange(len(self.sources))).any():
+            return []
         latest = self.latest()
         failed = self.outcomes.failed(np.fromiter(latest.values(), np.int64, len(latest)))
         return [id_ for id_, of in zip(latest, failed.tolist(), strict=True) if of]
@@ -326,6 +354,28 @@ class RowTable:
         return tuple(source[name] for name in KEYS[self.kind])
 
 
+def listed(ids: Ids) -> Sequence[str]:
+    """Return ids as strings of Python."""
+    return ids.to_pylist() if isinstance(ids, pa.ChunkedArray) else ids
+
+
+def _column(ids: Ids) -> pa.ChunkedArray:
+    if isinstance(ids, pa.ChunkedArray):
+        return ids
+    with suppress(TypeError, ValueError):  # of several types, or no Unicode
+        return pa.chunked_array([pa.array(ids)])
+    return pa.chunked_array([], pa.null())
+
+
+def _places(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Return the place of each id among distinct ones; -1 if it is not there."""
+    first = pc.index(among, ids[0]).as_py()
+    if among.slice(max(first, 0), len(ids)).equals(ids):  # as most splits
+        return np.arange(first, first + len(ids))
+    places: npt.NDArray[np.int32] = pc.index_in(ids, value_set=among).fill_null(-1).to_numpy()
+    return places.astype(np.int64)
+
+
 def read_sources(folder: Path, kind: Kind) -> Sources:
     """Read the sources of a kind in row order; a missing table counts as empty.
 
@@ -348,7 +398,7 @@ def read_sources(folder: Path, kind: Kind) -> Sources:
             f"{path}: the rows are not numbered from 0 to {len(table) - 1}; {_RESTORE}"
         )
     sources = Sources(kind, table.select(names))
-    if len(sources.last_rows()) == len(table):  # kept: who opens a cache looks ids up
+    if sources.are_distinct():
         return sources
     current: dict[str, tuple[Any, ...]] = {}
     for key in zip(*(sources.column(name) for name in KEYS[kind]), strict=True):
@@ -359,7 +409,10 @@ def read_sources(folder: Path, kind: Kind) -> Sources:
 
 
 def read_rows(
-    folder: Path, records: Sequence[journal.UnitRecord], unit_rows: Mapping[Kind, int]
+    folder: Path,
+    records: Sequence[journal.UnitRecord],
+    unit_rows: Mapping[Kind, int],
+    read: Callable[[Path, Kind], Sources] = read_sources,
 ) -> dict[Kind, RowTable]:
     """Read both tables of a cache and apply its journal.
 
@@ -367,11 +420,12 @@ def read_rows(
         folder: the cache folder.
         records: its journal.
         unit_rows: rows per unit, by kind.
+        read: reads the sources of a kind.
 
     Raises:
         CacheError: a table is damaged, or the journal contradicts it.
     """
-    tables = {kind: RowTable(kind, unit_rows[kind], read_sources(folder, kind)) for kind in KINDS}
+    tables = {kind: RowTable(kind, unit_rows[kind], read(folder, kind)) for kind in KINDS}
     for record in records:
         tables[record.kind].apply(record)
     return tables

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gare_cache.cache.chunks import DROP_COMMAND, checksum, read_chunk, size_fault
+from gare_cache.cache.chunks import DROP_COMMAND, checksum, mapped, read_chunk, size_fault
 from gare_cache.cache.rows import RowTable
 from gare_cache.cache.schema import FEATURES, LENGTHS, WORDS, ArraySpec, Layout
 from gare_cache.errors import CacheError
@@ -89,7 +89,7 @@ def read_unit_words(folder: Path, layout: Layout, table: RowTable, unit: int) ->
     stored = done if exact else lengths
     if not sum(stored.values()):
         return UnitWords({}, exact)
-    values = np.memmap(path, "<f2", "r").reshape(-1, layout.dim)
+    values = mapped(path, "<f2").reshape(-1, layout.dim)
     ends = np.cumsum(list(stored.values()))
     rows = {
         row: values[end - length : end]

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gare_cache.cache.exchange.identity import is_imported
 from gare_cache.cache.loading import captions_of, expected_items, of_split
 from gare_cache.cache.reader import FeatureCache
+from gare_cache.cache.rows import Ids
 from gare_cache.data.frames import even_positions, take_frames
 from gare_cache.data.words import Words, WordTokens
 from gare_cache.errors import CacheError, ConfigError, counted
@@ -88,6 +90,8 @@ class FeatureSplit:
         return None if self.words is None else self.words.padded(rows)
 
 
+_UNDIVIDED = 2**15 - 1  # most numbers that torch converts in one thread
+
 # Called like ``load_split``; a loader may keep splits in memory for the next training.
 SplitLoader = Callable[..., FeatureSplit]
 
@@ -119,8 +123,8 @@ def load_split(
         ConfigError: the manifest has no video in the split.
         CacheError: the cache lacks an item, or no item of the split has features.
     """
-    videos_listed = len(of_split(manifest.videos, name))
-    captions_listed = len(of_split(manifest.captions, name))
+    videos_listed = len(of_split(manifest.videos.select(["split"]), name))
+    captions_listed = len(of_split(manifest.captions.select(["split"]), name))
     if not videos_listed:
         raise ConfigError(f"the manifest has no {name} videos; see dataset in params.yaml")
     video_ids = videos_with_features(cache, manifest, name)
@@ -130,7 +134,8 @@ def load_split(
             f"{cache.folder}; "
             "`gare-cache info` lists those that failed, `gare-cache prepare` those without a file"
         )
-    expected = expected_items(cache, manifest, "text")
+    # Of a cache that was not imported, those of the videos are all expected.
+    expected = expected_items(cache, manifest, "text") if is_imported(cache) else manifest.captions
     captions, video_of_text = captions_of(cache, expected, video_ids)
     if not len(captions):
         raise CacheError(
@@ -148,7 +153,7 @@ def load_split(
         captions=captions["caption"].to_pylist(),
         frames=frames.to(device),
         mask=mask.to(device),
-        text=torch.from_numpy(cache.captions(caption_ids)).float().to(device),
+        text=_floats(cache, "text/features", captions["caption_id"]).to(device),
         video_of_text=torch.from_numpy(video_of_text).to(device),
         num_videos_listed=videos_listed,
         num_captions_listed=captions_listed,
@@ -183,11 +188,31 @@ def load_frames(
     Returns:
         (V, F, D) float32, zero on padding, and the mask (V, F), True on real frames.
     """
-    features = cache.videos(video_ids)
-    num_cached = torch.from_numpy(features.num_frames)
-    mask = torch.arange(features.frames.shape[1])[None, :] < num_cached[:, None]  # (V, F)
-    frames = torch.from_numpy(features.frames).float().masked_fill_(~mask[..., None], 0.0)
-    return _evenly(frames, mask, num_frames)
+    num_cached = torch.from_numpy(cache.num_frames(video_ids))
+    mask = torch.arange(cache.layout.max_frames)[None, :] < num_cached[:, None]  # (V, F)
+    return _evenly(_floats(cache, "video/frames", video_ids, mask), mask, num_frames)
+
+
+def _floats(cache: FeatureCache, name: str, ids: Ids, mask: Tensor | None = None) -> Tensor:
+    """Return rows of an array as float32, 0 outside the mask.
+
+    Each chunk is converted while the processor's cache holds it, and into memory of numpy, which
+    asks for large pages. Torch would divide larger pieces among threads, which wait for one another
+    at the end of each: far longer than the work takes where others compute on the same cores.
+    """
+    row_shape = cache.spec(name).row_shape
+    values = torch.from_numpy(np.empty((len(ids), *row_shape), np.float32))
+    for places, rows in cache.pieces(name, ids):
+        read = torch.from_numpy(rows if rows.flags.writeable else np.array(rows))
+        if mask is not None and not mask[places].all():
+            read.masked_fill_(~mask[places][..., None], 0.0)
+        if isinstance(places, slice):
+            few = max(1, _UNDIVIDED // read[0].numel())
+            for first in range(0, len(read), few):
+                values[places][first : first + few] = read[first : first + few]
+        else:
+            values[places] = read.float()
+    return values
 
 
 def _evenly(frames: Tensor, mask: Tensor, num_frames: int | None) -> tuple[Tensor, Tensor]:

@@ -52,6 +52,10 @@ class Manifest:
         present = self.with_files()
         return present.videos.to_pylist(), present.captions.to_pylist()
 
+    def videos_with_files(self) -> pa.Table:
+        """Return the videos with a file."""
+        return self.videos.filter(pc.is_valid(self.videos["path"]))
+
     def with_files(self) -> Manifest:
         """Return the videos with a file and their captions."""
         return self.of_videos(pc.is_valid(self.videos["path"]))
