@@ -46,7 +46,9 @@ def set_threads(threads: int) -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device.
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device, whose float32 is float32.
+
+    Of themselves, cuDNN's convolutions would take TensorFloat-32, 10 bits of mantissa.
 
     Raises:
         ConfigError: the name has another form.
@@ -54,6 +56,7 @@ def resolve_device(name: str) -> torch.device:
     """
     import torch
 
+    torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name != "cpu" and not (name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit())):

@@ -42,20 +42,23 @@ class PairDropout(nn.Dropout):
         """Drop numbers of a tensor of any shape."""
         if not self.training or self.p == 0 or input.device.type != "cpu":
             return super().forward(input)
-        factors: Tensor = _Factors.apply(input, self.p)  # type: ignore[no-untyped-call]
-        return input * factors
+        dropped: Tensor = input * _Factors.apply(input, self.p)[0]  # type: ignore[no-untyped-call]
+        return dropped
 
 
 class _Factors(torch.autograd.Function):
-    """The factors of a tensor's numbers: 0, or 1 / (1 - p)."""
+    """The factors of a tensor's numbers: 0, or 1 / (1 - p).
+
+    A tuple of one, because torch.compile takes no single output without a gradient.
+    """
 
     @staticmethod
-    def forward(input: Tensor, probability: float) -> Tensor:
-        return _draw(input, probability, None)
+    def forward(input: Tensor, probability: float) -> tuple[Tensor]:
+        return (_draw(input, probability, None),)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        ctx.mark_non_differentiable(output)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor]) -> None:
+        ctx.mark_non_differentiable(*output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
@@ -64,13 +67,13 @@ class _Factors(torch.autograd.Function):
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int | None, None], input: Tensor, probability: float
-    ) -> tuple[Tensor, int]:
+    ) -> tuple[tuple[Tensor], tuple[int]]:
         streams, dim = _streams.get(), in_dims[0]
         if len(streams) != info.batch_size:
             raise RuntimeError(f"{len(streams)} random streams for {info.batch_size} runs")
         rows = [input] * len(streams) if dim is None else list(input.unbind(dim))
         pairs = zip(rows, streams, strict=True)
-        return torch.stack([_draw(row, probability, stream) for row, stream in pairs]), 0
+        return (torch.stack([_draw(row, probability, stream) for row, stream in pairs]),), (0,)
 
 
 def _draw(values: Tensor, probability: float, stream: torch.Generator | None) -> Tensor:

@@ -26,6 +26,7 @@ from gare_cache.losses.objective import LossTerms, Objective
 from gare_cache.training.compilation import LossOf, compiled
 from gare_cache.training.distributed import Processes, encoding_parameters
 from gare_cache.training.optimizers import set_learning_rate, warmup_cosine
+from gare_cache.training.precision import step_precision
 from gare_cache.training.settings import TrainSettings
 from gare_cache.training.state_file import read_state, write_state
 
@@ -81,7 +82,7 @@ class TrainingSetup:
 
         Args:
             draw: the batches, and what else an epoch draws from.
-            settings: ``compile``.
+            settings: ``compile`` and ``precision``.
         """
         loss_of: LossOf = partial(_loss, self, draw)
         if settings.compile:
@@ -90,8 +91,9 @@ class TrainingSetup:
         for batch in draw.batches.to(split.text.device):
             videos = split.video_of_text[batch]
             frames = training_frames(split, videos, self.frame_choice, draw.generator)
-            loss = loss_of(batch, *frames)
-            loss.total.backward()  # type: ignore[no-untyped-call]
+            with step_precision(settings):
+                loss = loss_of(batch, *frames)
+                loss.total.backward()  # type: ignore[no-untyped-call]
             yield loss
 
     def update(self, *, max_grad_norm: float, processes: Processes) -> None:
@@ -372,8 +374,8 @@ def train_head(
         settings: ``epochs``, ``batch_size``, ``warmup``, ``max_grad_norm``, ``seed`` (of the order
             of the pairs), ``compile`` and ``loss.false_negatives``: ``mask`` leaves pairs off the
             diagonal whose text describes the video out of the contrastive loss
-            (``Positives.among``); ``keep`` counts them as negatives. The others are what ``setup``
-            was made with.
+            (``Positives.among``); ``keep`` counts them as negatives; of ``precision`` whether it
+            is ``tf32``. The others are what ``setup`` was made with.
         state_file: where the state is kept between epochs; the first process writes it.
         on_batch: called after every update, also for those that a resumed run has behind it.
         on_epoch: called after every epoch of this call.

@@ -29,7 +29,7 @@ class TrainSettings(Settings):
     weight_decay_on: Literal["weights", "all_but_bias"] = "weights"
     warmup: Fraction = 0.1
     max_grad_norm: Positive = 1.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     compile: bool = False
     reference_gather: bool = False
     logger: Literal["tensorboard", "wandb", "trackio", "dvclive"] | None = None

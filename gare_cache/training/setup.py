@@ -21,6 +21,7 @@ from gare_cache.own import own_digests
 from gare_cache.reproducibility import make_deterministic
 from gare_cache.training.loop import TrainingSetup
 from gare_cache.training.optimizers import build_optimizer
+from gare_cache.training.precision import require_precision
 from gare_cache.training.settings import TrainSettings
 
 # The whole of a training, from the settings to the saved head.
@@ -52,6 +53,7 @@ def set_up_training(
         ConfigError: settings do not fit the data.
         CacheError: the features are incomplete, or lack what the head compares.
     """
+    require_precision(settings, device)
     make_deterministic(seed=settings.seed, threads=settings.threads)
     num_frames = frames_of_training(settings, cache)
     choice = FrameChoice(num_frames, jittered=settings.frame_choice == "jittered")

@@ -15,9 +15,11 @@ from gare_cache.data.frames import FrameChoice
 from gare_cache.errors import ConfigError, EnvironmentFailure
 from gare_cache.heads.retrieval import RetrievalHead, build_head
 from gare_cache.losses.objective import Objective
+from gare_cache.reproducibility import resolve_device
 from gare_cache.training.compilation import compiled
 from gare_cache.training.loop import TrainingSetup, TrainingState, train_head
 from gare_cache.training.optimizers import build_optimizer
+from gare_cache.training.precision import require_precision
 from gare_cache.training.settings import TrainSettings
 from tests.training.test_loop import DIM, TRAIN, VAL
 
@@ -127,6 +129,43 @@ def test_bfloat16_scores_are_float32_and_near() -> None:
     torch.testing.assert_close(near.similarity, exact.similarity, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_a_step_alone_takes_tf32(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str
+) -> None:
+    seen: dict[str, set[bool]] = {"forward": set(), "backward": set(), "validation": set()}
+    original = torch.nn.Linear.forward
+
+    def is_on() -> bool:
+        return bool(torch.backends.cuda.matmul.allow_tf32)
+
+    def noted(module: Any, inputs: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = original(module, inputs)
+        seen["forward" if module.training else "validation"].add(is_on())
+        if out.requires_grad:
+            out.register_hook(lambda _: seen["backward"].add(is_on()))
+        return out
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", noted)
+    settings = TrainSettings.model_validate({"epochs": 1, "batch_size": 16, "precision": precision})
+    trained(tmp_path, settings, lambda: seen["validation"].add(is_on()), projection="linear")
+    step = {precision == "tf32"}
+    assert seen == {"forward": step, "backward": step, "validation": {False}}
+
+
+def test_tf32_without_a_gpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train\.precision is tf32.* on cpu; set float32"):
+        require_precision(TrainSettings(precision="tf32"), torch.device("cpu"))
+    require_precision(TrainSettings(precision="tf32"), torch.device("cuda", 1))
+    require_precision(TrainSettings(), torch.device("cpu"))
+
+
+def test_convolutions_of_a_device_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    resolve_device("cpu")
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_several_processes_are_not_compiled() -> None:
     with pytest.raises(ConfigError, match=r"train.compile is true, and several processes"):
         compiled(lambda *_: None, num_processes=2)  # type: ignore[arg-type,return-value]
@@ -144,7 +183,18 @@ def test_without_a_compiler_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_a_compiled_training_has_the_same_losses(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("head", "rel"),
+    [
+        ({"gap": {"dropout": 0.0}}, 1e-4),
+        ({"gap": {"dropout": 0.3}}, 0.1),  # other numbers are drawn
+        ({"pooling": {"name": "cross_attention"}}, 0.1),
+    ],
+    ids=["dropout 0", "dropout 0.3", "X-Pool"],
+)
+def test_a_compiled_training_has_the_same_losses(
+    tmp_path: Path, head: dict[str, Any], rel: float
+) -> None:
     states = []
     for compile_it in (False, True):
         folder = tmp_path / str(compile_it)
@@ -152,7 +202,7 @@ def test_a_compiled_training_has_the_same_losses(tmp_path: Path) -> None:
         settings = TrainSettings.model_validate(
             {"epochs": 2, "batch_size": 16, "optimizer": "adamw", "compile": compile_it}
         )
-        states.append(trained(folder, settings, gap={"dropout": 0.0})[1])
+        states.append(trained(folder, settings, **head)[1])
     solo, fused = ([dict(record.losses) for record in state.history] for state in states)
     for plain, other in zip(solo, fused, strict=True):
-        assert other == pytest.approx(plain, rel=1e-4)
+        assert other == pytest.approx(plain, rel=rel)
