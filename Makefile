@@ -23,6 +23,8 @@ test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 pytest --numprocesses logical --dist loadfile
 
 # Tables on the terminal and in benchmarks/results, on the machine as it is: quiet, or the ratios alone count.
+# Threads wait as those of `gare-cache` do.
+bench: export GOMP_SPINCOUNT := 1000
 bench: $(VENV)/.installed
 	python benchmarks/training_step.py --rounds 3
 	python benchmarks/training_run.py --forms "no gap module" GARE "GARE, bfloat16"
