@@ -254,9 +254,15 @@ def _read_file(path: Path) -> Iterator[tuple[UnitRecord | None, DamagedLine | No
 def _line(record: UnitRecord, *, after: bytes) -> bytes:
     fields = {name: getattr(record, name) for name in UnitRecord.__slots__}
     fields["checksums"], fields["seconds"] = dict(record.checksums), dict(record.seconds)
-    fields["outcomes"] = [outcome._asdict() for outcome in record.outcomes]
+    fields["outcomes"] = [_fields(outcome) for outcome in record.outcomes]
     content = json.dumps({**fields, "after": _checksum(after)}, ensure_ascii=False).encode()
     return content[:-1] + f', "line": "{google_crc32c.value(content):08x}"}}'.encode()
+
+
+def _fields(outcome: RowOutcome) -> dict[str, Any]:
+    """Return what a line holds of an outcome: captions have neither decoder nor digest."""
+    row, reason, *others = outcome._asdict().items()
+    return dict([row, reason, *((name, value) for name, value in others if value is not None)])
 
 
 def _stored(line: bytes) -> str | None:

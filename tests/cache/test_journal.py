@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,26 @@ def test_outcomes_that_cannot_be_parsed_are_named_when_they_are_asked_for(tmp_pa
     (found,) = read(tmp_path)
     with pytest.raises(CacheError, match=r"units.jsonl:1: the line is not a journal record .*run"):
         found.outcomes[0]
+
+
+def test_a_line_leaves_out_what_an_outcome_lacks_and_is_read_with_it_too(tmp_path: Path) -> None:
+    path = tmp_path / "journal" / "units.jsonl"
+    outcomes = [RowOutcome(0), RowOutcome(1, "bad"), RowOutcome(2, decoder="pyav", digest="ab")]
+    written = dataclasses.replace(record(0), outcomes=outcomes)
+    append(path, written)
+    line = path.read_bytes()[:-1]
+    fields = json.loads(line)
+    assert fields["outcomes"] == [
+        {"row": 0, "reason": None},
+        {"row": 1, "reason": "bad"},
+        {"row": 2, "reason": None, "decoder": "pyav", "digest": "ab"},
+    ]
+    assert read(tmp_path) == [written]
+    fields["outcomes"] = [outcome._asdict() for outcome in outcomes]  # as earlier versions wrote
+    del fields["line"]
+    content = json.dumps(fields).encode()
+    stored = f', "line": "{google_crc32c.value(content):08x}"}}\n'.encode()
+    path.write_bytes(content[:-1] + stored)
+    (found,) = read(tmp_path)
+    assert found == written
+    assert isinstance(found.outcomes, WrittenOutcomes)
