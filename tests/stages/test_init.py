@@ -106,7 +106,7 @@ def test_dvc_runs_the_new_project_without_the_packages_source(
     init(project, preset="generic")
     values = yaml.safe_load((project / "params.yaml").read_text())
     tiny["evaluate"]["split"] = "test"
-    write_params(project, {section: tiny[section] for section in values})
+    write_params(project, {**values, **{name: tiny[name] for name in values if name in tiny}})
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment: dict[str, Any] = {**os.environ, "PATH": path}
     environment.pop("GARE_CACHE_ROOT", None)
@@ -120,7 +120,7 @@ def test_dvc_runs_the_new_project_without_the_packages_source(
         return [line.split("'")[1] for line in lines if line.startswith("Running stage")]
 
     run("init", "--no-scm", "--quiet")
-    assert run("repro") == ["prepare", "extract", "train", "evaluate", "report"]
+    assert run("repro") == ["prepare", "extract", "train", "finetune", "evaluate", "report"]
     assert run("repro") == []
     assert (project / "outputs/report/report.html").is_file()
 
