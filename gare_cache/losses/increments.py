@@ -16,7 +16,7 @@ from torch import Tensor
 
 _MIN_NORM = 1e-8
 # Numbers of a few anchors' increments and products, which stay in a core's cache.
-_BLOCK_ELEMENTS = 2**18
+_BLOCK_ELEMENTS = 2**19
 
 
 class Mixture(Protocol):
