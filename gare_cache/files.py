@@ -321,7 +321,7 @@ def read_parquet(path: Path, columns: Sequence[str] | pa.Schema | None = None) -
                     )
             table = file.read(names)
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as err:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as err:  # the last in a name
         if isinstance(err, OSError) and err.errno is not None:
             raise
         raise UnreadableFile(
@@ -331,34 +331,59 @@ def read_parquet(path: Path, columns: Sequence[str] | pa.Schema | None = None) -
     return table
 
 
-def _check_decoded_size(path: Path, file: pq.ParquetFile, names: Sequence[str] | None) -> None:
-    """Bound what the columns take, in which a dictionary may repeat one long value often.
+def column_chunks(
+    path: Path, names: Sequence[str] | None = None
+) -> list[list[pq.ColumnChunkMetaData]]:
+    """Return what the footer of a Parquet file says of the columns of each row group.
 
-    Of strings, those of the columns that are read count.
+    ``RowGroupMetaData.column`` ends the process where damage made a column's parts contradict one
+    another (pyarrow 26). The reader looks at the same parts before it reads ahead, and raises.
+
+    Args:
+        path: the file.
+        names: of the columns; None for all.
+
+    Raises:
+        OSError: it is damaged.
+        pyarrow.ArrowException: the same.
     """
-    metadata = file.metadata
-    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
-    columns = range(metadata.num_columns)
-    values = [sum(group.column(place).num_values for group in groups) for place in columns]
-    TABLE_VALUES.check(path, max(metadata.num_rows, sum(values)))
-    TABLE_BYTES.check(path, sum(group.total_byte_size for group in groups))
-    described = [metadata.schema.column(place) for place in columns]
+    with pq.ParquetFile(path, memory_map=True, pre_buffer=True) as file:
+        next(file.iter_batches(1, columns=names), None)
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        places = _places(file, names)
+        return [[group.column(place) for place in places] for group in groups]
+
+
+def _places(file: pq.ParquetFile, names: Sequence[str] | None) -> list[int]:
+    """Return the places of columns in the file, of nested ones all that they are made of."""
     read = set(file.schema_arrow.names if names is None else names)
-    strings = [
-        column.path
-        for column in described
-        if column.physical_type == "BYTE_ARRAY" and {column.path, column.path.split(".")[0]} & read
-    ]
-    widths = (max(8, column.length or 0) for column in described)  # INT96 becomes 8 bytes
+    paths = [file.schema.column(place).path for place in range(len(file.schema))]
+    return [place for place, of in enumerate(paths) if {of, of.split(".")[0]} & read]
+
+
+def _check_decoded_size(path: Path, file: pq.ParquetFile, names: Sequence[str] | None) -> None:
+    """Bound what the columns take, in which a dictionary may repeat one long value often."""
+    metadata = file.metadata
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    TABLE_VALUES.check(path, metadata.num_rows)
+    TABLE_BYTES.check(path, sum(group.total_byte_size for group in groups))
+    chunks = column_chunks(path, names)
+    columns = [file.schema.column(place) for place in _places(file, names)]
+    values = [sum(group[at].num_values for group in chunks) for at in range(len(columns))]
+    TABLE_VALUES.check(path, sum(values))
+    strings = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    widths = (max(8, column.length or 0) for column in columns)  # INT96 becomes 8 bytes
     fixed = sum(count * width for count, width in zip(values, widths, strict=True))
-    bounds = _bounds(path, file, strings)
+    bounds = _bounds(path, chunks, strings)
     unclear = [name for name in strings if name not in bounds]
     most = fixed + sum(bounds.values()) + _decoded_bytes(path, unclear)
     if most > TABLE_BYTES.value:
         TABLE_BYTES.check(path, fixed + _decoded_bytes(path, strings))
 
 
-def _bounds(path: Path, file: pq.ParquetFile, strings: Sequence[str]) -> dict[str, int]:
+def _bounds(
+    path: Path, chunks: Sequence[Sequence[pq.ColumnChunkMetaData]], strings: Sequence[str]
+) -> dict[str, int]:
     """Return the most bytes that columns of strings can take, where the first rows tell.
 
     A column takes at most what its pages hold and as often as it has values the longest entry of
@@ -368,10 +393,9 @@ def _bounds(path: Path, file: pq.ParquetFile, strings: Sequence[str]) -> dict[st
     once = [name for name, times in Counter(strings).items() if times == 1]
     bounds = dict.fromkeys((name for name in once if "." not in name), 0)
     with pq.ParquetFile(path, read_dictionary=list(bounds)) as opened:
-        for number in range(file.metadata.num_row_groups):
-            group = file.metadata.row_group(number)
+        for number, group in enumerate(chunks):
             first = next(opened.iter_batches(1, [number], list(bounds)), None)
-            for chunk in (group.column(place) for place in range(group.num_columns)):
+            for chunk in group:
                 name = chunk.path_in_schema
                 if name in bounds:
                     values = first[name] if first is not None else None

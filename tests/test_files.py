@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from gare_cache.errors import EnvironmentFailure, UnreadableFile
+from gare_cache.errors import EnvironmentFailure, LimitExceeded, UnreadableFile
 from gare_cache.files import (
     append_line,
     canonical_digest,
@@ -157,6 +157,26 @@ def test_a_flipped_bit_of_a_parquet_file_is_found(tmp_path: Path) -> None:
         assert found == table, place
     path.write_bytes(content)
     assert read_parquet(path) == table
+
+
+@pytest.mark.parametrize("bit", [1, 7])
+def test_a_flipped_bit_in_the_footer_of_a_parquet_file_ends_in_an_error_of_its_own(
+    tmp_path: Path, bit: int
+) -> None:
+    """Bit 1 makes a column's histogram and its schema contradict each other, bit 7 spoils names."""
+    path = tmp_path / "t.parquet"
+    write_parquet(path, pa.table({"id": ["a", None], "lists": [[1.0], [2.0, 3.0]]}))
+    content = path.read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    damaged = 0
+    for place in range(footer, len(content)):
+        flipped = content[place] ^ (1 << bit)
+        path.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+        try:
+            read_parquet(path)
+        except (UnreadableFile, LimitExceeded):
+            damaged += 1
+    assert damaged > 100
 
 
 def test_what_a_killed_writer_left_is_removed_and_a_living_ones_is_kept(tmp_path: Path) -> None:

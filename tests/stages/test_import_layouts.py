@@ -499,6 +499,20 @@ def test_a_faulty_parquet_file_is_refused(
         bring(project, videos, texts, layout="huggingface", ids=ids)
 
 
+def test_a_parquet_file_whose_schema_contradicts_its_columns_is_refused(
+    project: Path, tmp_path: Path, ids: Path
+) -> None:
+    """The ids become required, though their column counts missing ones: pyarrow would abort."""
+    videos, texts = parquet_files(tmp_path)
+    file = next(videos.iterdir())
+    optional, required = b"\x15\x0c\x25\x02\x18", b"\x15\x0c\x25\x00\x18"
+    content = file.read_bytes()
+    assert optional in content
+    file.write_bytes(content.replace(optional, required))
+    with pytest.raises(FeatureFileError, match=r"cannot be read as Parquet \(Definition level"):
+        bring(project, videos, texts, layout="huggingface", ids=ids)
+
+
 def test_a_pooling_of_pooled_captions_is_refused(project: Path, tmp_path: Path, ids: Path) -> None:
     with pytest.raises(ConfigError, match="--pool has no effect"):
         bring(project, *npy_folders(tmp_path), layout="npy-per-item", ids=ids, pool="mean")

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from gare_cache.cache.exchange.files import Array, StoredArray
 from gare_cache.errors import FeatureFileError, counted
+from gare_cache.files import column_chunks
 from gare_cache.limits import TABLE_BYTES
 
 ID_COLUMN = "id"
@@ -75,14 +76,13 @@ def row_groups(files: Sequence[Path]) -> Iterator[ParquetGroup]:
         with _opened(path) as file:
             _require(path, file, ID_COLUMN)
             metadata = file.metadata
-            sizes = []
-            for number in range(metadata.num_row_groups):
-                group = metadata.row_group(number)
-                values = sum(group.column(c).num_values for c in range(group.num_columns))
-                TABLE_BYTES.check(
-                    f"{path}, row group {number}", max(group.total_byte_size, 8 * values)
-                )
-                sizes.append(group.num_rows)
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            for number, group in enumerate(groups):
+                TABLE_BYTES.check(f"{path}, row group {number}", group.total_byte_size)
+            for number, chunks in enumerate(column_chunks(path)):
+                values = sum(chunk.num_values for chunk in chunks)
+                TABLE_BYTES.check(f"{path}, row group {number}", 8 * values)
+            sizes = [group.num_rows for group in groups]
         yield from (ParquetGroup(path, number) for number, rows in enumerate(sizes) if rows)
 
 
