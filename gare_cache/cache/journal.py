@@ -342,8 +342,11 @@ def _columns(texts: Sequence[bytes]) -> Iterator[_Columns | None]:
     at, rows = starts + len(_ROW), np.zeros(len(starts), np.int64)
     for _ in range(_MOST_DIGITS):
         digits = characters[at] - np.uint8(ord("0"))  # more than 9 for anything else
-        rows = np.where(digits < 10, 10 * rows + digits, rows)
-        at += digits < 10
+        is_digit = digits < 10
+        if not is_digit.any():
+            break
+        rows = np.where(is_digit, 10 * rows + digits, rows)
+        at += is_digit
     follows = characters[at + len(_REASON)]
     failed = follows == ord('"')
     usual = (at > starts + len(_ROW)) & (failed | (follows == ord("n")))
