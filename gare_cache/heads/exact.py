@@ -38,6 +38,8 @@ from gare_cache.heads.video_rows import (
 
 # Below this share of |t|^2 + |Delta|^2, float32 leaves |t + Delta|^2 fewer than five digits.
 _CANCELLED = 0.01
+# Numbers of a block of pooled videos.
+_BLOCK_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
@@ -284,15 +286,36 @@ def _text_terms(
     numerator = (weights * products).sum(dim=1).T  # (T, V)
     mixture = increment_weights(basis, texts.text, videos.mean)
     mixture = mixture.expand(*numerator.shape, -1)  # (T, V, K + 2)
-    pooled = torch.einsum("vpt,vpd->tvd", weights, videos.slots)  # (T, V, D)
-    along = torch.einsum("tvd,tkd->tvk", pooled, basis.vectors)  # (T, V, K + 2)
+    along = _along_pooled(weights, videos.slots, basis.vectors)  # (T, K + 2, V)
     return _Terms(
         numerator=numerator,
         video_square=quadratic(weights.permute(2, 0, 1), videos.slots_gram, "video"),
         square=quadratic(mixture, basis.vectors_gram, "text"),
         with_text=(mixture * basis.products[:, None, :, 0]).sum(dim=-1),
-        with_video=(mixture * along).sum(dim=-1),
+        with_video=(mixture * along.transpose(1, 2)).sum(dim=-1),
         weights=mixture,
+    )
+
+
+def _along_pooled(weights: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
+    """Return the products (T, K, V) of vectors of the texts with pooled videos.
+
+    The pooled videos (T, V, D) are made in blocks of texts that stay in the processor's cache, and
+    below the size from which the allocator asks the system for new memory every time.
+
+    Args:
+        weights: of the slots, (V, P, T).
+        slots: (V, P, D).
+        vectors: (T, K, D).
+    """
+    size = max(1, _BLOCK_ELEMENTS // slots[:, 0].numel())
+    size = len(vectors) if slots.is_cuda else size
+    parts = zip(torch.split(weights, size, dim=2), torch.split(vectors, size), strict=True)
+    return torch.cat(
+        [
+            torch.einsum("tkd,tvd->tkv", rows, torch.einsum("vpt,vpd->tvd", of_slots, slots))
+            for of_slots, rows in parts
+        ]
     )
 
 

@@ -209,9 +209,9 @@ class ExactScorer:
         rows = heads * num_words + 2
         return Footprint(
             encoding,
-            video=(3 * slots + 1) * dim + slots * slots + learned,
+            video=(slots + num_frames + 1) * dim + slots * slots + learned,
             text=(4 * num_words + 10 * rows) * dim + 6 * rows * rows,
-            pair=2 * dim + 5 * slots + 10 * rows,
+            pair=5 * slots + 10 * rows,
         )
 
     def videos(self, frames: Tensor, mask: Tensor) -> VideoBasis:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gare_cache.heads import increment_basis
+from gare_cache.heads import exact, increment_basis
 from gare_cache.heads.dropout import PairDropout
 from gare_cache.heads.pairs import PairMixture
 from gare_cache.heads.settings import CONTEXTS, SIDES
@@ -109,8 +109,8 @@ def _compare(head, inputs, words=None, terms=TERMS, *, dropped=None, tolerance=1
 def test_scores_and_gradients_equal_the_dense_ones(
     inputs, random_words, monkeypatch, side, context, query, dropout
 ):
-    if dropout:  # several blocks
-        monkeypatch.setattr(increment_basis, "_BLOCK_ELEMENTS", 2 * 6 * 16)
+    for module in (increment_basis, exact):  # several blocks
+        monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 2 * 6 * 16)
     for seed, (pooling, heads, terms) in enumerate(product(POOLINGS, (1, 2), (TERMS, OTHER_TERMS))):
         gap = {"side": side, "context": context, **QUERIES[query], "heads": heads}
         head = _head(gap={**gap, "dropout": dropout}, pooling=POOLINGS[pooling])
