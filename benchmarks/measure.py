@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -43,8 +44,24 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
 
 def peak_memory() -> float:
     """Return the largest memory that this process has had, in MB."""
+    return _memory("VmHWM")
+
+
+def added_memory(form: Callable[[], Any]) -> float:
+    """Return the memory in MB that a call takes at most beyond what the process holds before.
+
+    To be asked in a process of its own, without large inputs that were freed before.
+    """
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _memory("VmRSS")
+    form()
+    return peak_memory() - before
+
+
+def _memory(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gare_cache.api import Run, load_index, load_run
+    from gare_cache.api import Run, TopVideos, load_index, load_run
     from gare_cache.cache.loading import LoadedCache, load_cache
     from gare_cache.heads.pairs import PairScores
     from gare_cache.search.choice import StoreChoice
@@ -24,6 +24,7 @@ __all__ = [
     "SearchHit",
     "SearchResult",
     "StoreChoice",
+    "TopVideos",
     "Wanted",
     "__version__",
     "load_cache",
@@ -39,6 +40,7 @@ _MODULES = {
     "SearchHit": "gare_cache.search.hits",
     "SearchResult": "gare_cache.search.hits",
     "StoreChoice": "gare_cache.search.choice",
+    "TopVideos": "gare_cache.api",
     "Wanted": "gare_cache.search.searcher",
     "load_cache": "gare_cache.cache.loading",
     "load_index": "gare_cache.api",

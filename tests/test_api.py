@@ -83,6 +83,29 @@ def test_search_ranks_the_videos_of_the_cache(run: Run, monkeypatch: pytest.Monk
     np.testing.assert_allclose(run.score([SENTENCES[3]])[0], scores, atol=1e-6)
 
 
+@pytest.mark.parametrize(("videos_at_a_time", "texts_at_a_time"), [(1024, 4096), (4, 5), (1, 1)])
+def test_the_best_videos_of_each_text_are_those_of_all_scores(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    videos_at_a_time: int,
+    texts_at_a_time: int,
+) -> None:
+    monkeypatch.setattr("gare_cache.api._VIDEOS_RANKED_AT_A_TIME", videos_at_a_time)
+    monkeypatch.setattr("gare_cache.api._TEXTS_RANKED_AT_A_TIME", texts_at_a_time)
+    ids = run.video_ids()
+    scores = run.score(SENTENCES)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    for k in (1, 3, 99):
+        top = run.top_k(SENTENCES, k)
+        assert top.video_ids == [[ids[place] for place in row] for row in order[:, :k]]
+        expected = np.take_along_axis(scores, order[:, :k], axis=1)
+        np.testing.assert_allclose(top.scores, expected, atol=1e-6)
+    text, _ = run.encode(SENTENCES)
+    assert run.top_k(text, 2, TEST_IDS).video_ids == run.top_k(SENTENCES, 2, TEST_IDS).video_ids
+    assert ("rank videos: 13 of 13" in capsys.readouterr().err) == (videos_at_a_time < 1024)
+
+
 def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
     assert run.outputs == finished / "outputs"
     assert run.settings["train"]["num_frames"] == 3
@@ -104,6 +127,10 @@ def test_what_a_run_says_of_itself(run: Run, finished: Path) -> None:
             "not a tensor .* give sentences as a list",
         ),
         (lambda r: r.score(["a"], "test0"), ConfigError, "the videos are 'test0'; give a list"),
+        (lambda r: r.top_k(["a"], 0), ConfigError, "k is 0; ask for at least 1 video"),
+        (lambda r: r.top_k(["a"], 1, []), ConfigError, "no video to score; give at least one id"),
+        (lambda r: r.top_k(["a"], 1, "test0"), ConfigError, "the videos are 'test0'; give a list"),
+        (lambda r: r.top_k(["a"], 1, ["x"]), CacheError, "has no video 'x'"),
         (lambda r: r.frames("test0"), ConfigError, "the videos are 'test0'; give a list"),
         (
             lambda r: r.score(torch.zeros(2, 64), torch.zeros(1, 3, 64)),
@@ -226,6 +253,9 @@ def test_words_go_to_heads_that_read_them(
     text, words = run.encode(SENTENCES)
     assert words is not None
     np.testing.assert_allclose(run.score(text, TEST_IDS, words=words), expected, atol=1e-5)
+    monkeypatch.setattr("gare_cache.api._TEXTS_RANKED_AT_A_TIME", 4)
+    top = run.top_k(text, 1, TEST_IDS, words=words)
+    assert top.video_ids == [[TEST_IDS[place]] for place in expected.argmax(axis=1)]
     with pytest.raises(ConfigError, match=r"give words=\(tokens"):
         run.score(text, TEST_IDS)
 

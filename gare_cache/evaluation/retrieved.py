@@ -9,6 +9,47 @@ from gare_cache.evaluation.metrics import Scores
 
 Items = npt.NDArray[np.int64]
 
+_LAST = np.int64(2**32 - 1)  # the largest item
+_MAGNITUDE = np.int64(2**31 - 1)  # all bits of a float32 but its sign
+
+
+class TopK:
+    """The K best items of each query, of scores that come block by block.
+
+    Score and item make one integer, which is larger for a better score and, among equal scores, for
+    an earlier item. The K largest integers are therefore the same in whatever blocks they come.
+    """
+
+    def __init__(self, count: int, queries: int) -> None:
+        """Keep at most ``count`` items of each of some queries."""
+        self._count = count
+        self._keys: Items = np.empty((queries, 0), np.int64)  # (Q, K), in no order
+
+    def add(self, scores: npt.NDArray[np.float32], items: Items) -> None:
+        """Add scores (Q, B) of items (B,), each a number from 0 to below 2^32 that comes once."""
+        keys = np.concatenate([self._keys, _keys(scores, items)], axis=1)
+        if keys.shape[1] > self._count:
+            keys = np.partition(keys, -self._count, axis=1)[:, -self._count :].copy()
+        self._keys = keys
+
+    def best(self) -> tuple[npt.NDArray[np.float32], Items]:
+        """Return scores and items, both (Q, K), the best first, equal scores by item.
+
+        K is smaller than asked for where fewer items came.
+        """
+        keys = np.sort(self._keys, axis=1)[:, ::-1]
+        bits = keys >> 32
+        bits = np.where(bits < 0, bits ^ _MAGNITUDE, bits).astype(np.int32)
+        return bits.view(np.float32), _LAST - (keys & _LAST)
+
+
+def _keys(scores: npt.NDArray[np.float32], items: Items) -> Items:
+    bits = (scores + np.float32(0)).view(np.int32).astype(np.int64)  # (Q, B), of -0 as of 0
+    bits ^= (bits >> 63) & _MAGNITUDE  # below 0 the magnitude counts the other way
+    bits <<= 32
+    bits |= _LAST - items
+    return bits
+
 
 def top_videos(similarity: Scores, k: int) -> Items:
     """Return the k best videos of each text, best first; ties in the order of the videos.

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gare_cache.data.words import WordTokens
+from gare_cache.evaluation.retrieved import TopK
 from gare_cache.heads.scoring import blocks
 from gare_cache.project.progress import progress
 from gare_cache.search.encoded import EncodedGallery
@@ -120,7 +121,7 @@ def calibrate(
         stacked = torch.from_numpy(np.concatenate(tokens)).to(device)
         words = WordTokens(stacked, lengths).padded(torch.arange(len(ids), device=device))
     places = np.unique(true) if whole else np.arange(len(gallery.videos))
-    best, own = _Best(_TOP, len(ids)), np.full(len(ids), np.nan, np.float32)
+    best, own = TopK(_TOP, len(ids)), np.full(len(ids), np.nan, np.float32)
     with progress("calibration", len(places)) as advance:
         for part in blocks(len(places), _VIDEOS_AT_A_TIME):
             frames, mask = videos.frames(places[part].tolist())
@@ -134,25 +135,8 @@ def calibrate(
         return Calibration(RERANK, None, len(ids), least, sample)
     with torch.no_grad():
         queries = F.normalize(head.encode_text(text), dim=-1).cpu().numpy()
-    rerank, agreement = _needed(best.rows, queries, store)
+    rerank, agreement = _needed(best.best()[1], queries, store)
     return Calibration(rerank, agreement, len(ids), least, sample)
-
-
-class _Best:
-    """The places of the best videos of each query so far, equal ones in their order."""
-
-    def __init__(self, count: int, queries: int) -> None:
-        self._count = count
-        self._scores = np.empty((queries, 0), np.float32)
-        self.rows = np.empty((queries, 0), np.int64)
-
-    def add(self, scores: npt.NDArray[np.float32], places: npt.NDArray[np.int64]) -> None:
-        """Add the scores (Q, B) of videos that come after all earlier ones."""
-        scores = np.concatenate([self._scores, scores], axis=1)
-        rows = np.concatenate([self.rows, np.broadcast_to(places, (len(scores), len(places)))], 1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, : self._count]
-        self._scores = np.take_along_axis(scores, order, 1)
-        self.rows = np.take_along_axis(rows, order, 1)
 
 
 def _needed(

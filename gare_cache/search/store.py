@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gare_cache.evaluation.retrieved import TopK
+
 Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
@@ -71,19 +73,15 @@ class ExactStore:
     ) -> Shortlist:
         """Return the nearest vectors, equal ones in the order of the rows; see ``VectorStore``."""
         asked = torch.from_numpy(np.ascontiguousarray(queries, np.float32))  # (Q, D)
-        best = [_Best(count) for _ in queries]
+        best = TopK(count, len(queries))
         for start in range(0, len(self._vectors), _BLOCK_ROWS):
-            products = self._products(asked, start)  # (Q, B)
+            products = self._products(asked, start).numpy()  # (Q, B)
+            rows = np.arange(start, start + products.shape[1])
             if allowed is not None:
-                kept = torch.from_numpy(allowed[start : start + products.shape[1]])
-                products = products.masked_fill(~kept, -torch.inf)
-            least = products.topk(min(count, products.shape[1]), dim=1).values[:, -1:]  # (Q, 1)
-            for of_query, scores, reaches in zip(best, products, products >= least, strict=True):
-                rows = reaches.nonzero().flatten()
-                of_query.add(scores[rows].numpy(), rows.numpy() + start)
-        scores = np.stack([of_query.scores for of_query in best])
-        rows = np.stack([of_query.rows for of_query in best])
-        return Shortlist(np.where(np.isneginf(scores), -1, rows), scores)
+                products[:, ~allowed[rows]] = -np.inf
+            best.add(products, rows)
+        scores, found = best.best()
+        return Shortlist(np.where(np.isneginf(scores), -1, found), scores)
 
     def _products(self, asked: torch.Tensor, start: int) -> torch.Tensor:
         """Return the products (Q, B) of a block; in parts that stay in the processor's cache."""
@@ -116,17 +114,3 @@ def stamps(vectors: Vectors) -> npt.NDArray[np.uint64]:
         for start in range(0, len(words), _STAMPED_ROWS)
     ]
     return np.concatenate([np.empty(0, np.uint64), *parts])
-
-
-class _Best:
-    """The rows of the largest scores so far, equal ones in the order of the rows."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self.scores = np.empty(0, np.float32)
-        self.rows = np.empty(0, np.int64)
-
-    def add(self, scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> None:
-        scores, rows = np.append(self.scores, scores), np.append(self.rows, rows)
-        order = np.lexsort((rows, -scores))[: self._count]
-        self.scores, self.rows = scores[order], rows[order]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gare_cache.evaluation.metrics import video_to_text
-from gare_cache.evaluation.retrieved import occurrences, skewness, top_texts, top_videos
+from gare_cache.evaluation.retrieved import TopK, occurrences, skewness, top_texts, top_videos
 
 
 def test_top_videos_are_best_first_with_ties_in_order() -> None:
@@ -34,3 +34,29 @@ def test_occurrences_and_their_skewness_by_hand() -> None:
     assert skewness(np.array([0, 0, 0, 4])) == pytest.approx(6 / 3**1.5)
     assert skewness(np.array([1, 2, 3])) == pytest.approx(0)
     assert skewness(np.array([3, 3, 3])) == 0
+
+
+@pytest.mark.parametrize("count", [1, 7, 40, 99])
+def test_the_best_of_blocks_are_those_of_a_stable_sort(count: int) -> None:
+    rng = np.random.default_rng(0)
+    # Many equal scores, both zeros, infinities, the smallest and the largest numbers.
+    values = np.array([-np.inf, -3e38, -1.5, -1e-45, -0.0, 0.0, 1e-45, 0.5, 3e38, np.inf])
+    scores = rng.choice(values, (5, 40)).astype(np.float32)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    for size in (1, 3, 40):
+        blocks = [slice(start, start + size) for start in range(0, 40, size)]
+        for blocks_in_order in (blocks, blocks[::-1]):
+            top = TopK(count, 5)
+            for block in blocks_in_order:
+                top.add(scores[:, block], np.arange(40)[block])
+            found, items = top.best()
+            np.testing.assert_array_equal(items, order)
+            np.testing.assert_array_equal(found, np.take_along_axis(scores, order, 1))
+
+
+def test_the_best_of_nothing_are_none_and_items_may_be_large() -> None:
+    top = TopK(3, 2)
+    assert [array.shape for array in top.best()] == [(2, 0), (2, 0)]
+    items = np.array([2**32 - 1, 0, 2**31])
+    top.add(np.zeros((2, 3), np.float32), items)
+    np.testing.assert_array_equal(top.best()[1], [[0, 2**31, 2**32 - 1]] * 2)
