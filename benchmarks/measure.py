@@ -14,6 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gare_cache.allocator import keep_freed_memory
+
+keep_freed_memory()  # as the commands do
+
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from gare_cache import __version__
+from gare_cache.allocator import keep_freed_memory
 from gare_cache.commands import caches, compare, inspect, pipeline, search, start, study
 from gare_cache.commands.help_pages import Command, Group
 from gare_cache.errors import DISK_CAUSES, GareCacheError
@@ -167,6 +168,7 @@ def main() -> None:
     """Run the command line."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # read once, when torch is imported
+    keep_freed_memory()
     app(prog_name="gare-cache")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gare_cache.allocator import keep_freed_memory
 from gare_cache.cache.journal import UnitRecord
 from gare_cache.cache.lock import DRIVER, is_at_work, worker_shard
 from gare_cache.cache.writer import CacheWriter, PendingUnit, open_writer
@@ -133,6 +134,7 @@ class UnitWorker:
                 "must lie on a file system that all nodes share, with locks that hold across them"
             )
         set_threads(told.threads)
+        keep_freed_memory()
         workspace = told.workspace
         with quiet():
             self._encoder = project_encoder(workspace, None, device=told.device)

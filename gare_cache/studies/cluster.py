@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gare_cache.allocator import keep_freed_memory
 from gare_cache.cluster.dispatch import Lost, dispatch
 from gare_cache.cluster.ray_pool import (
     START_SECONDS,
@@ -87,6 +88,7 @@ class RunWorker:
 
     def open(self) -> str | GareCacheError:
         """Check that this node sees the project; return who this is, or what is missing."""
+        keep_freed_memory()
         try:
             go_to(self._settings.start, self._settings.inputs)
         except GareCacheError as err:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from gare_cache.allocator import keep_freed_memory
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.data.split import FeatureSplit, SplitLoader, load_split
 from gare_cache.manifest.tables import Manifest
@@ -169,6 +170,7 @@ def _start(threads: int) -> _Worker:
 def _work(connection: Connection, threads: int) -> None:
     # Ctrl-C reaches every process of the terminal; the parent terminates its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     sending = threading.Lock()
 
     def tell(message: Exception | str | None) -> None:
