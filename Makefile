@@ -30,7 +30,7 @@ bench: $(VENV)/.installed
 	python benchmarks/training_run.py --forms "no gap module" GARE "GARE, bfloat16"
 	OMP_NUM_THREADS=1 python benchmarks/batched_training.py --threads 1 --rounds 2
 	python benchmarks/exact_scoring.py --rounds 1
-	python benchmarks/cache_reading.py $(BENCH) --rounds 3 --open 10000 100000
+	GLIBC_TUNABLES= python benchmarks/cache_reading.py $(BENCH) --rounds 3 --open 10000 100000
 	OMP_NUM_THREADS=2 python benchmarks/extraction.py --videos 32 --rounds 2 --workers 2
 	OMP_NUM_THREADS=1 python benchmarks/search.py $(BENCH) --sizes 10000 --rounds 3
 	python benchmarks/growth.py $(BENCH) --rounds 1
