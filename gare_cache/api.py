@@ -274,7 +274,7 @@ class Run:
             raise ConfigError(f"k is {k}; ask for at least 1 video of each text")
         text, tokens = self._texts(texts, words)
         ids = self._scored_ids(videos)
-        rows = list(blocks(len(text), _TEXTS_RANKED_AT_A_TIME))
+        rows = list(blocks(len(text), _TEXTS_RANKED_AT_A_TIME)) or [slice(0, 0)]
         tops = [TopK(k, part.stop - part.start) for part in rows]
         is_long = len(ids) > _VIDEOS_RANKED_AT_A_TIME or len(rows) > 1
         shown = progress("rank videos", len(ids)) if is_long else nullcontext(lambda _: None)

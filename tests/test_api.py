@@ -103,6 +103,8 @@ def test_the_best_videos_of_each_text_are_those_of_all_scores(
         np.testing.assert_allclose(top.scores, expected, atol=1e-6)
     text, _ = run.encode(SENTENCES)
     assert run.top_k(text, 2, TEST_IDS).video_ids == run.top_k(SENTENCES, 2, TEST_IDS).video_ids
+    assert run.score(text[:0]).shape == (0, 13)
+    assert run.top_k(text[:0], 2).scores.shape == (0, 2)
     assert ("rank videos: 13 of 13" in capsys.readouterr().err) == (videos_at_a_time < 1024)
 
 
