@@ -236,3 +236,26 @@ def test_workers_import_no_torch() -> None:
     )
     heavy = {"torch", "torchvision", "open_clip", "zarr", "pydantic", "typer", "matplotlib"}
     assert not heavy & set(finished.stdout.split())
+
+
+# Takes 300 MB, then starts a small program; both ask whether they are near a limit of 400 MB.
+LARGE_PARENT = """
+import resource, subprocess, sys
+from gare_cache.processes.worker import near_limit
+large = b"1" * 300_000_000
+program = (
+    "import resource; from gare_cache.processes.worker import near_limit; "
+    "print(near_limit(resource.RUSAGE_SELF, 400_000_000))"
+)
+subprocess.run([sys.executable, "-c", program], check=True)
+print(near_limit(resource.RUSAGE_SELF, 400_000_000))
+"""
+
+
+@linux
+def test_the_memory_of_the_process_that_starts_a_worker_is_not_the_workers() -> None:
+    """Behind a large encoder every damaged video counted as undecodable for lack of memory."""
+    found = subprocess.run(
+        [sys.executable, "-c", LARGE_PARENT], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["False", "True"]
