@@ -25,9 +25,8 @@ def writer(folder: Path, identity: dict[str, Any] = IDENTITY, **options: Any) ->
         folder,
         dataset="d",
         identity=identity,
-        layout=LAYOUT,
         head_start={"logit_scale": torch.tensor(4.6)},
-        **{"owner": OWNER, **options},
+        **{"owner": OWNER, "layout": LAYOUT, **options},
     )
 
 

@@ -3,7 +3,6 @@
 import os
 import resource
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,13 @@ import torch
 import zarr
 
 from gare_cache.cache import chunks, schema
-from gare_cache.cache.identity import Owner
 from gare_cache.cache.journal import RowOutcome
 from gare_cache.cache.reader import FeatureCache, open_cache
 from gare_cache.cache.schema import KINDS, Layout
-from gare_cache.cache.writer import CacheWriter, open_writer
 from gare_cache.data.split import load_frames, load_split
 from gare_cache.errors import CacheError
 from gare_cache.manifest.tables import CAPTION_SCHEMA, VIDEO_SCHEMA, Manifest
-from tests.cache.made import IDENTITY
+from tests.cache import made
 
 VIDEOS, CAPTIONS = 37, 150
 LAYOUT = Layout(max_frames=5, dim=6, num_views=2, num_patches=2)
@@ -36,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Units of 4 videos and 8 captions; videos of 1 to 5 frames, of which two failed."""
     monkeypatch.setattr(schema, "_MOST_ROWS", {"video": 4, "text": 8})
     generator = np.random.default_rng(5)
-    with opened(tmp_path / "c") as writer:
+    with made.writer(tmp_path / "c", layout=LAYOUT) as writer:
         items = (manifest().videos.to_pylist(), manifest().captions.to_pylist())
         for kind, of_kind in zip(KINDS, items, strict=True):
             for unit in writer.pending(kind, writer.allocate(kind, of_kind)):
@@ -44,17 +41,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 values = drawn(kind, unit.rows, generator)
                 writer.commit(unit, values, outcomes, thumbnails={}, seconds={})
     return tmp_path / "c"
-
-
-def opened(folder: Path) -> AbstractContextManager[CacheWriter]:
-    return open_writer(
-        folder,
-        dataset="d",
-        identity=IDENTITY,
-        layout=LAYOUT,
-        head_start={"logit_scale": torch.tensor(4.6)},
-        owner=Owner("a" * 32, "/projects/a"),
-    )
 
 
 def manifest() -> Manifest:
@@ -171,7 +157,7 @@ def test_an_id_that_is_not_in_the_cache_is_named(folder: Path, unknown: Any, *, 
 
 
 def test_a_source_that_changed_is_read_from_its_last_row(folder: Path) -> None:
-    with opened(folder) as writer:
+    with made.writer(folder, layout=LAYOUT) as writer:
         rows = writer.allocate("text", [{"caption_id": "c4", "caption": "another sentence"}])
         for unit in writer.pending("text", rows):
             values = {"text/features": np.full((1, LAYOUT.dim), 9)}

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import zarr
 
 from gare_cache.cache import schema, writer
@@ -16,9 +15,10 @@ from gare_cache.cache.reader import open_cache
 from gare_cache.cache.schema import LENGTHS, WORDS, Layout
 from gare_cache.cache.verify import verify_cache
 from gare_cache.cache.words import words_path
-from gare_cache.cache.writer import CacheWriter, open_writer
+from gare_cache.cache.writer import CacheWriter
 from gare_cache.errors import CacheError
-from tests.cache.made import IDENTITY, OWNER, caption
+from tests.cache import made
+from tests.cache.made import caption
 
 LAYOUT = Layout(max_frames=2, dim=3, words=True)
 
@@ -32,17 +32,6 @@ def tokens(number: int) -> np.ndarray[Any, np.dtype[np.float16]]:
     """2 to 5 tokens, told apart by caption and place."""
     length = 2 + number % 4
     return (100 * number + 1 + np.arange(3 * length)).reshape(length, 3).astype("<f2")
-
-
-def opened(folder: Path) -> Any:
-    return open_writer(
-        folder,
-        dataset="d",
-        identity=IDENTITY,
-        layout=LAYOUT,
-        head_start={"logit_scale": torch.tensor(4.6)},
-        owner=OWNER,
-    )
 
 
 def fill(cache: CacheWriter, numbers: Sequence[int]) -> None:
@@ -67,7 +56,7 @@ def assert_holds(folder: Path, numbers: Sequence[int]) -> None:
 
 
 def test_every_caption_has_its_own_tokens(tmp_path: Path) -> None:
-    with opened(tmp_path / "c") as cache:
+    with made.writer(tmp_path / "c", layout=LAYOUT) as cache:
         fill(cache, range(20))
     assert_holds(tmp_path / "c", [19, 0, 7, 8, 3])
     assert verify_cache(tmp_path / "c").faults == []
@@ -77,12 +66,12 @@ def test_every_caption_has_its_own_tokens(tmp_path: Path) -> None:
 
 
 def test_a_unit_that_grows_keeps_the_tokens_of_its_other_rows(tmp_path: Path) -> None:
-    with opened(tmp_path / "grown") as cache:
+    with made.writer(tmp_path / "grown", layout=LAYOUT) as cache:
         cache.allocate("text", [caption(number) for number in range(6)])
         for part in ((4, 5), (0,), (1, 2, 3), (6, 7)):
             fill(cache, part)
             assert_holds(tmp_path / "grown", part)
-    with opened(tmp_path / "at once") as cache:
+    with made.writer(tmp_path / "at once", layout=LAYOUT) as cache:
         fill(cache, range(8))
     one, other = (words_path(tmp_path / name, 0) for name in ("grown", "at once"))
     assert one.read_bytes() == other.read_bytes()
@@ -101,7 +90,7 @@ class Killed(BaseException):
 def test_a_writer_that_dies_on_the_way_leaves_the_finished_rows_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    with opened(tmp_path / "c") as cache:
+    with made.writer(tmp_path / "c", layout=LAYOUT) as cache:
         cache.allocate("text", [caption(number) for number in range(6)])
         fill(cache, [3, 4])
 
@@ -118,11 +107,11 @@ def test_a_writer_that_dies_on_the_way_leaves_the_finished_rows_whole(
             patch.setitem(place[0], place[1], die)
         else:
             patch.setattr(*place, die)
-        with opened(tmp_path / "c") as cache:
+        with made.writer(tmp_path / "c", layout=LAYOUT) as cache:
             fill(cache, [0, 1, 2, 5])
     assert_holds(tmp_path / "c", [3, 4])
     assert [fault for fault in verify_cache(tmp_path / "c").faults if not fault.harmless] == []
-    with opened(tmp_path / "c") as cache:
+    with made.writer(tmp_path / "c", layout=LAYOUT) as cache:
         fill(cache, range(6))
     assert_holds(tmp_path / "c", range(6))
     assert verify_cache(tmp_path / "c").faults == []
@@ -131,7 +120,7 @@ def test_a_writer_that_dies_on_the_way_leaves_the_finished_rows_whole(
 def test_a_second_death_with_other_pending_rows_leaves_the_finished_rows_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened(tmp_path / "c") as cache:
+    with made.writer(tmp_path / "c", layout=LAYOUT) as cache:
         cache.allocate("text", [caption(number) for number in range(6)])
         fill(cache, [3, 4])
 
@@ -140,7 +129,7 @@ def test_a_second_death_with_other_pending_rows_leaves_the_finished_rows_whole(
 
     with monkeypatch.context() as patch, suppress(Killed):
         patch.setattr(writer.journal, "append", die)
-        with opened(tmp_path / "c") as cache:
+        with made.writer(tmp_path / "c", layout=LAYOUT) as cache:
             fill(cache, [0, 1, 2, 5])
     write = writer.write_unit_words
     calls = []
@@ -153,18 +142,18 @@ def test_a_second_death_with_other_pending_rows_leaves_the_finished_rows_whole(
 
     with monkeypatch.context() as patch, suppress(Killed):
         patch.setattr(writer, "write_unit_words", die_at_the_second)
-        with opened(tmp_path / "c") as cache:
+        with made.writer(tmp_path / "c", layout=LAYOUT) as cache:
             fill(cache, [0, 1])
     assert len(calls) == 2
     assert_holds(tmp_path / "c", [3, 4])
-    with opened(tmp_path / "c") as cache:
+    with made.writer(tmp_path / "c", layout=LAYOUT) as cache:
         fill(cache, range(6))
     assert_holds(tmp_path / "c", range(6))
     assert verify_cache(tmp_path / "c").faults == []
 
 
 def test_damaged_tokens_are_found_and_never_kept(tmp_path: Path) -> None:
-    with opened(tmp_path / "c") as cache:
+    with made.writer(tmp_path / "c", layout=LAYOUT) as cache:
         fill(cache, range(4))
     path = words_path(tmp_path / "c", 0)
     content = bytearray(path.read_bytes())
@@ -175,14 +164,14 @@ def test_damaged_tokens_are_found_and_never_kept(tmp_path: Path) -> None:
     assert fault.unit == ("text", 0)
     with (
         pytest.raises(CacheError, match="does not have the checksum of the journal"),
-        opened(tmp_path / "c") as cache,
+        made.writer(tmp_path / "c", layout=LAYOUT) as cache,
     ):
         fill(cache, [4])
 
 
 @pytest.mark.parametrize("change", ["missing", "cut"])
 def test_tokens_that_are_missing_or_cut_are_refused(tmp_path: Path, change: str) -> None:
-    with opened(tmp_path / "c") as cache:
+    with made.writer(tmp_path / "c", layout=LAYOUT) as cache:
         fill(cache, range(4))
     path = words_path(tmp_path / "c", 0)
     if change == "missing":
