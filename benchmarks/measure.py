@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gare_cache.allocator import keep_freed_memory
+from gare_cache.process_memory import keep_freed_memory
 
 keep_freed_memory()  # as the commands do
 

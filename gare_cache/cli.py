@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from gare_cache import __version__
-from gare_cache.allocator import keep_freed_memory
 from gare_cache.commands import caches, compare, inspect, pipeline, search, start, study
 from gare_cache.commands.help_pages import Command, Group
 from gare_cache.errors import DISK_CAUSES, GareCacheError
+from gare_cache.process_memory import keep_freed_memory
 
 INTERRUPTED = 130
 ENVIRONMENT = 1

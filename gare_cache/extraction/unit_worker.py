@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gare_cache.allocator import keep_freed_memory
 from gare_cache.cache.journal import UnitRecord
 from gare_cache.cache.lock import DRIVER, is_at_work, worker_shard
 from gare_cache.cache.writer import CacheWriter, PendingUnit, open_writer
@@ -24,6 +23,7 @@ from gare_cache.extraction.project_encoder import (
     project_layout,
     project_views,
 )
+from gare_cache.process_memory import keep_freed_memory
 from gare_cache.project.paths import Workspace
 from gare_cache.project.progress import quiet
 from gare_cache.reproducibility import set_threads

@@ -18,10 +18,10 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gare_cache.errors import EnvironmentFailure
+from gare_cache.process_memory import peak_resident_bytes
 from gare_cache.processes import channel
 from gare_cache.processes.channel import Envelope
 
@@ -111,24 +111,10 @@ def near_limit(whose: int, memory_bytes: int) -> bool:
         memory_bytes: the limit.
     """
     # What ended cannot be asked any more: the size of the process that started it counts, too.
-    peak = _own_peak() if whose == resource.RUSAGE_SELF else _peak(whose)
+    own = peak_resident_bytes() if whose == resource.RUSAGE_SELF else None
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = own or resource.getrusage(whose).ru_maxrss * unit
     return peak > memory_bytes * _NEAR_LIMIT
-
-
-def _own_peak() -> int:
-    """Return the peak memory of this program in bytes.
-
-    ``ru_maxrss`` of Linux has that of the process that started it, if it was larger.
-    """
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return _peak(resource.RUSAGE_SELF)
-
-
-def _peak(whose: int) -> int:
-    return resource.getrusage(whose).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def start_worker(

@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gare_cache.allocator import keep_freed_memory
 from gare_cache.cluster.dispatch import Lost, dispatch
 from gare_cache.cluster.ray_pool import (
     START_SECONDS,
@@ -21,6 +20,7 @@ from gare_cache.cluster.ray_pool import (
     who,
 )
 from gare_cache.errors import EnvironmentFailure, GareCacheError
+from gare_cache.process_memory import keep_freed_memory
 from gare_cache.project.progress import quiet, say
 from gare_cache.reproducibility import set_threads
 from gare_cache.studies.runs import RunTask, execute, record_death

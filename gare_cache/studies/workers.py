@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from gare_cache.allocator import keep_freed_memory
 from gare_cache.cache.reader import FeatureCache
 from gare_cache.data.split import FeatureSplit, SplitLoader, load_split
 from gare_cache.manifest.tables import Manifest
+from gare_cache.process_memory import keep_freed_memory
 from gare_cache.project.progress import quiet
 from gare_cache.studies.runs import RunTask, execute, execute_together, record_death
 

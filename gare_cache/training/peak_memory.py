@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-_STATUS = Path("/proc/self/status")
+from gare_cache.process_memory import peak_resident_bytes
+
 _RESET = Path("/proc/self/clear_refs")
-_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -35,8 +34,4 @@ def peak_memory_bytes(device: torch.device) -> int | None:
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    try:
-        match = _PEAK.search(_STATUS.read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    return int(match[1]) * 1024 if match else None
+    return peak_resident_bytes()

@@ -1,14 +1,32 @@
-"""How the C library's allocator treats memory that the process frees."""
+"""Memory of the process: its peak, and what becomes of memory that it frees."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 _KEPT_BYTES = 2**30
 # Users who set one of these have chosen for themselves.
 _VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+
+_STATUS = Path("/proc/self/status")
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
+
+
+def peak_resident_bytes() -> int | None:
+    """Return the peak resident memory of this program; None where the system does not say.
+
+    Only Linux does. ``ru_maxrss`` has there that of the process that started this one, if it was
+    larger.
+    """
+    try:
+        match = _PEAK.search(_STATUS.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return int(match[1]) * 1024 if match else None
 
 
 def keep_freed_memory() -> bool:

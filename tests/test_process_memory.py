@@ -6,17 +6,16 @@ import pytest
 # Makes 64 MiB and frees them ten times; prints what was set, and the pages that the system cleared.
 PROGRAM = """
 import resource, sys
-from gare_cache.allocator import keep_freed_memory
-import numpy as np
+from gare_cache.process_memory import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
-for _ in range(11):
-    block = bytearray(b"1") * 2**26
-    del block
-    before = locals().get("before") or faults()
+bytearray(b"1") * 2**26
+before = faults()
+for _ in range(10):
+    bytearray(b"1") * 2**26
 print(kept, faults() - before)
 """
 
