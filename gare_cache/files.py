@@ -344,8 +344,8 @@ def column_chunks(
         names: of the columns; None for all.
 
     Raises:
-        OSError: it is damaged.
-        pyarrow.ArrowException: the same.
+        OSError, pyarrow.ArrowException: it is damaged.
+        UnicodeDecodeError: a name is.
     """
     with pq.ParquetFile(path, memory_map=True, pre_buffer=True) as file:
         next(file.iter_batches(1, columns=names), None)
